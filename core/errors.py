@@ -1,0 +1,182 @@
+"""What can go wrong, by whose move it is next.
+
+KeymixerError
+├── InvalidInput         the caller sent something that can never work
+│   ├── ShapeError           a tensor has the wrong shape
+│   ├── DtypeError           a tensor has the wrong type
+│   ├── NonFiniteError       a tensor holds NaN or infinity
+│   ├── TruncatedError       fewer (or more) bytes than the shape asks for
+│   ├── NotAnImageError      a file is not an image we can read
+│   ├── DataError            a dataset is missing, empty or malformed
+│   ├── CorruptFileError     a safetensors, key or manifest file cannot be read
+│   └── ConfigurationError   federation.yaml or a setting is wrong
+├── Refused              the caller may not do this
+│   ├── WrongFederationError a certificate of another federation
+│   ├── NotAllowedError      the method is not for this role
+│   └── SignatureError       a signature, digest or tag does not verify
+├── NotFound             what the caller names does not exist
+├── Conflict             it exists, but its state does not allow this
+│   ├── KeyRefusedError      the key is not active (retired, revoked, suspended, ...)
+│   ├── KeyMismatchError     key, model and block size do not belong together
+│   └── NotGrantedError      the owner may not use this model
+├── Exhausted            too large or too many; less, or later, may work
+│   └── TooLargeError        a message or tensor is over the limit
+└── Unavailable          a peer, a disk or the log is away; trying again may work
+    ├── AuditUnavailable     the record could not be made durable: no answer
+    ├── PeerUnavailable      a party does not answer
+    └── StorageError         the disk is full or not writable
+
+Each package draws its own errors below one of these, so that one table in
+`core.rpc.errors` turns every error into a gRPC status.
+"""
+
+from typing import ClassVar
+
+
+class KeymixerError(Exception):
+    """The base of every error keymixer raises on purpose.
+
+    The message is for our own log and for the local user. Over the wire goes only the
+    class name (the kind) and `hint`, which is a constant and quotes no data.
+    """
+
+    hint: ClassVar[str] = ""
+
+    @property
+    def kind(self) -> str:
+        """The name callers see: the class name without the suffix `Error`."""
+        return type(self).__name__.removesuffix("Error")
+
+
+class InvalidInput(KeymixerError):
+    """The caller sent something that can never work."""
+
+
+class ShapeError(InvalidInput):
+    """A tensor has the wrong shape."""
+
+    hint = "resize the images as the model's manifest says"
+
+
+class DtypeError(InvalidInput):
+    """A tensor has the wrong type."""
+
+    hint = "send float32"
+
+
+class NonFiniteError(InvalidInput):
+    """A tensor holds NaN or infinity."""
+
+    hint = "check the images for NaN and infinity"
+
+
+class TruncatedError(InvalidInput):
+    """A tensor has fewer or more bytes than its shape asks for."""
+
+    hint = "send the tensor again; its bytes do not match its shape"
+
+
+class NotAnImageError(InvalidInput):
+    """A file is not an image we can read."""
+
+    hint = "give PNG or JPEG files"
+
+
+class DataError(InvalidInput):
+    """A dataset is missing, empty or malformed."""
+
+    hint = "see `keymixer simulate --help` for the forms of --data"
+
+
+class CorruptFileError(InvalidInput):
+    """A safetensors, key or manifest file cannot be read."""
+
+    hint = "restore the file from its source"
+
+
+class ConfigurationError(InvalidInput):
+    """A federation file or a setting is wrong."""
+
+    hint = "correct the named field"
+
+
+class Refused(KeymixerError):
+    """The caller may not do this."""
+
+
+class WrongFederationError(Refused):
+    """The certificate belongs to another federation, or to nobody."""
+
+    hint = "use a certificate that this federation's authority signed"
+
+
+class NotAllowedError(Refused):
+    """The method is not for the caller's role, or the thing is not the caller's."""
+
+    hint = "ask with the identity of the party that may do this"
+
+
+class SignatureError(Refused):
+    """A signature, digest or tag does not verify."""
+
+    hint = "fetch the file again from its source; it was changed on the way"
+
+
+class NotFound(KeymixerError):
+    """What the caller names does not exist."""
+
+    hint = "list what there is with `keymixer models`, `keys`, `issued` or `parties`"
+
+
+class Conflict(KeymixerError):
+    """It exists, but its state does not allow this."""
+
+
+class KeyRefusedError(Conflict):
+    """The key version may not be used: it is retired, revoked or not yet confirmed."""
+
+    hint = "see `keymixer keys`; ask the operator for a new key"
+
+
+class KeyMismatchError(Conflict):
+    """Key, model and block size do not belong together."""
+
+    hint = "use the key that was issued for this model"
+
+
+class NotGrantedError(Conflict):
+    """The owner may not use this model."""
+
+    hint = "ask the operator for a grant"
+
+
+class Exhausted(KeymixerError):
+    """Too large or too many; less, or later, may work."""
+
+
+class TooLargeError(Exhausted):
+    """A message or a tensor is over the limit."""
+
+    hint = "send fewer images a request"
+
+
+class Unavailable(KeymixerError):
+    """A peer, a disk or the log is away; trying again may work."""
+
+
+class AuditUnavailable(Unavailable):
+    """The record could not be made durable, so there is no answer."""
+
+    hint = "try again; if it goes on, look at the orchestrator's log and disk"
+
+
+class PeerUnavailable(Unavailable):
+    """A party does not answer."""
+
+    hint = "see `keymixer status`"
+
+
+class StorageError(Unavailable):
+    """The disk is full or not writable."""
+
+    hint = "free space on the disk and try again"
