@@ -1,0 +1,326 @@
+"""Who is who, what may run, what ran: the tables, whose constraints are the rules."""
+
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from orchestrator.registry.lifecycle import IssuedState, KeyState, PartyState
+
+NAMES: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+APPEND_ONLY: Final = (
+    "audit_leaves",
+    "audit_leaf_parties",
+    "audit_nodes",
+    "checkpoints",
+)
+
+
+class Base(DeclarativeBase):
+    """Every table; times are milliseconds since the epoch, digests are raw bytes."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+def _bytes_long(column: str, length: int) -> CheckConstraint:
+    return CheckConstraint(f"length({column}) = {length}", name=f"{column}_length")
+
+
+class Organisation(Base):
+    """A legal person with one or more parties."""
+
+    __tablename__ = "organisations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+
+
+class Party(Base):
+    """One role of one organisation, known by its SPIFFE ID."""
+
+    __tablename__ = "parties"
+    __table_args__ = (
+        _one_of("state", PartyState),
+        _bytes_long("signing_key", 32),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    spiffe_id: Mapped[str] = mapped_column(String(512), unique=True)
+    organisation_id: Mapped[int] = mapped_column(ForeignKey("organisations.id"))
+    role: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=PartyState.ACTIVE)
+    # Ed25519, raw; None until the party registers it.
+    signing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    # As `core.sealing` writes it; None for a party that no key is sealed to.
+    sealing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+    organisation: Mapped[Organisation] = relationship()
+
+
+class Model(Base):
+    """A named model of one provider; what runs are its versions."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    provider_party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
+
+    provider: Mapped[Party] = relationship()
+
+
+class ModelVersion(Base):
+    """One immutable release: signed manifest, digests of its files, its lineage."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "version"),
+        CheckConstraint("version >= 1", name="version_positive"),
+        _bytes_long("manifest_digest", 32),
+        _bytes_long("signature", 64),
+        _bytes_long("embedding_digest", 32),
+        _bytes_long("backbone_digest", 32),
+        CheckConstraint("parent_id <> id", name="parent_is_another"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    version: Mapped[int]
+    manifest: Mapped[bytes] = mapped_column(LargeBinary)
+    manifest_digest: Mapped[bytes] = mapped_column(LargeBinary)
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+    embedding_digest: Mapped[bytes] = mapped_column(LargeBinary)
+    backbone_digest: Mapped[bytes] = mapped_column(LargeBinary)
+    # True if the plain embedding was ever published: keys then hide nothing.
+    public_embedding: Mapped[bool] = mapped_column(default=False)
+    # The version this one was trained on from.
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+    model: Mapped[Model] = relationship()
+    parent: Mapped["ModelVersion | None"] = relationship(remote_side="ModelVersion.id")
+
+
+class ModelAlias(Base):
+    """A name such as `champion` that moves between the versions of one model."""
+
+    __tablename__ = "model_aliases"
+    __table_args__ = (
+        # Both columns, so that an alias cannot point to another model's version.
+        ForeignKeyConstraint(
+            ["model_id", "version"],
+            ["model_versions.model_id", "model_versions.version"],
+        ),
+    )
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int]
+
+
+class Key(Base):
+    """One owner's key for one model; its versions come and go, its id stays."""
+
+    __tablename__ = "keys"
+    __table_args__ = (
+        UniqueConstraint("owner_party_id", "model_id"),
+        CheckConstraint("patch_size >= 1", name="patch_size_positive"),
+        CheckConstraint("channels >= 1", name="channels_positive"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(64), unique=True)
+    owner_party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    patch_size: Mapped[int]
+    channels: Mapped[int]
+
+    owner: Mapped[Party] = relationship()
+    model: Mapped[Model] = relationship()
+
+
+class KeyVersion(Base):
+    """One version of a key: its public commitment and its state, never the key.
+
+    A primary version is active or suspended: whoever retires or revokes one clears
+    `is_primary` in the same flush, before another version takes it.
+    """
+
+    __tablename__ = "key_versions"
+    __table_args__ = (
+        UniqueConstraint("key_pk", "version"),
+        CheckConstraint("version >= 1", name="version_positive"),
+        _one_of("state", KeyState),
+        _bytes_long("commitment", 32),
+        CheckConstraint(
+            "NOT is_primary OR state IN ('active', 'suspended')",
+            name="primary_serves",
+        ),
+        CheckConstraint(
+            "NOT confirmed OR commitment IS NOT NULL", name="confirmed_after_drawn"
+        ),
+        CheckConstraint(
+            "state NOT IN ('active', 'retiring') OR confirmed",
+            name="usable_only_confirmed",
+        ),
+        CheckConstraint(
+            "state <> 'retiring' OR retire_at_ms IS NOT NULL", name="retiring_ends"
+        ),
+        CheckConstraint("overlap_s >= 0", name="overlap_not_negative"),
+        Index(
+            "uq_key_versions_one_primary",
+            "key_pk",
+            unique=True,
+            sqlite_where=text("is_primary"),
+            postgresql_where=text("is_primary"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key_pk: Mapped[int] = mapped_column(ForeignKey("keys.id"))
+    version: Mapped[int]
+    # Both None until the key holder has drawn the seed.
+    generator: Mapped[str | None] = mapped_column(String(64))
+    commitment: Mapped[bytes | None] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(String(32))
+    is_primary: Mapped[bool] = mapped_column(default=False)
+    # The owner has proved that it holds the key.
+    confirmed: Mapped[bool] = mapped_column(default=False)
+    # How long the version this one replaces is still served.
+    overlap_s: Mapped[float] = mapped_column(default=0.0)
+    retire_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    changed_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+    key: Mapped[Key] = relationship()
+
+
+class Grant(Base):
+    """An owner may use a model, until `revoked_at_ms`."""
+
+    __tablename__ = "grants"
+    __table_args__ = (
+        UniqueConstraint("owner_party_id", "model_id"),
+        CheckConstraint("revoked_at_ms >= created_at_ms", name="revoked_after_created"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner_party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    revoked_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+    owner: Mapped[Party] = relationship()
+    model: Mapped[Model] = relationship()
+
+
+class IssuedModel(Base):
+    """One embedding transformed for one key version and one model version."""
+
+    __tablename__ = "issued_models"
+    __table_args__ = (
+        UniqueConstraint("key_version_id", "model_version_id"),
+        _one_of("state", IssuedState),
+        _bytes_long("digest", 32),
+        _bytes_long("signature", 64),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key_version_id: Mapped[int] = mapped_column(ForeignKey("key_versions.id"))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    # RFC 8785 canonical JSON, signed by the key holder; see `core.statements`.
+    statement: Mapped[bytes] = mapped_column(LargeBinary)
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(String(16), default=IssuedState.PENDING)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+    key_version: Mapped[KeyVersion] = relationship()
+    model_version: Mapped[ModelVersion] = relationship()
+
+
+class AuditLeaf(Base):
+    """One record of the log, stored as it was hashed. Append-only by trigger."""
+
+    __tablename__ = "audit_leaves"
+    __table_args__ = (
+        CheckConstraint('"index" >= 0', name="index_not_negative"),
+        _bytes_long("leaf_hash", 32),
+    )
+
+    index: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False
+    )
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    leaf_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    # Copies of what the body says, to search by.
+    kind: Mapped[str] = mapped_column(String(64), index=True)
+    time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditLeafParty(Base):
+    """Who may read a record: the parties it names. An index, not evidence."""
+
+    __tablename__ = "audit_leaf_parties"
+
+    index: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("audit_leaves.index"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    spiffe_id: Mapped[str] = mapped_column(String(512), primary_key=True, index=True)
+
+
+class AuditNode(Base):
+    """The hash over 2**level leaves from position * 2**level on; level is 1 or more."""
+
+    __tablename__ = "audit_nodes"
+    __table_args__ = (
+        CheckConstraint("level >= 1", name="level_positive"),
+        CheckConstraint("position >= 0", name="position_not_negative"),
+        _bytes_long("hash", 32),
+    )
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False
+    )
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Checkpoint(Base):
+    """A signed root, kept before anyone was shown it; see `core.checkpoint`."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (CheckConstraint("size >= 0", name="size_not_negative"),)
+
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    note: Mapped[bytes] = mapped_column(LargeBinary)
