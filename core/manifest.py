@@ -1,0 +1,125 @@
+"""What a release says of itself: the signed facts of one model version."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from core.architecture import Architecture
+from core.canonical import canonical, parse, take_fields
+from core.errors import CorruptFileError, InvalidInput
+from core.preprocessing import Preprocessing
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One release of a model. A manifest that exists is consistent.
+
+    `classes` are the names of the outputs, in order. `metrics` are figures such as
+    `test_accuracy`, in 0..1. `lineage` says where the weights come from: code version,
+    digest of the data, seed, recipe, parent. The two digests are the SHA-256, in hex,
+    of the files `embedding.safetensors` and `backbone.safetensors`.
+    """
+
+    name: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    metrics: Mapping[str, float]
+    lineage: Mapping[str, Any]
+    embedding_digest: str
+    backbone_digest: str
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_classes(self.classes, self.architecture.classes)
+        _check_input(self.architecture, self.preprocessing)
+        _check_metrics(self.metrics)
+        for digest in (self.embedding_digest, self.backbone_digest):
+            if not _SHA256_HEX.fullmatch(digest):
+                raise CorruptFileError("digest: expected 64 hex digits")
+
+    def to_bytes(self) -> bytes:
+        """Write it as canonical JSON (RFC 8785), the bytes that are signed."""
+        return canonical(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote, and check all of it.
+
+        Raises:
+            CorruptFileError: for another form, unknown fields, or facts that disagree.
+        """
+        fields = take_fields(parse(data), _FIELDS)
+        try:
+            fields["architecture"] = _architecture(fields["architecture"])
+            fields["preprocessing"] = _preprocessing(fields["preprocessing"])
+        except InvalidInput as error:
+            raise CorruptFileError(f"manifest: {error}") from error
+        fields["classes"] = tuple(fields["classes"])
+        return cls(**fields)
+
+
+_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "architecture": dict,
+    "preprocessing": dict,
+    "classes": list,
+    "metrics": dict,
+    "lineage": dict,
+    "embedding_digest": str,
+    "backbone_digest": str,
+}
+
+
+def _architecture(document: Any) -> Architecture:
+    return Architecture(**take_fields(document, Architecture.__annotations__))
+
+
+def _preprocessing(document: Any) -> Preprocessing:
+    sizes = dict.fromkeys(("height", "width", "channels"), int)
+    fields = take_fields(document, {**sizes, "mean": list, "std": list})
+    for name in ("mean", "std"):
+        fields[name] = tuple(_finite(name, value) for value in fields[name])
+    return Preprocessing(**fields)
+
+
+def _finite(name: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise CorruptFileError(f"{name}: expected a number")
+    return float(value)
+
+
+def _check_name(name: str) -> None:
+    """A name becomes part of file names and commands: letters, digits, and `._-`."""
+    if not _NAME.fullmatch(name):
+        raise CorruptFileError(f"name: expected to match {_NAME.pattern}")
+
+
+def _check_classes(classes: tuple[str, ...], count: int) -> None:
+    if any(type(name) is not str for name in classes):
+        raise CorruptFileError("classes: expected names")
+    if not all(name.strip() and name.isprintable() for name in classes):
+        raise CorruptFileError("classes: a name is empty or not printable")
+    if len(set(classes)) != len(classes):
+        raise CorruptFileError("classes: a name appears twice")
+    if len(classes) != count:
+        raise CorruptFileError(f"classes: expected {count} names, got {len(classes)}")
+
+
+def _check_input(architecture: Architecture, preprocessing: Preprocessing) -> None:
+    """Refuse a preprocessing that makes images of another size than the model reads."""
+    for name in ("height", "width", "channels"):
+        wanted, got = getattr(architecture, name), getattr(preprocessing, name)
+        if wanted != got:
+            raise CorruptFileError(
+                f"preprocessing.{name}: expected {wanted}, got {got}"
+            )
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        _finite(f"metrics.{name}", value)
