@@ -9,6 +9,8 @@ KeymixerError
 │   ├── NotAnImageError      a file is not an image we can read
 │   ├── DataError            a dataset is missing, empty or malformed
 │   ├── CorruptFileError     a safetensors, key or manifest file cannot be read
+│   ├── SeedError            a seed or a blinding value is not 32 bytes
+│   ├── TrainingDivergedError the loss is no longer a number
 │   └── ConfigurationError   federation.yaml or a setting is wrong
 ├── Refused              the caller may not do this
 │   ├── WrongFederationError a certificate of another federation
@@ -30,7 +32,6 @@ Each package draws its own errors below one of these, so that one table in
 `core.rpc.errors` turns every error into a gRPC status.
 """
 
-from typing import ClassVar
 
 
 class KeymixerError(Exception):
@@ -40,7 +41,7 @@ class KeymixerError(Exception):
     class name (the kind) and `hint`, which is a constant and quotes no data.
     """
 
-    hint: ClassVar[str] = ""
+    hint: str = ""
 
     @property
     def kind(self) -> str:
@@ -92,6 +93,18 @@ class CorruptFileError(InvalidInput):
     """A safetensors, key or manifest file cannot be read."""
 
     hint = "restore the file from its source"
+
+
+class SeedError(InvalidInput):
+    """A seed or a blinding value does not have its 32 bytes."""
+
+    hint = "draw 32 bytes from the operating system, or fetch the key again"
+
+
+class TrainingDivergedError(InvalidInput):
+    """The training loss is no longer a finite number."""
+
+    hint = "lower the learning rate and check the images and labels"
 
 
 class ConfigurationError(InvalidInput):
