@@ -28,13 +28,6 @@ NAMES: Final = {
     "pk": "pk_%(table_name)s",
 }
 
-APPEND_ONLY: Final = (
-    "audit_leaves",
-    "audit_leaf_parties",
-    "audit_nodes",
-    "checkpoints",
-)
-
 
 class Base(DeclarativeBase):
     """Every table; times are milliseconds since the epoch, digests are raw bytes."""

@@ -1,0 +1,433 @@
+"""The registry's rows: found by name, and changed together with their audit records.
+
+A `Change` is one transaction of one actor. Functions that take one alter rows and record
+it; functions that take a `Session` only read.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from core.errors import (
+    Conflict,
+    InvalidInput,
+    NotAllowedError,
+    NotFound,
+    SignatureError,
+)
+from core.manifest import Manifest
+from core.rpc.identity import (
+    DATA_OWNER,
+    INFERENCE_SERVER,
+    KEY_HOLDER,
+    MODEL_PROVIDER,
+    OPERATOR,
+    SpiffeId,
+)
+from core.statements import MANIFEST, verify
+from orchestrator.audit.records import Fact
+from orchestrator.audit.writer import AuditLog
+from orchestrator.registry.database import Database
+from orchestrator.registry.lifecycle import KeyAction, PartyState, next_state
+from orchestrator.registry.models import (
+    IssuedModel,
+    Key,
+    KeyVersion,
+    Model,
+    ModelAlias,
+    ModelVersion,
+    Organisation,
+    Party,
+)
+
+CHAMPION: Final = "champion"
+SEES_ALL_KEYS: Final = frozenset({OPERATOR, KEY_HOLDER, INFERENCE_SERVER})
+
+_SIGNING_KEY_BYTES: Final = 32
+_SEALING_KEY_BYTES_AT_MOST: Final = 4096
+_ALIAS_LENGTH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One transaction: what it alters and what it records are durable together."""
+
+    session: Session
+    log: AuditLog
+    actor: str
+    now_ms: int
+
+    def record(
+        self, kind: str, facts: Mapping[str, Fact], parties: Iterable[str] = ()
+    ) -> int:
+        """Append a record by this change's actor; `parties` may read it too."""
+        return self.log.append(self.session, kind, self.actor, facts, parties)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Opens transactions on the registry, for active parties and for ourselves."""
+
+    database: Database
+    log: AuditLog
+    clock: Callable[[], int]
+    # The orchestrator's own SPIFFE ID.
+    own: SpiffeId
+
+    @contextmanager
+    def change(self, caller: SpiffeId) -> Iterator[Change]:
+        """Change the registry for a party.
+
+        Raises:
+            NotAllowedError: the caller is not enrolled, or was revoked.
+        """
+        with self.own_change() as change:
+            active_party(change.session, str(caller))
+            yield Change(change.session, self.log, str(caller), change.now_ms)
+
+    @contextmanager
+    def own_change(self) -> Iterator[Change]:
+        """Change the registry as the orchestrator itself."""
+        with self.database.transaction() as session:
+            yield Change(session, self.log, str(self.own), self.clock())
+
+    @contextmanager
+    def reading(self, caller: SpiffeId) -> Iterator[Session]:
+        """Read for a party; `NotAllowedError` as in `change`."""
+        with self.database.reading() as session:
+            active_party(session, str(caller))
+            yield session
+
+
+def enrol(change: Change, spiffe: SpiffeId) -> Party:
+    """Make a party known; one that is known already is left as it is."""
+    query = select(Party).where(Party.spiffe_id == str(spiffe))
+    if known := change.session.scalar(query):
+        return known
+    party = Party(
+        spiffe_id=str(spiffe),
+        organisation=_organisation(change.session, spiffe.organisation),
+        role=spiffe.role,
+        state=PartyState.ACTIVE,
+        created_at_ms=change.now_ms,
+    )
+    change.session.add(party)
+    facts = {"party": str(spiffe), "role": spiffe.role}
+    change.record("party.enrolled", facts, [str(spiffe)])
+    return party
+
+
+def register_public_keys(
+    change: Change, signing_key: bytes, sealing_key: bytes
+) -> Party:
+    """Register the actor's public keys: the first set stays for good.
+
+    Raises:
+        Conflict: another set is registered already.
+        InvalidInput: a key has the wrong length.
+    """
+    _check_public_keys(signing_key, sealing_key)
+    party = active_party(change.session, change.actor)
+    known = (party.signing_key or b"", party.sealing_key or b"")
+    if known == (signing_key, sealing_key):
+        return party
+    if any(known):
+        raise Conflict(f"{change.actor} has registered other public keys")
+    party.signing_key = signing_key
+    party.sealing_key = sealing_key or None
+    facts = {
+        "party": change.actor,
+        "signing_key": signing_key.hex(),
+        "sealing_key_sha256": hashlib.sha256(sealing_key).hexdigest(),
+    }
+    change.record("party.keys_registered", facts)
+    return party
+
+
+def register_model_version(
+    change: Change, manifest: bytes, signature: bytes
+) -> ModelVersion:
+    """Register the actor's release under the next version of its name.
+
+    Raises:
+        SignatureError: the actor's registered key did not sign this manifest.
+        NotAllowedError: the name belongs to another provider.
+    """
+    provider = active_party(change.session, change.actor)
+    verify(_signing_key(provider), MANIFEST, manifest, signature)
+    read = Manifest.from_bytes(manifest)
+    model = _model_of(change.session, read.name, provider)
+    version = ModelVersion(
+        model=model,
+        version=_latest_version(change.session, model) + 1,
+        manifest=manifest,
+        manifest_digest=hashlib.sha256(manifest).digest(),
+        signature=signature,
+        embedding_digest=bytes.fromhex(read.embedding_digest),
+        backbone_digest=bytes.fromhex(read.backbone_digest),
+        parent_id=_parent_id(change.session, model, read),
+        created_at_ms=change.now_ms,
+    )
+    change.session.add(version)
+    digest = version.manifest_digest.hex()
+    facts = {**model_facts(version), "manifest_sha256": digest}
+    change.record("model.registered", facts)
+    return version
+
+
+def set_alias(change: Change, name: str, alias: str, version: int) -> None:
+    """Move an alias; to where it points already is no change.
+
+    Raises:
+        NotAllowedError: the actor is a provider, and the model another's.
+        NotFound: no such model version.
+    """
+    if not 0 < len(alias) <= _ALIAS_LENGTH:
+        raise InvalidInput(f"alias: expected 1 to {_ALIAS_LENGTH} characters")
+    target = model_version(change.session, name, version)
+    actor = active_party(change.session, change.actor)
+    if actor.role == MODEL_PROVIDER and target.model.provider_party_id != actor.id:
+        raise NotAllowedError("the model belongs to another provider")
+    row = change.session.get(ModelAlias, (target.model_id, alias))
+    if row is None:
+        row = ModelAlias(model_id=target.model_id, alias=alias, version=0)
+        change.session.add(row)
+    if row.version == version:
+        return
+    row.version = version
+    facts = {**model_facts(target), "alias": alias}
+    change.record("alias.moved", facts, [target.model.provider.spiffe_id])
+
+
+def move(
+    change: Change,
+    version: KeyVersion,
+    action: KeyAction,
+    kind: str,
+    **facts: Fact,
+) -> None:
+    """Move a key version along the table of states and record it as `kind`.
+
+    Raises:
+        TransitionRefused: its state does not allow the action.
+    """
+    version.state = next_state(version.state, action)
+    version.changed_at_ms = change.now_ms
+    record_key(change, version, kind, **facts)
+
+
+def record_key(change: Change, version: KeyVersion, kind: str, **facts: Fact) -> None:
+    """Record something about a key version; its owner may read it."""
+    owner = version.key.owner.spiffe_id
+    change.record(kind, {**key_facts(version), **facts}, [owner])
+
+
+def key_facts(version: KeyVersion) -> dict[str, Fact]:
+    """What every record about a key version says."""
+    return {
+        "owner": version.key.owner.spiffe_id,
+        "model": version.key.model.name,
+        "key_id": version.key.key_id,
+        "key_version": version.version,
+        "state": version.state,
+    }
+
+
+def model_facts(version: ModelVersion) -> dict[str, Fact]:
+    """What every record about a model version says."""
+    return {"model": version.model.name, "model_version": version.version}
+
+
+def active_party(session: Session, spiffe_id: str) -> Party:
+    """The party of that name, or `NotAllowedError` if it may not take part."""
+    party = session.scalar(select(Party).where(Party.spiffe_id == spiffe_id))
+    if party is None:
+        raise NotAllowedError(f"{spiffe_id} is not enrolled")
+    if party.state != PartyState.ACTIVE:
+        raise NotAllowedError(f"{spiffe_id} is {party.state}")
+    return party
+
+
+def parties(session: Session) -> Sequence[Party]:
+    """All parties, in the order they were enrolled."""
+    query = select(Party).options(joinedload(Party.organisation)).order_by(Party.id)
+    return session.scalars(query).all()
+
+
+def model_named(session: Session, name: str) -> Model:
+    """The model of that name, or `NotFound`."""
+    model = session.scalar(select(Model).where(Model.name == name))
+    if model is None:
+        raise NotFound("no such model")
+    return model
+
+
+def model_version(session: Session, name: str, version: int) -> ModelVersion:
+    """One version of a model, or `NotFound`."""
+    query = _model_versions().where(Model.name == name)
+    row = session.scalar(query.where(ModelVersion.version == version))
+    if row is None:
+        raise NotFound("no such model version")
+    return row
+
+
+def model_versions(session: Session, name: str = "") -> Sequence[ModelVersion]:
+    """The versions of one model, or of all if `name` is empty; oldest first."""
+    query = _model_versions()
+    if name:
+        query = query.where(Model.name == name)
+    return session.scalars(query.order_by(ModelVersion.id)).all()
+
+
+def aliases(session: Session) -> dict[tuple[int, int], list[str]]:
+    """The aliases of every (model row, version), in alphabetical order."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for row in session.scalars(select(ModelAlias).order_by(ModelAlias.alias)):
+        found.setdefault((row.model_id, row.version), []).append(row.alias)
+    return found
+
+
+def champion(session: Session, model_id: int) -> ModelVersion | None:
+    """The version that keys are issued for: the champion's, else the newest."""
+    alias = session.get(ModelAlias, (model_id, CHAMPION))
+    query = _model_versions().where(ModelVersion.model_id == model_id)
+    if alias is not None:
+        query = query.where(ModelVersion.version == alias.version)
+    return session.scalar(query.order_by(ModelVersion.version.desc()).limit(1))
+
+
+def key_of(session: Session, owner: str, model: str) -> Key | None:
+    """The key of an owner for a model, if it ever had one."""
+    query = select(Key).join(Key.owner).join(Key.model)
+    return session.scalar(query.where(Party.spiffe_id == owner, Model.name == model))
+
+
+def key_version(session: Session, key_id: str, version: int) -> KeyVersion:
+    """One version of a key, or `NotFound`."""
+    query = select_key_versions().where(Key.key_id == key_id)
+    row = session.scalar(query.where(KeyVersion.version == version))
+    if row is None:
+        raise NotFound("no such key version")
+    return row
+
+
+def versions_of(session: Session, key: Key) -> Sequence[KeyVersion]:
+    """Every version a key ever had, oldest first."""
+    query = select(KeyVersion).where(KeyVersion.key_pk == key.id)
+    return session.scalars(query.order_by(KeyVersion.version)).all()
+
+
+def key_versions_for(session: Session, caller: SpiffeId) -> Sequence[KeyVersion]:
+    """The key versions a caller may see; an owner's own, once they can be fetched."""
+    query = select_key_versions().order_by(Key.key_id, KeyVersion.version)
+    if caller.role == DATA_OWNER:
+        query = query.where(
+            Party.spiffe_id == str(caller), KeyVersion.commitment.is_not(None)
+        )
+    elif caller.role not in SEES_ALL_KEYS:
+        raise NotAllowedError(f"a {caller.role} sees no keys")
+    return session.scalars(query).all()
+
+
+def issued_models_for(session: Session, caller: SpiffeId) -> Sequence[IssuedModel]:
+    """The issued models a caller may see, oldest first."""
+    query = select_issued_models().order_by(IssuedModel.id)
+    if caller.role == DATA_OWNER:
+        query = query.where(Party.spiffe_id == str(caller))
+    elif caller.role not in SEES_ALL_KEYS:
+        raise NotAllowedError(f"a {caller.role} sees no issued models")
+    return session.scalars(query).all()
+
+
+def select_key_versions() -> Select[tuple[KeyVersion]]:
+    """Key versions with their key, owner and model, to be filtered by any of them."""
+    return (
+        select(KeyVersion)
+        .join(KeyVersion.key)
+        .join(Key.owner)
+        .join(Key.model)
+        .options(
+            contains_eager(KeyVersion.key).options(
+                contains_eager(Key.owner), contains_eager(Key.model)
+            )
+        )
+    )
+
+
+def select_issued_models() -> Select[tuple[IssuedModel]]:
+    """Issued models with key version, owner, and model version, to be filtered."""
+    return (
+        select(IssuedModel)
+        .join(IssuedModel.key_version)
+        .join(KeyVersion.key)
+        .join(Key.owner)
+        .join(Key.model)
+        .join(IssuedModel.model_version)
+        .options(
+            contains_eager(IssuedModel.model_version),
+            contains_eager(IssuedModel.key_version)
+            .contains_eager(KeyVersion.key)
+            .options(contains_eager(Key.owner), contains_eager(Key.model)),
+        )
+    )
+
+
+def _model_versions() -> Select[tuple[ModelVersion]]:
+    return (
+        select(ModelVersion)
+        .join(ModelVersion.model)
+        .options(contains_eager(ModelVersion.model).joinedload(Model.provider))
+    )
+
+
+def _organisation(session: Session, name: str) -> Organisation:
+    query = select(Organisation).where(Organisation.name == name)
+    return session.scalar(query) or Organisation(name=name)
+
+
+def _check_public_keys(signing_key: bytes, sealing_key: bytes) -> None:
+    if len(signing_key) != _SIGNING_KEY_BYTES:
+        raise InvalidInput(
+            f"signing_key: expected {_SIGNING_KEY_BYTES} bytes, got {len(signing_key)}"
+        )
+    if len(sealing_key) > _SEALING_KEY_BYTES_AT_MOST:
+        raise InvalidInput(
+            f"sealing_key: at most {_SEALING_KEY_BYTES_AT_MOST} bytes, "
+            f"got {len(sealing_key)}"
+        )
+
+
+def _signing_key(party: Party) -> bytes:
+    if party.signing_key is None:
+        raise SignatureError(f"{party.spiffe_id} has registered no signing key")
+    return party.signing_key
+
+
+def _model_of(session: Session, name: str, provider: Party) -> Model:
+    """The model of that name; a new name belongs to whoever uses it first."""
+    model = session.scalar(select(Model).where(Model.name == name))
+    if model is None:
+        model = Model(name=name, provider=provider)
+        session.add(model)
+        session.flush()
+    if model.provider_party_id != provider.id:
+        raise NotAllowedError("the model belongs to another provider")
+    return model
+
+
+def _latest_version(session: Session, model: Model) -> int:
+    query = select(func.max(ModelVersion.version))
+    return session.scalar(query.where(ModelVersion.model_id == model.id)) or 0
+
+
+def _parent_id(session: Session, model: Model, manifest: Manifest) -> int | None:
+    """The row of the parent version that the manifest's lineage names, if it does."""
+    parent = manifest.lineage.get("parent")
+    if type(parent) is not int:
+        return None
+    return model_version(session, model.name, parent).id
