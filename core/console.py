@@ -1,0 +1,73 @@
+"""How every `keymixer` command prints: a table or JSON, one form of error, exit codes."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from core.errors import Conflict, KeymixerError, NotFound, Refused, Unavailable
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+REFUSED: Final = 3
+UNAVAILABLE: Final = 4
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 failed (bad input, not found); 2 wrong usage; "
+    "3 refused; 4 a party, disk or log is not available; 130 interrupted."
+)
+
+Row = Mapping[str, Any]
+
+
+def exit_code(error: KeymixerError) -> int:
+    """The exit code a command ends with when it raises `error`."""
+    return getattr(error, "exit_code", None) or _by_category(error)
+
+
+def _by_category(error: KeymixerError) -> int:
+    if isinstance(error, Refused | Conflict):
+        return REFUSED
+    if isinstance(error, Unavailable):
+        return UNAVAILABLE
+    return FAILED
+
+
+def print_error(error: KeymixerError, *, as_json: bool) -> None:
+    """Say what went wrong and what to do next, on stderr (JSON: on stdout)."""
+    if as_json:
+        content = {"kind": error.kind, "message": str(error), "next": error.hint}
+        print_json({"error": content})
+        return
+    console = Console(stderr=True)
+    console.print(
+        f"[red]error:[/red] {escape(f'{error.kind}: {error}')}", highlight=False
+    )
+    if error.hint and not isinstance(error, NotFound):
+        console.print(f"next: {escape(error.hint)}", highlight=False)
+
+
+def print_json(content: object) -> None:
+    """Print JSON for programs."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def print_rows(
+    title: str, rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool
+) -> None:
+    """Print rows as a table of `columns` (field -> heading), or as JSON with all fields."""
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in columns.values():
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(escape(str(row[field])) for field in columns))
+    Console().print(table if rows else f"{title}: none yet")

@@ -1,0 +1,115 @@
+"""`keymixer audit list | show | verify`: what happened, and that the log is whole."""
+
+import json
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from core.console import EXIT_CODES, print_json, print_rows
+from core.errors import NotFound
+from orchestrator.cli.options import LATEST, AsJson, Run
+
+app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+
+
+@app.command("list", epilog=EXIT_CODES)
+def list_(
+    run: Run = LATEST,
+    *,
+    kind: Annotated[str, typer.Option(help="Only records of this kind.")] = "",
+    start: Annotated[int, typer.Option(help="The first index.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    json_: AsJson = False,
+) -> None:
+    """List records of a running federation's log.
+
+    Example: keymixer audit list --kind refused
+    """
+    rows = [_row(body) for _, body in _records(run, start, kind, limit)]
+    columns = {"index": "index", "time": "time", "kind": "kind", "facts": "facts"}
+    print_rows("Audit log", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
+def show(
+    index: Annotated[int, typer.Argument(help="The record's index.", min=0)],
+    run: Run = LATEST,
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Show one record, exactly as it was hashed.
+
+    Example: keymixer audit show 12
+    """
+    found = _records(run, index, "", 1)
+    if not found or found[0][0] != index:
+        raise NotFound(f"the log has no record {index}: see `keymixer audit list`")
+    if json_:
+        print_json(json.loads(found[0][1]))
+    else:
+        Console().print_json(found[0][1].decode())
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    run: Run = LATEST,
+    *,
+    public_key: Annotated[
+        str, typer.Option(help="The log's public key, in hex; else the run's own.")
+    ] = "",
+    json_: AsJson = False,
+) -> None:
+    """Recompute the whole log from its stored bodies; works while nothing runs.
+
+    Example: keymixer audit verify --run runs/latest
+    """
+    from core.rpc.identity import ORCHESTRATOR  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.audit.verify import verify_log  # noqa: PLC0415
+    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+
+    folder = open_workspace(run).server_folder(ORCHESTRATOR)
+    key = bytes.fromhex(public_key) if public_key else _own_key(folder)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("records", total=None)
+
+        def update(done: float, total: float, _note: str = "") -> None:
+            progress.update(task, completed=done, total=total)
+
+        report = verify_log(folder / "registry.db", key, on_progress=update)
+    if json_:
+        print_json({"verified": True, "size": report.size, "root": report.root.hex()})
+    else:
+        Console().print(
+            f"{report.size} records verified; root {report.root.hex()}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _records(run: Path, start: int, kind: str, limit: int) -> list[tuple[int, bytes]]:
+    from core.rpc.identity import OPERATOR  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.operator import operator  # noqa: PLC0415
+    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+
+    with operator(open_workspace(run).server_folder(OPERATOR)) as connected:
+        entries = islice(connected.entries(start, kind), limit)
+        return [(entry.index, entry.body) for entry in entries]
+
+
+def _row(body: bytes) -> dict[str, Any]:
+    record = json.loads(body)
+    moment = datetime.fromtimestamp(record["time_ms"] / 1000, tz=UTC)
+    facts = ", ".join(f"{k}={v}" for k, v in record["subject"].items())
+    return {**record, "time": moment.strftime("%H:%M:%S.%f")[:-3], "facts": facts}
+
+
+def _own_key(folder: Path) -> bytes:
+    """The public half of the run's log key, for a person who trusts this folder."""
+    from orchestrator.audit.keys import public_log_key  # noqa: PLC0415
+
+    return public_log_key(folder)

@@ -1,0 +1,151 @@
+"""`keymixer parties | models | keys | issued`: what the registry holds."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from core.console import EXIT_CODES, print_rows
+from orchestrator.cli.options import LATEST, AsJson, Run
+
+if TYPE_CHECKING:
+    from orchestrator.operator import Operator
+
+app = typer.Typer()
+
+
+@app.command(epilog=EXIT_CODES)
+def parties(run: Run = LATEST, *, json_: AsJson = False) -> None:
+    """List the parties of a running federation.
+
+    Example: keymixer parties --json
+    """
+    rows = [
+        {
+            "organisation": party.organisation,
+            "role": party.role,
+            "state": party.state,
+            "spiffe_id": party.spiffe_id,
+            "signing_key": party.signing_key.hex(),
+        }
+        for party in _ask(run, lambda operator: operator.parties())
+    ]
+    columns = {
+        "organisation": "organisation",
+        "role": "role",
+        "state": "state",
+        "spiffe_id": "identity",
+    }
+    print_rows("Parties", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
+def models(run: Run = LATEST, *, json_: AsJson = False) -> None:
+    """List the model versions, with what they score and their aliases.
+
+    Example: keymixer models --json
+    """
+    rows = []
+    for version in _ask(run, lambda operator: operator.models()):
+        manifest = json.loads(version.manifest)
+        rows.append(
+            {
+                "name": version.name,
+                "version": version.version,
+                "aliases": ", ".join(version.aliases),
+                "provider": version.provider,
+                "metrics": _metrics(manifest["metrics"]),
+                "created": _when(version.created_at_ms),
+                "manifest": manifest,
+            }
+        )
+    columns = {
+        "name": "model",
+        "version": "version",
+        "aliases": "aliases",
+        "metrics": "metrics",
+        "created": "created",
+    }
+    print_rows("Models", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
+def keys(run: Run = LATEST, *, json_: AsJson = False) -> None:
+    """List the key versions and their states; never a key.
+
+    Example: keymixer keys
+    """
+    rows = [
+        {
+            "key_id": key.key_id,
+            "version": key.version,
+            "owner": key.owner,
+            "state": key.state,
+            "primary": key.primary,
+            "confirmed": key.confirmed,
+            "generator": key.generator,
+            "created": _when(key.created_at_ms),
+            "refused_from": _when(key.retire_at_ms) if key.retire_at_ms else "",
+            "commitment": key.commitment.hex(),
+        }
+        for key in _ask(run, lambda operator: operator.keys())
+    ]
+    columns = {
+        "key_id": "key",
+        "version": "version",
+        "state": "state",
+        "primary": "primary",
+        "created": "created",
+        "refused_from": "refused from",
+    }
+    print_rows("Keys", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
+def issued(run: Run = LATEST, *, json_: AsJson = False) -> None:
+    """List the issued models: which key reads which model version.
+
+    Example: keymixer issued --json
+    """
+    rows = [
+        {
+            "key_id": one.key_id,
+            "key_version": one.key_version,
+            "model": one.model,
+            "model_version": one.model_version,
+            "state": one.state,
+            "digest": one.digest.hex(),
+            "created": _when(one.created_at_ms),
+        }
+        for one in _ask(run, lambda operator: operator.issued())
+    ]
+    columns = {
+        "key_id": "key",
+        "key_version": "key version",
+        "model": "model",
+        "model_version": "model version",
+        "state": "state",
+        "created": "created",
+    }
+    print_rows("Issued models", rows, columns, as_json=json_)
+
+
+def _ask(run: Path, question: "Callable[[Operator], Sequence[Any]]") -> Sequence[Any]:
+    from core.rpc.identity import OPERATOR  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.operator import operator  # noqa: PLC0415
+    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+
+    with operator(open_workspace(run).server_folder(OPERATOR)) as connected:
+        return question(connected)
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def _when(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

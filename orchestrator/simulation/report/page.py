@@ -1,0 +1,51 @@
+"""`report.html`: one file that opens from disk and needs nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from core.rpc.identity import DATA_OWNER
+from core.wire import write_atomically
+from orchestrator.simulation.report import figures
+from orchestrator.simulation.report.pictures import PictureRow, picture_rows
+from orchestrator.simulation.report.seen import COLUMNS, PROMISE, party_views
+from orchestrator.simulation.workspace import Workspace
+
+
+def write_page(workspace: Workspace, report: Mapping[str, Any]) -> Path:
+    """Write `report.html` beside `report.json` and return its path."""
+    page = workspace.root / "report.html"
+    write_atomically(page, render(workspace, report).encode(), mode=0o644)
+    return page
+
+
+def render(workspace: Workspace, report: Mapping[str, Any]) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=PackageLoader("orchestrator.simulation.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        samples=_samples(workspace),
+        parties=list(party_views(workspace)),
+        columns=COLUMNS.values(),
+        promise=PROMISE,
+        training=figures.training_curve(report["training"]),
+        accuracies=figures.accuracies(report),
+        timeline=figures.timeline(report["story"], report["seconds"]),
+    )
+
+
+def _samples(workspace: Workspace) -> list[tuple[str, list[PictureRow]]]:
+    """The first owner's pictures: a board looks at one set, not at all of them."""
+    for owner in workspace.federation.organisations_with(DATA_OWNER):
+        path = workspace.owner_folder(owner) / "samples.npz"
+        if path.is_file():
+            return [(owner, picture_rows(path))]
+    return []

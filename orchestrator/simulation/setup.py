@@ -1,0 +1,210 @@
+"""Bring a federation up: data, a trained release, running servers, confirmed keys."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.datasets import Dataset, load
+from core.errors import Unavailable
+from core.rpc.channel import wait_ready
+from core.rpc.identity import (
+    INFERENCE_SERVER,
+    KEY_HOLDER,
+    MODEL_PROVIDER,
+    OPERATOR,
+    ORCHESTRATOR,
+    load_identity,
+)
+from orchestrator.federation import ModelSection
+from orchestrator.operator import Operator, operator
+from orchestrator.simulation.narrator import Narrator
+from orchestrator.simulation.processes import Processes
+from orchestrator.simulation.training import obtain_release, release_folder
+from orchestrator.simulation.workspace import SERVERS, Workspace
+from orchestrator.simulation.world import Dealt, deal, split
+
+READY_S = 60.0
+KEYS_S = 60.0
+# The orchestrator first: the others register with it before they are healthy.
+_MODULES = {
+    ORCHESTRATOR: "orchestrator",
+    KEY_HOLDER: "parties.key_holder",
+    INFERENCE_SERVER: "parties.inference_server",
+}
+# What each server's health check names.
+HEALTH_SERVICES = {
+    ORCHESTRATOR: "keymixer.v1.RegistryService",
+    KEY_HOLDER: "keymixer.v1.KeyHolderService",
+    INFERENCE_SERVER: "inference.GRPCInferenceService",
+}
+
+
+@dataclass
+class Stage:
+    """Everything a running simulation holds."""
+
+    workspace: Workspace
+    running: Processes
+    narrator: Narrator
+    data_spec: str
+    data: Dataset | None = None
+    dealt: Dealt | None = None
+    told: int = 0
+    reports: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ModelSection:
+        """The model of the simulation: the scenario's first."""
+        return self.workspace.federation.models[0]
+
+    @property
+    def owners(self) -> list[str]:
+        """The owners that may use the model, in the order of the grants."""
+        grants = self.workspace.federation.policies.grants
+        return [g.owner for g in grants if g.model == self.model.name]
+
+    @contextmanager
+    def operator(self) -> Iterator[Operator]:
+        """Talk to the orchestrator as the operator."""
+        with operator(self.workspace.server_folder(OPERATOR)) as connected:
+            yield connected
+
+    def tell_news(self) -> None:
+        """Tell what the audit log has recorded since the last time."""
+        with self.operator() as connected:
+            for entry in connected.entries(self.told):
+                self.narrator.tells(entry.body)
+                self.told = entry.index + 1
+
+
+def fetch_data(stage: Stage) -> None:
+    """Load the test split and deal it out to the owners."""
+    with stage.narrator.bar("images") as bar:
+        stage.data = load(stage.data_spec, "test", on_progress=bar)
+    scenario = stage.workspace.federation.simulation
+    shares = scenario.shares or dict.fromkeys(stage.owners, 1.0)
+    count = min(scenario.images, len(stage.data.images))
+    stage.dealt = split(count, shares)
+    deal(stage.data, stage.dealt, stage.workspace.owner_folder)
+    for owner, part in stage.dealt.parts.items():
+        stage.narrator.says("data-owner", owner, f"has {len(part):,} images of its own")
+
+
+def train(stage: Stage, *, retrain: bool) -> None:
+    """Have the provider train its model, or reuse the cached release."""
+    if stage.data is None:
+        raise ValueError("the data comes first")
+    data = {"spec": stage.data_spec, "digest": stage.data.digest}
+    obtain_release(
+        stage.workspace,
+        stage.running,
+        stage.model,
+        data,
+        stage.narrator,
+        retrain=retrain,
+    )
+
+
+def start_servers(stage: Stage) -> None:
+    """Start the three servers; ready means a passed health check over mutual TLS."""
+    for role in SERVERS:
+        party = stage.workspace.federation.only(role)
+        folder = stage.workspace.folder(party)
+        stage.running.start(role, role, [_MODULES[role], "--folder", str(folder)])
+    for role in SERVERS:
+        _wait_until_ready(stage, role)
+        party = stage.workspace.federation.only(role)
+        address = stage.workspace.address(role)
+        stage.narrator.says(role, party.organisation, f"is ready on {address}")
+    stage.tell_news()
+
+
+def _wait_until_ready(stage: Stage, role: str) -> None:
+    """Poll in short waits, so that a server that died is noticed at once."""
+    identity = load_identity(stage.workspace.server_folder(OPERATOR))
+    deadline = time.monotonic() + READY_S
+    while True:
+        stage.running.check()
+        try:
+            wait_ready(
+                stage.workspace.address(role),
+                identity,
+                stage.workspace.federation.only(role),
+                HEALTH_SERVICES[role],
+                timeout_s=1.0,
+            )
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def release(stage: Stage) -> None:
+    """The provider registers its release and delivers its two halves."""
+    provider = stage.workspace.federation.spiffe(stage.model.provider, MODEL_PROVIDER)
+    stage.running.run(
+        f"{stage.model.provider}-register",
+        MODEL_PROVIDER,
+        [
+            *("parties.model_provider", "register"),
+            *("--folder", str(stage.workspace.folder(provider))),
+            *("--release", str(release_folder(stage.workspace, stage.model))),
+        ],
+    )
+    stage.tell_news()
+
+
+def issue_keys(stage: Stage) -> None:
+    """Keys are drawn, sealed, fetched, confirmed; the model is issued under each."""
+    with stage.operator() as connected:
+        for owner in stage.owners:
+            spiffe = str(stage.workspace.owner(owner))
+            connected.grant(spiffe, stage.model.name)
+            connected.create_key(spiffe, stage.model.name)
+    for_each_owner(stage, lambda owner: ask_owner(stage, owner, "keys"))
+    stage.tell_news()
+
+
+def ask_owner(
+    stage: Stage, owner: str, command: str, *arguments: str, **follow: Any
+) -> list[Any]:
+    """Run one act of a data owner in a process of its own; returns its events."""
+    folder = str(stage.workspace.owner_folder(owner))
+    return stage.running.run(
+        f"{owner}-{command}",
+        "data-owner",
+        ["parties.data_owner", command, "--folder", folder, *arguments],
+        **follow,
+    )
+
+
+def for_each_owner(stage: Stage, act: Callable[[str], Any]) -> dict[str, Any]:
+    """Let all owners act at the same time; the first failure is raised."""
+    owners = stage.owners
+    with ThreadPoolExecutor(max_workers=len(owners)) as pool:
+        return dict(zip(owners, pool.map(act, owners), strict=True))
+
+
+def bring_up(stage: Stage, *, retrain: bool) -> None:
+    """All of the above, as phases a person can follow."""
+    narrator = stage.narrator
+    with narrator.phase("data", "Images"):
+        fetch_data(stage)
+    with narrator.phase("train", "Training"):
+        train(stage, retrain=retrain)
+    with narrator.phase("start", "Parties, each in a process of its own, mutual TLS"):
+        start_servers(stage)
+    with narrator.phase("release", "Release"):
+        release(stage)
+    with narrator.phase("keys", "Keys drawn, sealed, confirmed; models issued"):
+        issue_keys(stage)
+
+
+def samples_path(stage: Stage, owner: str) -> Path:
+    """Where an owner keeps the sample pictures for the report."""
+    return stage.workspace.owner_folder(owner) / "samples.npz"

@@ -1,0 +1,174 @@
+"""The events of a scenario: rotation under traffic, revocation, refusals."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event as Signal
+from typing import Any
+
+import grpc
+
+from core.errors import Unavailable
+from core.rpc.identity import INFERENCE_SERVER, dns_name
+from orchestrator.federation import (
+    AskWithKeyOf,
+    CallWithoutCertificate,
+    Event,
+    Revoke,
+    Rotate,
+)
+from orchestrator.simulation.setup import Stage, ask_owner
+from protos import open_inference_pb2
+from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+DESTROYED_S = 60.0
+
+
+def play(stage: Stage) -> None:
+    """Let the scenario's events happen, one after the other."""
+    for event in stage.workspace.federation.simulation.timeline:
+        _PLAYERS[type(event)](stage, event)
+        stage.tell_news()
+
+
+def rotate(stage: Stage, event: Rotate) -> None:
+    """Rotate an owner's key while the owner keeps asking; then try the old version."""
+    overlap = stage.workspace.federation.policies.rotation_overlap_s
+    owner = str(stage.workspace.owner(event.owner))
+    with stage.operator() as connected, ThreadPoolExecutor(1) as pool:
+        old = _primary(stage, owner)
+        asking = Signal()
+        asks = _asking(stage, event.owner, old + 1, asking, pool)
+        _wait_for(asking, asks)
+        key_id, version = connected.rotate_key(owner, stage.model.name, overlap)
+        stage.narrator.says(
+            "operator",
+            "rotation",
+            f"{key_id} is being rotated to version {version} under traffic",
+        )
+        answered = asks.result()
+    stage.reports["rotation"] = answered[-1]
+    _wait_until_destroyed(stage, key_id, old)
+    refuse(stage, event.owner, key_id, old, "KeyRefused")
+
+
+def revoke(stage: Stage, event: Revoke) -> None:
+    """Revoke an owner's key; its very next request is refused."""
+    owner = str(stage.workspace.owner(event.owner))
+    version = _primary(stage, owner)
+    with stage.operator() as connected:
+        connected.revoke_key(owner, stage.model.name, event.reason)
+    key_id = _key_id(stage, owner)
+    refuse(stage, event.owner, key_id, version, "KeyRefused")
+    _wait_until_destroyed(stage, key_id, version)
+
+
+def ask_with_key_of(stage: Stage, event: AskWithKeyOf) -> None:
+    """An owner asks with another owner's key and is refused."""
+    other = str(stage.workspace.owner(event.other))
+    refuse(
+        stage, event.owner, _key_id(stage, other), _primary(stage, other), "NotAllowed"
+    )
+
+
+def call_without_certificate(stage: Stage, _: CallWithoutCertificate) -> None:
+    """Somebody without a certificate calls; the handshake fails."""
+    server = stage.workspace.federation.only(INFERENCE_SERVER)
+    authority = (stage.workspace.folder(server) / "ca.pem").read_bytes()
+    options = [("grpc.ssl_target_name_override", dns_name(server))]
+    address = stage.workspace.address(INFERENCE_SERVER)
+    trust = grpc.ssl_channel_credentials(root_certificates=authority)
+    with grpc.secure_channel(address, trust, options=options) as channel:
+        try:
+            GRPCInferenceServiceStub(channel).ServerLive(
+                open_inference_pb2.ServerLiveRequest(), timeout=5.0
+            )
+        except grpc.RpcError:
+            _count_refusal(stage, "NoCertificate", "outsider", "somebody")
+        else:
+            raise Unavailable("a call without a certificate was answered")
+
+
+def refuse(
+    stage: Stage, owner: str, key_id: str, version: int, expected: str
+) -> None:
+    """Ask with a key that must be refused, and see that it is, for the right reason."""
+    events = ask_owner(
+        stage,
+        owner,
+        "ask-with-key",
+        *("--key-id", key_id, "--version", str(version)),
+    )
+    refusal = events[-1].get("refusal", "")
+    if refusal != expected:
+        raise Unavailable(
+            f"{owner} asked with {key_id} version {version}: expected {expected}, "
+            f"got {refusal or 'an answer'}"
+        )
+    _count_refusal(stage, refusal, "data-owner", owner, f"{key_id} version {version}")
+
+
+def _count_refusal(
+    stage: Stage, kind: str, role: str, party: str, with_: str = "no certificate"
+) -> None:
+    refused: dict[str, int] = stage.reports.setdefault("refused", {})
+    refused[kind] = refused.get(kind, 0) + 1
+    stage.narrator.says(role, party, f"asks with {with_}: refused, {kind}")
+
+
+def _asking(
+    stage: Stage, owner: str, version: int, started: Signal, pool: ThreadPoolExecutor
+) -> Future[list[Any]]:
+    """Let an owner ask without pause until `version` answers."""
+
+    def ask() -> list[Any]:
+        folder = stage.workspace.owner_folder(owner)
+        return ask_owner(
+            stage,
+            owner,
+            "ask",
+            *("--images", str(folder / "images.npz")),
+            *("--out", str(folder / "rotation.npz")),
+            *("--batch", str(stage.workspace.federation.simulation.batch)),
+            *("--loop-until-version", str(version)),
+            on_event=lambda event: started.set() if event["event"] == "progress" else None,
+        )
+
+    return pool.submit(ask)
+
+
+def _wait_for(started: Signal, asks: Future[list[Any]]) -> None:
+    while not started.wait(0.1):
+        if asks.done():
+            asks.result()
+            raise Unavailable("the owner stopped asking before the rotation")
+
+
+def _primary(stage: Stage, owner: str) -> int:
+    with stage.operator() as connected:
+        versions = [k for k in connected.keys() if k.owner == owner and k.primary]
+    return versions[0].version
+
+
+def _key_id(stage: Stage, owner: str) -> str:
+    with stage.operator() as connected:
+        return next(k.key_id for k in connected.keys() if k.owner == owner)
+
+
+def _wait_until_destroyed(stage: Stage, key_id: str, version: int) -> None:
+    deadline = time.monotonic() + DESTROYED_S
+    with stage.operator() as connected:
+        while time.monotonic() < deadline:
+            states = {(k.key_id, k.version): k.state for k in connected.keys()}
+            if states[key_id, version] == "destroyed":
+                return
+            time.sleep(0.1)
+    raise Unavailable(f"{key_id} version {version} was not destroyed in time")
+
+
+_PLAYERS: Mapping[type[Event], Callable[[Stage, Any], None]] = {
+    Rotate: rotate,
+    Revoke: revoke,
+    AskWithKeyOf: ask_with_key_of,
+    CallWithoutCertificate: call_without_certificate,
+}
