@@ -33,7 +33,6 @@ Each package draws its own errors below one of these, so that one table in
 """
 
 
-
 class KeymixerError(Exception):
     """The base of every error keymixer raises on purpose.
 

@@ -1,0 +1,146 @@
+"""Our errors to gRPC statuses on the server, and back again on the client."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final, NoReturn, Protocol
+
+import grpc
+from grpc import StatusCode
+
+from core.errors import (
+    Conflict,
+    Exhausted,
+    InvalidInput,
+    KeymixerError,
+    NotFound,
+    PeerUnavailable,
+    Refused,
+    TooLargeError,
+    Unavailable,
+    WrongFederationError,
+)
+from core.rpc.identity import ExpiredCertificateError
+
+log = logging.getLogger(__name__)
+
+STATUS: Final[Mapping[type[KeymixerError], StatusCode]] = MappingProxyType(
+    {
+        InvalidInput: StatusCode.INVALID_ARGUMENT,
+        WrongFederationError: StatusCode.UNAUTHENTICATED,
+        ExpiredCertificateError: StatusCode.UNAUTHENTICATED,
+        Refused: StatusCode.PERMISSION_DENIED,
+        NotFound: StatusCode.NOT_FOUND,
+        Conflict: StatusCode.FAILED_PRECONDITION,
+        Exhausted: StatusCode.RESOURCE_EXHAUSTED,
+        Unavailable: StatusCode.UNAVAILABLE,
+        KeymixerError: StatusCode.INTERNAL,
+    }
+)
+_DETAILS = re.compile(r"(?P<kind>[A-Z][A-Za-z0-9]*)(?:: (?P<hint>[ -~]{0,500}))?")
+_LET_DOWN: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
+
+
+class RemoteError(KeymixerError):
+    """A peer refused: it told the kind, the hint and the status, and nothing else."""
+
+    def __init__(
+        self, kind: str, hint: str, status: StatusCode, *, peer: str = "the peer"
+    ) -> None:
+        super().__init__(f"{peer} answers {kind}" + (f": {hint}" if hint else ""))
+        self._kind = kind
+        self.hint = hint
+        self.status = status
+
+    @property
+    def kind(self) -> str:
+        return self._kind
+
+
+class RemoteUnavailableError(RemoteError, PeerUnavailable):
+    """A peer answered that it cannot serve now, and why."""
+
+
+class AbortContext(Protocol):
+    """What of `grpc.ServicerContext` ends a call."""
+
+    def abort(self, code: StatusCode, details: str) -> NoReturn: ...
+
+
+@contextmanager
+def rpc_errors(context: AbortContext) -> Iterator[None]:
+    """End the call with the status its error maps to.
+
+    The caller learns `Kind: hint`, both constants of the class. The message stays in
+    our log; gRPC itself would send the text of any exception over the wire.
+    """
+    try:
+        yield
+    except KeymixerError as error:
+        log.warning("call refused", extra={"kind": error.kind, "why": str(error)})
+        context.abort(status_of(error), details_of(error))
+    except Exception as error:
+        if _is_abort(error):
+            raise
+        log.exception("call failed")
+        context.abort(StatusCode.INTERNAL, "Internal: see the log of the party asked")
+
+
+def status_of(error: KeymixerError) -> StatusCode:
+    """The status of the nearest listed class; a peer's answer keeps its own."""
+    if isinstance(error, RemoteError):
+        return error.status
+    listed = (kind for kind in type(error).__mro__ if kind in STATUS)
+    return STATUS[next(listed)]
+
+
+def details_of(error: KeymixerError) -> str:
+    return f"{error.kind}: {error.hint}" if error.hint else error.kind
+
+
+@contextmanager
+def remote_errors(peer: str) -> Iterator[None]:
+    """Turn what gRPC raises in a client into `RemoteError` and `PeerUnavailable`.
+
+    Args:
+        peer: who was asked, for the message.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _translated(error, peer) from error
+
+
+def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
+    if not isinstance(error, grpc.Call):
+        return PeerUnavailable(f"{peer} does not answer: {type(error).__name__}")
+    status, details = error.code(), error.details() or ""
+    said = _DETAILS.fullmatch(details)
+    if said is not None:
+        kind = RemoteUnavailableError if status in _LET_DOWN else RemoteError
+        return kind(said["kind"], said["hint"] or "", status, peer=peer)
+    if status in _LET_DOWN:
+        return PeerUnavailable(f"{peer} {_why(status, details)}")
+    return RemoteError(*_without_details(status, details), status, peer=peer)
+
+
+def _why(status: StatusCode, details: str) -> str:
+    if status is StatusCode.DEADLINE_EXCEEDED:
+        return "did not answer in time"
+    return f"cannot be reached: {details}"
+
+
+def _without_details(status: StatusCode, details: str) -> tuple[str, str]:
+    """Kind and hint of what gRPC itself refused, by the status alone."""
+    if status is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return "TooLarge", TooLargeError.hint
+    if status is StatusCode.RESOURCE_EXHAUSTED:
+        return "Exhausted", "the party is busy; try again later"
+    return status.name.title().replace("_", ""), ""
+
+
+def _is_abort(error: Exception) -> bool:
+    """Is this what `context.abort` raises: a bare `Exception`, without any text?"""
+    return type(error) is Exception and not error.args

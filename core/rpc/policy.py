@@ -1,0 +1,171 @@
+"""Who may call what: a table, and the guard that refuses everything else."""
+
+# gRPC's handlers are generic in their type stubs, but not when they run.
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial, wraps
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from core.errors import NotAllowedError, Refused
+from core.rpc.errors import rpc_errors
+from core.rpc.identity import ROLES, SpiffeId, caller_of, claimed_id
+
+log = logging.getLogger(__name__)
+
+# Full method name, `/package.Service/Method`, to the roles that may call it.
+Policy: TypeAlias = Mapping[str, frozenset[str]]
+
+ANYONE: Final = ROLES
+
+# What every server offers to whoever proves a role of the federation.
+BASE: Final[Policy] = MappingProxyType(
+    {
+        "/grpc.health.v1.Health/Check": ANYONE,
+        "/grpc.health.v1.Health/Watch": ANYONE,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ANYONE,
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYONE,
+    }
+)
+
+_caller: ContextVar[SpiffeId] = ContextVar("caller")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that was refused: who asked (empty if unknown), for what, and why not."""
+
+    caller: str
+    method: str
+    kind: str
+
+
+def current_caller() -> SpiffeId:
+    """Return who makes the call that this thread serves."""
+    caller = _caller.get(None)
+    if caller is None:
+        raise NotAllowedError("nobody is calling: the guard has not run")
+    return caller
+
+
+@contextmanager
+def acting_as(caller: SpiffeId) -> Iterator[None]:
+    """Make `caller` the current caller, for code that is called without gRPC."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def authorise(policy: Policy, method: str, caller: SpiffeId) -> None:
+    """Raise `NotAllowedError` unless the table lets the caller's role in."""
+    if caller.role not in policy.get(method, frozenset()):
+        raise NotAllowedError(f"{method} is not for {caller}")
+
+
+class Guard(grpc.ServerInterceptor):
+    """Let through only what the table allows, and translate every error.
+
+    gRPC shows an interceptor the method alone, so the handler it returns is wrapped:
+    the caller's certificate is seen there, before any of the service's code runs.
+
+    Args:
+        policy: who may call what; `BASE` is added.
+        federation: the trust domain every caller must belong to.
+        on_refusal: told of every `Refused`, be it ours or the service's.
+        admit: a last check of the caller on every call, such as `is it revoked?`;
+            raises a `KeymixerError` to refuse.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        federation: str,
+        *,
+        on_refusal: Callable[[Refusal], None],
+        admit: Callable[[SpiffeId], None] | None = None,
+    ) -> None:
+        self._policy = {**policy, **BASE}
+        self._federation = federation
+        self._on_refusal = on_refusal
+        self._admit = admit
+
+    def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        return _wrapped(handler, partial(self._door, handler_call_details.method))
+
+    @contextmanager
+    def _door(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        try:
+            with rpc_errors(context):
+                self._enter(method, context)
+                yield
+        except Exception as abort:
+            # `context.abort` raised while the cause was being handled.
+            cause = abort.__context__
+            if isinstance(cause, Refused):
+                self._on_refusal(Refusal(claimed_id(context), method, cause.kind))
+            raise
+
+    def _enter(self, method: str, context: grpc.ServicerContext) -> None:
+        caller = caller_of(context, self._federation)
+        authorise(self._policy, method, caller)
+        if self._admit is not None:
+            self._admit(caller)
+        # Each call has a context of its own in gRPC: there is nothing to reset.
+        _caller.set(caller)
+
+
+_Door: TypeAlias = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
+_Behaviour: TypeAlias = Callable[..., Any]
+
+
+def _wrapped(
+    handler: grpc.RpcMethodHandler[Any, Any], door: _Door
+) -> grpc.RpcMethodHandler[Any, Any]:
+    if handler.request_streaming and handler.response_streaming:
+        kind, build = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+    elif handler.request_streaming:
+        kind, build = handler.stream_unary, grpc.stream_unary_rpc_method_handler
+    elif handler.response_streaming:
+        kind, build = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+    else:
+        kind, build = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+    return build(
+        _behind(kind, door, streaming=handler.response_streaming),
+        handler.request_deserializer,
+        handler.response_serializer,
+    )
+
+
+def _behind(behaviour: Any, door: _Door, *, streaming: bool) -> _Behaviour:
+    # `wraps` carries over gRPC's mark on health's Watch, which then takes a callback
+    # instead of holding a thread for as long as somebody watches.
+    @wraps(behaviour)
+    def answer(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+        with door(context):
+            return behaviour(request, context, *callback)
+
+    @wraps(behaviour)
+    def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        with door(context):
+            yield from behaviour(request, context)
+
+    calls_back = getattr(behaviour, "experimental_non_blocking", False)
+    return answers if streaming and not calls_back else answer
