@@ -55,12 +55,18 @@ class Manifest:
         """
         fields = take_fields(parse(data), _FIELDS)
         try:
-            fields["architecture"] = _architecture(fields["architecture"])
-            fields["preprocessing"] = _preprocessing(fields["preprocessing"])
+            architecture = Architecture.from_dict(fields["architecture"])
+            preprocessing = Preprocessing.from_dict(fields["preprocessing"])
         except InvalidInput as error:
             raise CorruptFileError(f"manifest: {error}") from error
-        fields["classes"] = tuple(fields["classes"])
-        return cls(**fields)
+        return cls(
+            **fields
+            | {
+                "architecture": architecture,
+                "preprocessing": preprocessing,
+                "classes": tuple(fields["classes"]),
+            }
+        )
 
 
 _FIELDS: Mapping[str, type] = {
@@ -73,24 +79,6 @@ _FIELDS: Mapping[str, type] = {
     "embedding_digest": str,
     "backbone_digest": str,
 }
-
-
-def _architecture(document: Any) -> Architecture:
-    return Architecture(**take_fields(document, Architecture.__annotations__))
-
-
-def _preprocessing(document: Any) -> Preprocessing:
-    sizes = dict.fromkeys(("height", "width", "channels"), int)
-    fields = take_fields(document, {**sizes, "mean": list, "std": list})
-    for name in ("mean", "std"):
-        fields[name] = tuple(_finite(name, value) for value in fields[name])
-    return Preprocessing(**fields)
-
-
-def _finite(name: str, value: Any) -> float:
-    if type(value) not in (int, float):
-        raise CorruptFileError(f"{name}: expected a number")
-    return float(value)
 
 
 def _check_name(name: str) -> None:
@@ -122,4 +110,5 @@ def _check_input(architecture: Architecture, preprocessing: Preprocessing) -> No
 
 def _check_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
-        _finite(f"metrics.{name}", value)
+        if type(value) not in (int, float):
+            raise CorruptFileError(f"metrics.{name}: expected a number")
