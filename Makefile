@@ -1,0 +1,56 @@
+# Two commands: `make simulate` and `make test`. Each sets up what it needs.
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help simulate test lint format protos clean
+
+help:
+	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
+	@echo "make test       every test"
+	@echo "make lint       style, types, import rules, protos and their stubs"
+	@echo "make protos     generate the stubs again"
+	@echo "Options for simulate: make simulate ARGS='--retrain' or ARGS='deploy/scenarios/digits.yaml'"
+
+simulate: $(VENV)/simulation
+	$(RUN) orchestrator.cli simulate $(ARGS)
+
+test: $(VENV)/dev
+	$(RUN) pytest $(ARGS)
+
+lint: $(VENV)/dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf format --diff --exit-code
+	$(MAKE) --no-print-directory protos
+	git diff --exit-code -- protos
+
+format: $(VENV)/dev
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+	$(VENV)/bin/buf format --write
+
+# The stubs come from the project's own environment: a newer generator would ask for a
+# protobuf that flwr refuses.
+protos: $(VENV)/dev
+	$(RUN) grpc_tools.protoc -I . --python_out=. --grpc_python_out=. \
+	    --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/*.proto
+
+clean:
+	rm -rf $(VENV) runs dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "keymixer needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/simulation: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[simulation]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/simulation
+	$(PIP) --editable '.[simulation,dev]'
+	touch $@

@@ -1,0 +1,141 @@
+"""Processes are started, followed, and never left behind."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.simulation import processes as under_test
+from orchestrator.simulation.processes import (
+    ProcessFailed,
+    Processes,
+    end,
+    is_running,
+    load,
+    processes,
+)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Processes:
+    return Processes(tmp_path, tmp_path / "processes.json")
+
+
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+    """A module that `python -m` can run."""
+    (tmp_path / "acting.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "acting"
+
+
+def _gone(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if under_test.start_time(pid) == 0:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_party_that_acts_returns_its_events(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON lines with an `event` are events; other output only goes to the log."""
+    name = _module(tmp_path, monkeypatch, 'print("hello"); print(\'{"event": "done"}\')')
+    heard: list[object] = []
+
+    events = group.run("one", "role", [name], on_event=heard.append)
+
+    assert [{"event": "done"}] == events == heard
+    assert "hello" in (tmp_path / "one.log").read_text()
+
+
+def test_a_party_that_fails_is_an_error_that_names_its_log(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = _module(tmp_path, monkeypatch, 'raise SystemExit("no key here")')
+
+    with pytest.raises(ProcessFailed, match=r"exit code 1; its log is .*one\.log") as e:
+        group.run("one", "role", [name])
+
+    assert "no key here" in str(e.value)
+
+
+def test_a_server_that_dies_is_noticed(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = _module(tmp_path, monkeypatch, "pass")
+    process = group.start("server", "role", [name])
+    assert _gone(process.pid)
+
+    with pytest.raises(ProcessFailed, match="server ended with exit code 0"):
+        group.check()
+
+
+def test_leaving_the_context_ends_every_process_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grandchild is in the same process group, so it ends too."""
+    body = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open(sys.argv[1], 'w').write(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    name = _module(tmp_path, monkeypatch, body)
+    told = tmp_path / "pid"
+
+    with processes(tmp_path, tmp_path / "processes.json") as group:
+        parent = group.start("server", "role", [name, str(told)])
+        while not told.is_file() or not told.read_text():
+            time.sleep(0.02)
+
+    assert _gone(parent.pid)
+    assert _gone(int(told.read_text()))
+
+
+def test_a_process_that_ignores_the_request_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'w').write('ready')\n"
+        "time.sleep(60)\n"
+    )
+    name = _module(tmp_path, monkeypatch, body)
+    monkeypatch.setattr(under_test, "TERMINATE_S", 0.3)
+
+    with processes(tmp_path, tmp_path / "processes.json") as group:
+        stubborn = group.start("server", "role", [name, str(tmp_path / "ready")])
+        while not (tmp_path / "ready").is_file():
+            time.sleep(0.02)
+
+    assert _gone(stubborn.pid)
+
+
+def test_what_was_left_running_is_found_and_ended(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`keymixer up` ends, its servers stay, `keymixer down` ends them."""
+    name = _module(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    started = group.start("server", "role", [name])
+    child = group._running["server"]
+    group.release()
+    found = load(tmp_path / "processes.json")
+
+    assert [started] == found
+    assert is_running(found[0])
+    assert found == end(found)
+    child.returncode = None
+    child.wait()
+    assert not is_running(started)
+
+
+def test_another_process_with_the_same_pid_is_not_ours(group: Processes) -> None:
+    """Pids are reused; the start time tells."""
+    ours = under_test.Process("us", "role", os.getpid(), 1, "log")
+
+    assert not is_running(ours)
+    assert end([ours]) == []
