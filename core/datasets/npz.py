@@ -45,6 +45,17 @@ def load_npz(path: Path, split: Split) -> Dataset:
         )
 
 
+def load_arrays(path: Path) -> tuple[ndarray, ndarray]:
+    """Load `images` and `labels` whole, in their order."""
+    with _opened(path) as arrays:
+        if not {"images", "labels"} <= set(arrays):
+            raise DataError(f"{path} has {sorted(arrays)}; expected images, labels")
+        images, labels = arrays["images"], arrays["labels"]
+        if len(images) != len(labels):
+            raise DataError(f"{path}: {len(images)} images but {len(labels)} labels")
+        return images, labels
+
+
 def _one_pair(path: Path, arrays: Arrays, split: Split) -> Dataset:
     images, labels = arrays["images"], arrays["labels"].reshape(-1)
     if len(images) != len(labels):

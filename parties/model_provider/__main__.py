@@ -1,0 +1,128 @@
+"""The model provider's commands: train, register a release, ask the plain model."""
+
+import io
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from core.console import exit_code, print_error
+from core.datasets import Split, load
+from core.datasets.npz import load_arrays
+from core.errors import KeymixerError
+from core.rpc.identity import load_identity
+from core.rpc.logs import configure
+from core.rpc.party import ensure_signing_key
+from core.training import Recipe
+from core.wire import write_atomically
+from parties.model_provider.registry import connect
+from parties.model_provider.release import (
+    plain_logits,
+    read_release,
+    release_of,
+    signature_of,
+    write_release,
+)
+from parties.model_provider.reporting import emit, reporter
+from parties.model_provider.settings import ProviderSettings
+from parties.model_provider.training import Plan, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would print weights and keys.
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
+
+_PLAN, _RECIPE = Plan("classifier"), Recipe()
+
+Folder = Annotated[Path, typer.Option(help="The provider's own folder.")]
+ReleaseFolder = Annotated[Path, typer.Option("--release", help="A release's folder.")]
+
+
+@app.command(name="train")
+def train_command(
+    *,
+    folder: Folder,
+    data: Annotated[str, typer.Option(help="cifar10, digits, a folder, or an .npz.")],
+    name: Annotated[str, typer.Option(help="The model's name.")] = _PLAN.name,
+    hidden: int = _PLAN.hidden,
+    depth: int = _PLAN.depth,
+    kernel_size: int = _PLAN.kernel_size,
+    patch_size: int = _PLAN.patch_size,
+    epochs: int = _RECIPE.epochs,
+    batch: int = _RECIPE.batch,
+    max_lr: float = _RECIPE.max_lr,
+    weight_decay: float = _RECIPE.weight_decay,
+    pad: int = _RECIPE.pad,
+    flip: bool = _RECIPE.flip,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="For experiments only: who knows the seed and the data can train the"
+            " same secret embedding. Default: the operating system's entropy."
+        ),
+    ] = None,
+    progress: Literal["bar", "json"] = "bar",
+) -> None:
+    """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
+    recipe = Recipe(epochs, batch, max_lr, weight_decay, pad, flip)
+    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed)
+    with reporter(progress) as tell:
+        splits: tuple[Split, ...] = ("train", "test")
+        training, test = (load(data, split, tell.preparing) for split in splits)
+        trained = train(
+            (training, test), plan, lambda step: tell.step(step, epochs), tell.epoch
+        )
+        target = folder / "releases" / name
+        write_release(target, release_of(trained), trained, ensure_signing_key(folder))
+        tell.done(release=str(target), accuracy=trained.accuracy)
+
+
+@app.command()
+def register(folder: Folder, release: ReleaseFolder) -> None:
+    """Register a release, deliver both halves, and make it the champion."""
+    settings = ProviderSettings.read(folder)
+    key = ensure_signing_key(folder)
+    content = read_release(release)
+    signature = signature_of(release, content, key)
+    with ExitStack() as stack:
+        delivery = connect(stack, settings, load_identity(folder))
+        version = delivery.register(content, signature, key)
+    emit("registered", model=content.manifest.name, version=version)
+
+
+@app.command()
+def evaluate(
+    release: ReleaseFolder,
+    images: Annotated[Path, typer.Option(help="An .npz with images and labels.")],
+    out: Annotated[Path, typer.Option(help="Where logits and labels go, as .npz.")],
+    folder: Folder = Path(),
+) -> None:
+    """Ask the plain model in this process; nothing goes over the wire."""
+    del folder  # every command takes it; this one needs nothing of it
+    pixels, labels = load_arrays(images)
+    logits = plain_logits(read_release(release), pixels)
+    file = io.BytesIO()
+    np.savez(file, logits=logits, labels=labels)
+    write_atomically(out, file.getvalue())
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    emit("done", images=len(labels), accuracy=accuracy)
+
+
+def main() -> None:
+    """Run one command; an error of ours becomes a line and an exit code."""
+    configure("WARNING")
+    try:
+        app()
+    except KeymixerError as error:
+        print_error(error, as_json=False)
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

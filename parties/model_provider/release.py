@@ -1,0 +1,154 @@
+"""A release: a model cut in two files, and the manifest that says what they are.
+
+embedding.safetensors   the plain patch embedding, as secret as a key: mode 0600
+backbone.safetensors    everything else
+manifest.json           RFC 8785 canonical JSON, with the digests of both
+manifest.sig            the provider's Ed25519 signature over the manifest
+curve.json              how the training went
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from core.convmixer import ConvMixer, put_together, take_apart
+from core.errors import CorruptFileError, NotFound, StorageError
+from core.manifest import Manifest
+from core.preprocessing import normalise
+from core.statements import MANIFEST, sign, verify
+from core.training import predict_logits
+from core.wire import (
+    dump_tensors,
+    file_digest,
+    load_tensors,
+    read_file,
+    write_atomically,
+)
+from parties.model_provider.errors import ReleaseChangedError
+from parties.model_provider.training import Trained
+
+EMBEDDING: Final = "embedding.safetensors"
+BACKBONE: Final = "backbone.safetensors"
+MANIFEST_FILE: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+CURVE: Final = "curve.json"
+_WEIGHT: Final = "weight"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Release:
+    """A release in memory; the two files agree with the manifest."""
+
+    manifest: Manifest
+    embedding: bytes = field(repr=False)
+    backbone: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_digest(EMBEDDING, self.embedding, self.manifest.embedding_digest)
+        _check_digest(BACKBONE, self.backbone, self.manifest.backbone_digest)
+
+
+def release_of(trained: Trained) -> Release:
+    """Cut a trained model in two and describe it."""
+    weight, others = take_apart(trained.model)
+    embedding, backbone = dump_tensors({_WEIGHT: weight}), dump_tensors(others)
+    manifest = Manifest(
+        name=trained.name,
+        architecture=trained.model.architecture,
+        preprocessing=trained.preprocessing,
+        classes=trained.classes,
+        metrics={"test_accuracy": trained.accuracy},
+        lineage=trained.lineage,
+        embedding_digest=file_digest(embedding),
+        backbone_digest=file_digest(backbone),
+    )
+    return Release(manifest, embedding, backbone)
+
+
+def write_release(
+    folder: Path, release: Release, trained: Trained, key: Ed25519PrivateKey
+) -> None:
+    """Write a signed release so that the folder is either whole or not there."""
+    manifest = release.manifest.to_bytes()
+    curve = json.dumps([asdict(epoch) for epoch in trained.curve], indent=2)
+    files = {
+        EMBEDDING: release.embedding,
+        BACKBONE: release.backbone,
+        MANIFEST_FILE: manifest,
+        SIGNATURE: sign(key, MANIFEST, manifest),
+        CURVE: curve.encode(),
+    }
+    _replace_folder(folder, files)
+
+
+def read_release(folder: Path) -> Release:
+    """Read a release and check its digests.
+
+    Raises:
+        NotFound: a file of it is missing.
+        CorruptFileError: the manifest cannot be read.
+        ReleaseChangedError: a file is not the one the manifest names.
+    """
+    manifest = Manifest.from_bytes(read_file(folder / MANIFEST_FILE))
+    embedding = read_file(folder / EMBEDDING)
+    return Release(manifest, embedding, read_file(folder / BACKBONE))
+
+
+def signature_of(folder: Path, release: Release, key: Ed25519PrivateKey) -> bytes:
+    """Return the signature in the folder, or sign now if there is none.
+
+    Raises:
+        SignatureError: the signature there is not this provider's.
+    """
+    manifest = release.manifest.to_bytes()
+    try:
+        signature = read_file(folder / SIGNATURE)
+    except NotFound:
+        signature = sign(key, MANIFEST, manifest)
+        write_atomically(folder / SIGNATURE, signature)
+    verify(key.public_key().public_bytes_raw(), MANIFEST, manifest, signature)
+    return signature
+
+
+def model_of(release: Release) -> ConvMixer:
+    """Build the plain model again, ready to answer."""
+    embedding = load_tensors(release.embedding)
+    if set(embedding) != {_WEIGHT}:
+        raise CorruptFileError(f"{EMBEDDING}: expected one tensor, `{_WEIGHT}`")
+    backbone = load_tensors(release.backbone)
+    return put_together(release.manifest.architecture, backbone, embedding[_WEIGHT])
+
+
+def plain_logits(release: Release, images: np.ndarray) -> np.ndarray:
+    """Ask the plain model: uint8 [n, h, w, c] -> float32 [n, classes]."""
+    normalised = normalise(images, release.manifest.preprocessing)
+    return predict_logits(model_of(release), normalised)
+
+
+def _check_digest(name: str, content: bytes, expected: str) -> None:
+    if (got := file_digest(content)) != expected:
+        raise ReleaseChangedError(
+            f"{name}: expected SHA-256 {expected[:16]}..., got {got[:16]}..."
+        )
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write aside, then swap: a crash leaves the old folder, the new one, or none."""
+    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700, parents=True)
+        for name, content in files.items():
+            write_atomically(aside / name, content)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror}") from error
