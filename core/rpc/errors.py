@@ -40,6 +40,21 @@ STATUS: Final[Mapping[type[KeymixerError], StatusCode]] = MappingProxyType(
     }
 )
 _DETAILS = re.compile(r"(?P<kind>[A-Z][A-Za-z0-9]*)(?:: (?P<hint>[ -~]{0,500}))?")
+# What gRPC writes when there is no connection, and what that means. First match wins.
+_ADVICE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Connection refused": "nobody listens at its address",
+        "Hostname Verification Check failed": "another party answers at its address; "
+        "check the address and the SPIFFE ID",
+        "certificate has expired": "its certificate has expired; enrol it again",
+        "CERTIFICATE_VERIFY_FAILED": "another authority signed its certificate; "
+        "compare the ca.pem of both",
+        "Socket closed": "it closed the connection; it is stopping, or refuses our "
+        "certificate as expired or signed by another authority",
+        "Connection reset": "it closed the connection; it is stopping, or refuses our "
+        "certificate as expired or signed by another authority",
+    }
+)
 _LET_DOWN: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
 
 
@@ -70,21 +85,25 @@ class AbortContext(Protocol):
 
 
 @contextmanager
-def rpc_errors(context: AbortContext) -> Iterator[None]:
+def rpc_errors(context: AbortContext, method: str = "") -> Iterator[None]:
     """End the call with the status its error maps to.
 
     The caller learns `Kind: hint`, both constants of the class. The message stays in
     our log; gRPC itself would send the text of any exception over the wire.
+
+    The guard wraps every method of a server in it, streams included; a service needs
+    it only for its own sake, and may nest it.
     """
     try:
         yield
     except KeymixerError as error:
-        log.warning("call refused", extra={"kind": error.kind, "why": str(error)})
+        fields = {"method": method, "kind": error.kind, "why": str(error)}
+        log.warning("call refused", extra=fields)
         context.abort(status_of(error), details_of(error))
     except Exception as error:
-        if _is_abort(error):
+        if _ended_by_grpc(error):
             raise
-        log.exception("call failed")
+        log.exception("call failed", extra={"method": method})
         context.abort(StatusCode.INTERNAL, "Internal: see the log of the party asked")
 
 
@@ -129,7 +148,8 @@ def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
 def _why(status: StatusCode, details: str) -> str:
     if status is StatusCode.DEADLINE_EXCEEDED:
         return "did not answer in time"
-    return f"cannot be reached: {details}"
+    said = (advice for sign, advice in _ADVICE.items() if sign in details)
+    return f"cannot be reached: {next(said, 'see what gRPC says')} ({details})"
 
 
 def _without_details(status: StatusCode, details: str) -> tuple[str, str]:
@@ -141,6 +161,9 @@ def _without_details(status: StatusCode, details: str) -> tuple[str, str]:
     return status.name.title().replace("_", ""), ""
 
 
-def _is_abort(error: Exception) -> bool:
-    """Is this what `context.abort` raises: a bare `Exception`, without any text?"""
-    return type(error) is Exception and not error.args
+def _ended_by_grpc(error: Exception) -> bool:
+    """Is this what `context.abort` raises, or reading from a caller who went away?
+
+    Both are bare, without any text, so that nothing leaks if they are not ours.
+    """
+    return type(error) in {Exception, grpc.RpcError} and not error.args

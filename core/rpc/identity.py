@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -157,7 +158,7 @@ def load_identity(folder: Path, *, expected: SpiffeId | None = None) -> Identity
     parsed = _certificate(certificate, folder / CERTIFICATE_FILE)
     if _private_key(private_key, folder).public_key() != parsed.public_key():
         raise CorruptFileError(f"{folder / KEY_FILE} is not the certificate's key")
-    _check_signature(parsed, _certificate(ca, folder / CA_FILE))
+    _check_issuer(parsed, _authorities(ca, folder / CA_FILE))
     check_validity(parsed.not_valid_before_utc, parsed.not_valid_after_utc)
     spiffe = _named_in(parsed)
     if expected is not None and spiffe != expected:
@@ -246,13 +247,22 @@ def _certificate(pem: bytes, path: Path) -> x509.Certificate:
         raise CorruptFileError(f"{path} is not a certificate") from error
 
 
-def _check_signature(certificate: x509.Certificate, ca: x509.Certificate) -> None:
+def _authorities(pem: bytes, path: Path) -> list[x509.Certificate]:
+    """More than one while the federation changes its authority."""
     try:
-        certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise WrongFederationError(
-            "another authority signed the certificate"
-        ) from error
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not a certificate") from error
+
+
+def _check_issuer(
+    certificate: x509.Certificate, authorities: list[x509.Certificate]
+) -> None:
+    for authority in authorities:
+        with suppress(ValueError, TypeError, InvalidSignature):
+            certificate.verify_directly_issued_by(authority)
+            return
+    raise WrongFederationError("another authority signed the certificate")
 
 
 def _named_in(certificate: x509.Certificate) -> SpiffeId:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
+from threading import Timer
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -34,6 +35,9 @@ BASE: Final[Policy] = MappingProxyType(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYONE,
     }
 )
+
+_Door: TypeAlias = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
+_Behaviour: TypeAlias = Callable[..., Any]
 
 _caller: ContextVar[SpiffeId] = ContextVar("caller")
 
@@ -81,6 +85,8 @@ class Guard(grpc.ServerInterceptor):
         policy: who may call what; `BASE` is added.
         federation: the trust domain every caller must belong to.
         on_refusal: told of every `Refused`, be it ours or the service's.
+        max_stream_s: a stream is cancelled after this time, so that a caller who sends
+            or reads nothing cannot hold a worker for ever.
         admit: a last check of the caller on every call, such as `is it revoked?`;
             raises a `KeymixerError` to refuse.
     """
@@ -91,11 +97,13 @@ class Guard(grpc.ServerInterceptor):
         federation: str,
         *,
         on_refusal: Callable[[Refusal], None],
+        max_stream_s: float,
         admit: Callable[[SpiffeId], None] | None = None,
     ) -> None:
         self._policy = {**policy, **BASE}
         self._federation = federation
         self._on_refusal = on_refusal
+        self._max_stream_s = max_stream_s
         self._admit = admit
 
     def intercept_service(
@@ -108,12 +116,15 @@ class Guard(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        return _wrapped(handler, partial(self._door, handler_call_details.method))
+        door: _Door = partial(self._door, handler_call_details.method)
+        if handler.request_streaming or handler.response_streaming:
+            door = partial(_hurried, door, self._max_stream_s)
+        return _wrapped(handler, door)
 
     @contextmanager
     def _door(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
         try:
-            with rpc_errors(context):
+            with rpc_errors(context, method):
                 self._enter(method, context)
                 yield
         except Exception as abort:
@@ -124,6 +135,9 @@ class Guard(grpc.ServerInterceptor):
             raise
 
     def _enter(self, method: str, context: grpc.ServicerContext) -> None:
+        if not context.is_active():
+            # It gave up while it waited for a worker: spare the work.
+            context.abort(grpc.StatusCode.CANCELLED, "Cancelled")
         caller = caller_of(context, self._federation)
         authorise(self._policy, method, caller)
         if self._admit is not None:
@@ -132,8 +146,18 @@ class Guard(grpc.ServerInterceptor):
         _caller.set(caller)
 
 
-_Door: TypeAlias = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
-_Behaviour: TypeAlias = Callable[..., Any]
+@contextmanager
+def _hurried(
+    door: _Door, seconds: float, context: grpc.ServicerContext
+) -> Iterator[None]:
+    timer = Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        with door(context):
+            yield
+    finally:
+        timer.cancel()
 
 
 def _wrapped(

@@ -30,6 +30,8 @@ class ServerSettings:
     workers: int = 16
     # Calls that run or wait for a worker; one more is refused as `Exhausted`.
     max_concurrent_calls: int = 128
+    # A stream, such as an upload, is cancelled after this time.
+    max_stream_s: float = 300.0
     # How long running calls may go on once the server is told to stop.
     drain_s: float = 5.0
     # A connection is closed at this age, so that the peer's certificate is seen anew.
@@ -107,7 +109,13 @@ def serve(
         _workers(limits.workers) as pool,
         reporting(on_refusal or _ignore) as report,
     ):
-        guard = Guard(policy, federation, on_refusal=report, admit=admit)
+        guard = Guard(
+            policy,
+            federation,
+            on_refusal=report,
+            max_stream_s=limits.max_stream_s,
+            admit=admit,
+        )
         server = _build(pool, guard, limits)
         register(server)
         port = _listen(server, address, identity)
@@ -147,6 +155,7 @@ def _build(
                 "grpc.max_connection_age_grace_ms",
                 int(limits.max_connection_grace_s * 1000),
             ),
+            ("grpc.server_handshake_timeout_ms", 10_000),
             # With it, a second server on the same port would share its calls unseen.
             ("grpc.so_reuseport", 0),
         ],
