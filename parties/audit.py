@@ -1,0 +1,208 @@
+"""The orchestrator's audit log as a party sees it, and the reporting of refusals."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import Empty, Full, Queue
+from threading import Event, Lock, Thread
+from typing import Protocol, Self
+
+import grpc
+
+from core.errors import AuditUnavailable, KeymixerError, Refused, Unavailable
+from core.rpc.errors import RemoteError, remote_errors, status_of
+from core.rpc.policy import Refusal
+from protos import audit_pb2 as pb
+from protos import audit_pb2_grpc as rpc
+
+log = logging.getLogger(__name__)
+
+REFUSED = "refused"
+_LARGEST_BATCH = 256
+_RETRY_S = 0.2
+_RETRY_AT_MOST_S = 5.0
+
+
+class AuditLog(Protocol):
+    """What a party may write."""
+
+    def record_events(self, events: Sequence[pb.Event]) -> None:
+        """Append what this party did or refused; durable on return."""
+        ...
+
+    def record_inferences(
+        self, records: Sequence[pb.InferenceRecord]
+    ) -> list[pb.InferenceVerdict]:
+        """Append a record and give a verdict for each answer that waits.
+
+        Durable on return; whatever goes wrong is `AuditUnavailable`.
+        """
+        ...
+
+
+class GrpcAuditLog:
+    """The log over a channel to the orchestrator."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = rpc.AuditServiceStub(channel)
+
+    def record_events(self, events: Sequence[pb.Event]) -> None:
+        with remote_errors("orchestrator"):
+            self._stub.RecordEvents(pb.RecordEventsRequest(events=events))
+
+    def record_inferences(
+        self, records: Sequence[pb.InferenceRecord]
+    ) -> list[pb.InferenceVerdict]:
+        request = pb.RecordInferencesRequest(records=records)
+        try:
+            with remote_errors("orchestrator"):
+                verdicts = self._stub.RecordInferences(request).verdicts
+        except KeymixerError as error:
+            raise AuditUnavailable(f"the log did not record: {error.kind}") from error
+        if len(verdicts) != len(records):
+            raise AuditUnavailable("the log answered for other records")
+        return list(verdicts)
+
+
+class Reporter:
+    """Tells the log what this party refused, without keeping the refused waiting.
+
+    A bounded queue and one thread. While the log is away reports wait here; when the
+    queue is full the newest are only counted, and the count is recorded later. What was
+    *done* is not reported here but recorded before it is answered: see `record_event`.
+    """
+
+    def __init__(self, audit: AuditLog, *, room: int = 4096) -> None:
+        self._audit = audit
+        self._queue: Queue[pb.Event] = Queue(room)
+        self._closing = Event()
+        self._uncounted = 0
+        self._counting = Lock()
+        self._thread = Thread(target=self._run, name="reporter", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Flush: one last attempt for what still waits, then stop."""
+        self._closing.set()
+        self._thread.join()
+
+    def refused(
+        self,
+        *,
+        caller: str,
+        method: str,
+        kind: str,
+        subject: Mapping[str, str] | None = None,
+    ) -> None:
+        """Report one refusal; never blocks and never raises."""
+        facts = {"method": method, "refusal": kind, **(subject or {})}
+        self.report(REFUSED, facts, caller=caller)
+
+    def tell(self, refusal: Refusal) -> None:
+        """Report what the guard refused."""
+        self.refused(caller=refusal.caller, method=refusal.method, kind=refusal.kind)
+
+    def report(self, kind: str, subject: Mapping[str, str], caller: str = "") -> None:
+        """Put one event in the queue; never blocks and never raises."""
+        log.info("reported", extra={"kind": kind, "caller": caller, **subject})
+        try:
+            self._queue.put_nowait(_event(kind, caller, subject))
+        except Full:
+            with self._counting:
+                self._uncounted += 1
+
+    def _run(self) -> None:
+        while not self._closing.is_set() or not self._queue.empty():
+            batch = self._next_batch()
+            if batch and not self._deliver(batch):
+                lost = len(batch) + self._queue.qsize()
+                log.error("reports were not recorded", extra={"count": lost})
+                return
+
+    def _deliver(self, batch: Sequence[pb.Event]) -> bool:
+        """Try until the log has them; when closing, only once."""
+        pause = _RETRY_S
+        while not self._send(batch):
+            if self._closing.is_set():
+                return False
+            self._closing.wait(pause)
+            pause = min(2 * pause, _RETRY_AT_MOST_S)
+        return True
+
+    def _next_batch(self) -> list[pb.Event]:
+        batch: list[pb.Event] = []
+        try:
+            batch.append(self._queue.get(timeout=_RETRY_S))
+            while len(batch) < _LARGEST_BATCH:
+                batch.append(self._queue.get_nowait())
+        except Empty:
+            pass
+        return batch + self._count()
+
+    def _count(self) -> list[pb.Event]:
+        with self._counting:
+            uncounted, self._uncounted = self._uncounted, 0
+        if not uncounted:
+            return []
+        return [_event(REFUSED, "", {"refusal": "QueueFull", "count": str(uncounted)})]
+
+    def _send(self, batch: Sequence[pb.Event]) -> bool:
+        try:
+            self._audit.record_events(batch)
+        except Unavailable as error:
+            log.warning("the log is away", extra={"kind": error.kind})
+            return False
+        except KeymixerError:
+            # Sending it again would keep all later reports waiting for ever.
+            log.exception("the log refuses reports", extra={"count": len(batch)})
+        return True
+
+
+class ReportedRefusalError(RemoteError):
+    """A refusal the log is told of already, as its caller sees it.
+
+    The guard reports every `Refused`, but knows no more than the method: this is none.
+    """
+
+
+@contextmanager
+def refusals_reported(
+    reporter: Reporter, caller: str, method: str, subject: Mapping[str, str]
+) -> Iterator[None]:
+    """Report a refusal that leaves the block. What may work later is no refusal."""
+    with known_to_the_log():
+        try:
+            yield
+        except Unavailable:
+            raise
+        except KeymixerError as error:
+            reporter.refused(
+                caller=caller, method=method, kind=error.kind, subject=subject
+            )
+            raise
+
+
+@contextmanager
+def known_to_the_log() -> Iterator[None]:
+    """Keep the guard from reporting again what leaves the block."""
+    try:
+        yield
+    except Refused as error:
+        raise ReportedRefusalError(error.kind, error.hint, status_of(error)) from error
+
+
+def record_event(
+    audit: AuditLog, kind: str, *, caller: str, subject: Mapping[str, str]
+) -> None:
+    """Record something done, durably, or raise `AuditUnavailable`."""
+    try:
+        audit.record_events([_event(kind, caller, subject)])
+    except KeymixerError as error:
+        raise AuditUnavailable(f"the log did not record: {error.kind}") from error
+
+
+def _event(kind: str, caller: str, subject: Mapping[str, str]) -> pb.Event:
+    return pb.Event(kind=kind, caller=caller, subject=subject)

@@ -1,0 +1,146 @@
+"""Take backbones from providers and issued embeddings from the key holder.
+
+Nothing is believed because it arrived: a backbone must be the one that its provider
+signed, an issued embedding the one that the key holder signed and the registry lists.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from threading import Lock
+
+from core.architecture import Architecture
+from core.errors import (
+    KeyMismatchError,
+    KeymixerError,
+    NotFound,
+    SignatureError,
+    TooLargeError,
+)
+from core.statements import ISSUE, IssueStatement, verify
+from parties.audit import Reporter
+from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.errors import UploadError
+from parties.inference_server.store import (
+    IssuedName,
+    ModelName,
+    ModelStore,
+    read_backbone,
+    read_issue,
+)
+from parties.registry import Registry, active_party, manifest_from
+from protos import model_store_pb2 as pb
+
+_MAY_BE_STORED = frozenset({"pending", "live"})
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Checks what is delivered, keeps it on disk, and has it served."""
+
+    store: ModelStore
+    catalogue: Catalogue
+    registry: Registry
+    max_backbone_bytes: int
+    _issuing: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def take_backbone(
+        self, provider: str, chunks: Iterable[pb.StoreBackboneRequest]
+    ) -> tuple[ModelName, str]:
+        """Store and serve a release's backbone; return its name and digest."""
+        name, contents = open_upload(chunks)
+        manifest = manifest_from(self.registry, provider, name.model, name.version)
+        content = gather(contents, self.max_backbone_bytes)
+        stored = read_backbone(name, manifest, content)
+        self.catalogue.add_backbone(stored)
+        self.store.save_backbone(name, manifest, content)
+        return name, manifest.backbone_digest
+
+    def take_issue(
+        self, key_holder: str, statement: bytes, signature: bytes, content: bytes
+    ) -> IssueStatement:
+        """Store and serve an issued embedding; return what it is."""
+        signing_key = active_party(self.registry, key_holder).signing_key
+        verify(signing_key, ISSUE, statement, signature)
+        facts = IssueStatement.from_bytes(statement)
+        ready = self.catalogue.backbone(facts.model, facts.model_version)
+        _require_fit(ready.manifest.architecture, facts)
+        stored = read_issue(facts, content)
+        # A deletion must not slip in between the registry's word and the file.
+        with self._issuing:
+            _require_listed(self.registry, facts)
+            self.store.save_issue(statement, signature, content)
+            self.catalogue.add_issue(stored)
+        return facts
+
+    def drop_issue(self, name: IssuedName) -> None:
+        """Delete an issued embedding from memory and disk."""
+        with self._issuing:
+            self.catalogue.remove_issue(name)
+            self.store.delete_issue(name)
+
+
+def reload(store: ModelStore, catalogue: Catalogue, reporter: Reporter) -> None:
+    """Serve again what was stored before; tell the log of what is corrupt."""
+
+    def tell(name: str, error: KeymixerError) -> None:
+        reporter.report("store.corrupt", {"file": name, "error": error.kind})
+
+    for backbone in store.load_backbones(tell):
+        try:
+            catalogue.add_backbone(backbone)
+        except KeymixerError as error:
+            tell(f"{backbone.name.model}-{backbone.name.version}", error)
+    for issue in store.load_issues(tell):
+        catalogue.add_issue(issue)
+
+
+def open_upload(
+    chunks: Iterable[pb.StoreBackboneRequest],
+) -> tuple[ModelName, Iterator[bytes]]:
+    """The model version an upload names, and its contents, which must stay with it."""
+    stream = iter(chunks)
+    first = next(stream, None)
+    if first is None or not first.model or first.model_version < 1:
+        raise UploadError("expected a model version in the first chunk")
+    name = ModelName(first.model, first.model_version)
+    return name, (_content(name, chunk) for chunk in chain([first], stream))
+
+
+def gather(contents: Iterable[bytes], max_bytes: int) -> bytes:
+    """Join an upload, and stop reading once it is over the limit."""
+    whole = bytearray()
+    for content in contents:
+        whole += content
+        if len(whole) > max_bytes:
+            raise TooLargeError(f"expected at most {max_bytes} bytes")
+    return bytes(whole)
+
+
+def _content(name: ModelName, chunk: pb.StoreBackboneRequest) -> bytes:
+    named = ModelName(chunk.model, chunk.model_version)
+    if named not in (name, ModelName("", 0)):
+        raise UploadError("a chunk names another model version")
+    return chunk.chunk
+
+
+def _require_listed(registry: Registry, facts: IssueStatement) -> None:
+    """The registry must know this issued model, for this owner, with this digest."""
+    for listed in registry.issued_models():
+        name = IssuedName(
+            listed.key_id, listed.key_version, listed.model, listed.model_version
+        )
+        if name == IssuedName.of(facts) and listed.state in _MAY_BE_STORED:
+            if (listed.digest.hex(), listed.owner) != (facts.digest, facts.owner):
+                raise SignatureError("the registry lists another digest or owner")
+            return
+    raise NotFound("the registry lists no such issued model")
+
+
+def _require_fit(architecture: Architecture, facts: IssueStatement) -> None:
+    expected = (architecture.patch_size, architecture.channels, architecture.hidden)
+    got = (facts.patch_size, facts.channels, facts.hidden)
+    if got != expected:
+        raise KeyMismatchError(
+            f"patch, channels, hidden: expected {expected}, got {got}"
+        )

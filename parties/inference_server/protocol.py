@@ -1,0 +1,139 @@
+"""The Open Inference Protocol's messages, read with suspicion and written."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from core.architecture import Architecture
+from core.errors import DtypeError, NotFound, ShapeError, TooLargeError
+from core.manifest import Manifest
+from core.wire import from_bytes
+from parties.inference_server.errors import MissingParameterError, WrongTensorsError
+from parties.inference_server.records import Answer, Receipt
+from protos import open_inference_pb2 as pb
+
+INPUT: Final = "encrypted_blocks"
+OUTPUT: Final = "logits"
+DATATYPE: Final = "FP32"
+PLATFORM: Final = "keymixer_convmixer"
+
+_INPUT_AXES: Final = 4
+_LONGEST_ID: Final = 128
+
+_Infer = pb.ModelInferRequest
+_Tensor = pb.ModelInferRequest.InferInputTensor
+_Metadata = pb.ModelMetadataResponse.TensorMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """The key version a request names."""
+
+    key_id: str
+    key_version: int
+
+
+def read_key(request: _Infer) -> KeyName:
+    """The parameters `key_id` (string) and `key_version` (int64)."""
+    key_id, key_version = (
+        request.parameters.get(name) for name in ("key_id", "key_version")
+    )
+    if key_id is None or not key_id.string_param:
+        raise MissingParameterError("expected the string parameter key_id")
+    if key_version is None or not key_version.HasField("int64_param"):
+        raise MissingParameterError("expected the int64 parameter key_version")
+    return KeyName(key_id.string_param, key_version.int64_param)
+
+
+def read_version(text: str) -> int | None:
+    """A model version as the protocol writes it; `None` where it is left open."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < _LONGEST_ID):
+        raise NotFound("a model version is a number")
+    return int(text)
+
+
+def read_id(request: _Infer) -> str:
+    if len(request.id) > _LONGEST_ID:
+        raise TooLargeError(f"a request id has at most {_LONGEST_ID} characters")
+    return request.id
+
+
+def read_blocks(
+    request: _Infer, architecture: Architecture, *, max_images: int, max_bytes: int
+) -> Float32[np.ndarray, "n rows columns d"]:
+    """The one input tensor, every number of it checked; read-only."""
+    tensor = _the_input(request)
+    shape = tuple(tensor.shape)
+    if tensor.datatype != DATATYPE:
+        raise DtypeError(f"expected {DATATYPE}, got {tensor.datatype[:16]!r}")
+    _check_shape(shape, architecture, max_images)
+    blocks: Float32[np.ndarray, "n rows columns d"] = from_bytes(
+        _raw(request, tensor), shape, max_bytes=max_bytes
+    )
+    return blocks
+
+
+def metadata(
+    model: str, versions: list[int], manifest: Manifest
+) -> pb.ModelMetadataResponse:
+    """What a model reads and answers; -1 stands for any number of images."""
+    sizes = manifest.architecture
+    blocks = [-1, sizes.rows, sizes.columns, sizes.dimension]
+    logits = [-1, len(manifest.classes)]
+    return pb.ModelMetadataResponse(
+        name=model,
+        versions=[str(version) for version in versions],
+        platform=PLATFORM,
+        inputs=[_Metadata(name=INPUT, datatype=DATATYPE, shape=blocks)],
+        outputs=[_Metadata(name=OUTPUT, datatype=DATATYPE, shape=logits)],
+    )
+
+
+def write_answer(answer: Answer, receipt: Receipt) -> pb.ModelInferResponse:
+    """Logits as raw float32, with the record's index and nonce."""
+    output = pb.ModelInferResponse.InferOutputTensor(
+        name=OUTPUT, datatype=DATATYPE, shape=answer.shape
+    )
+    return pb.ModelInferResponse(
+        model_name=answer.name.model,
+        model_version=str(answer.name.model_version),
+        id=answer.request_id,
+        parameters={
+            "audit_index": pb.InferParameter(int64_param=receipt.index),
+            "audit_nonce": pb.InferParameter(string_param=receipt.nonce.hex()),
+        },
+        outputs=[output],
+        raw_output_contents=[answer.result],
+    )
+
+
+def _the_input(request: _Infer) -> _Tensor:
+    if [tensor.name for tensor in request.inputs] != [INPUT]:
+        raise WrongTensorsError(f"expected one input, {INPUT}")
+    if any(wanted.name != OUTPUT for wanted in request.outputs):
+        raise WrongTensorsError(f"expected {OUTPUT} to be asked for")
+    return request.inputs[0]
+
+
+def _check_shape(
+    shape: tuple[int, ...], architecture: Architecture, max_images: int
+) -> None:
+    rest = (architecture.rows, architecture.columns, architecture.dimension)
+    if len(shape) != _INPUT_AXES or shape[1:] != rest or shape[0] < 1:
+        raise ShapeError(f"expected [images, {rest}], got {shape[:8]}")
+    if shape[0] > max_images:
+        raise TooLargeError(f"expected at most {max_images} images, got {shape[0]}")
+
+
+def _raw(request: _Infer, tensor: _Tensor) -> bytes:
+    """The input's bytes: sent raw, or as the protocol's list of floats, never both."""
+    if not request.raw_input_contents:
+        listed = np.array(tensor.contents.fp32_contents, dtype="<f4")
+        return listed.tobytes()
+    if len(request.raw_input_contents) != 1 or tensor.HasField("contents"):
+        raise WrongTensorsError("expected raw bytes or a list of floats, once")
+    return request.raw_input_contents[0]

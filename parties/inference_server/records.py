@@ -1,0 +1,96 @@
+"""No audit, no answer: an answer is released by the log's verdict, or not at all."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from core.errors import (
+    KeyMismatchError,
+    KeymixerError,
+    KeyRefusedError,
+    NotAllowedError,
+    NotFound,
+    NotGrantedError,
+)
+from parties.audit import AuditLog
+from parties.inference_server.store import IssuedName
+from protos import audit_pb2 as pb
+
+NONCE_BYTES: Final = 32
+
+REFUSALS: Final[Mapping[str, type[KeymixerError]]] = MappingProxyType(
+    {
+        error.__name__.removesuffix("Error"): error
+        for error in (
+            KeyRefusedError,
+            NotGrantedError,
+            NotAllowedError,
+            KeyMismatchError,
+            NotFound,
+        )
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One computed answer that waits to be released.
+
+    `request` and `result` are raw little-endian float32: the encrypted blocks, and
+    logits of `shape` [images, classes].
+    """
+
+    request_id: str
+    owner: str
+    name: IssuedName
+    shape: tuple[int, ...]
+    request: bytes = field(repr=False)
+    result: bytes = field(repr=False)
+    compute_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where the log holds the record, and the nonce its two digests are keyed with."""
+
+    index: int
+    nonce: bytes
+
+
+def release(
+    audit: AuditLog, answer: Answer, entropy: Callable[[int], bytes]
+) -> Receipt:
+    """Record an answer durably; return only if the log's verdict is to release it.
+
+    Raises:
+        AuditUnavailable: when nothing was recorded for certain.
+        KeymixerError: of the kind the verdict names; the refusal is a record too.
+    """
+    nonce = entropy(NONCE_BYTES)
+    (verdict,) = audit.record_inferences([_record(answer, nonce)])
+    if verdict.refusal:
+        kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
+        raise kind(f"the registry's verdict is {verdict.refusal}")
+    return Receipt(verdict.index, nonce)
+
+
+def keyed_digest(nonce: bytes, content: bytes) -> bytes:
+    """HMAC-SHA256: a bare digest of few possible inputs could be guessed."""
+    return hmac.digest(nonce, content, "sha256")
+
+
+def _record(answer: Answer, nonce: bytes) -> pb.InferenceRecord:
+    return pb.InferenceRecord(
+        request_id=answer.request_id,
+        owner=answer.owner,
+        key_id=answer.name.key_id,
+        key_version=answer.name.key_version,
+        model=answer.name.model,
+        model_version=answer.name.model_version,
+        images=answer.shape[0],
+        request_digest=keyed_digest(nonce, answer.request),
+        result_digest=keyed_digest(nonce, answer.result),
+        compute_ms=answer.compute_ms,
+    )

@@ -1,0 +1,219 @@
+"""The inference server's two gRPC services: decode, call, encode."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from core.errors import NotAllowedError
+from core.rpc.policy import current_caller
+from core.wire import to_bytes
+from parties.audit import (
+    AuditLog,
+    Reporter,
+    known_to_the_log,
+    record_event,
+    refusals_reported,
+)
+from parties.inference_server import protocol
+from parties.inference_server.catalogue import Catalogue, Served
+from parties.inference_server.engine import Question
+from parties.inference_server.intake import Intake
+from parties.inference_server.records import Answer, release
+from parties.inference_server.store import IssuedName
+from protos import model_store_pb2 as store_pb
+from protos import model_store_pb2_grpc as store_rpc
+from protos import open_inference_pb2 as pb
+from protos import open_inference_pb2_grpc as rpc
+
+SERVER_NAME = "keymixer"
+SERVER_VERSION = "0.1.0"
+INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MODEL_STORE = store_pb.DESCRIPTOR.services_by_name["ModelStoreService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most one request may ask for."""
+
+    max_images: int
+    max_message_bytes: int
+
+
+class InferenceService(rpc.GRPCInferenceServiceServicer):
+    """Answers only what the log has recorded."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        audit: AuditLog,
+        reporter: Reporter,
+        limits: Limits,
+        *,
+        ready: Callable[[], bool],
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._catalogue = catalogue
+        self._audit = audit
+        self._reporter = reporter
+        self._limits = limits
+        self._ready = ready
+        self._entropy = entropy
+
+    def ServerLive(
+        self, _request: pb.ServerLiveRequest, _context: grpc.ServicerContext
+    ) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(
+        self, _request: pb.ServerReadyRequest, _context: grpc.ServicerContext
+    ) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    def ServerMetadata(
+        self, _request: pb.ServerMetadataRequest, _context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION)
+
+    def ModelReady(
+        self, request: pb.ModelReadyRequest, _context: grpc.ServicerContext
+    ) -> pb.ModelReadyResponse:
+        with self._answering("ModelReady", {"model": request.name}):
+            self._newest(request.name, request.version)
+            return pb.ModelReadyResponse(ready=self._ready())
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, _context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        with self._answering("ModelMetadata", {"model": request.name}):
+            version = self._newest(request.name, request.version)
+            manifest = self._catalogue.backbone(request.name, version).manifest
+            versions = self._catalogue.versions(request.name)
+            return protocol.metadata(request.name, versions, manifest)
+
+    def ModelInfer(
+        self, request: pb.ModelInferRequest, _context: grpc.ServicerContext
+    ) -> pb.ModelInferResponse:
+        with self._answering("ModelInfer", _named(request)) as caller:
+            served = self._find(request, caller)
+            answer = self._compute(request, served, caller)
+        with known_to_the_log():
+            receipt = release(self._audit, answer, self._entropy)
+        return protocol.write_answer(answer, receipt)
+
+    def _newest(self, model: str, text: str) -> int:
+        versions = self._catalogue.versions(model)
+        asked = protocol.read_version(text)
+        version = versions[-1] if asked is None else asked
+        self._catalogue.backbone(model, version)
+        return version
+
+    def _find(self, request: pb.ModelInferRequest, caller: str) -> Served:
+        """What the request asks for, if it is the caller's to ask for."""
+        key = protocol.read_key(request)
+        version = protocol.read_version(request.model_version)
+        served = self._catalogue.find(
+            request.model_name, version, key.key_id, key.key_version
+        )
+        if served.issue.statement.owner != caller:
+            raise NotAllowedError("the key belongs to another owner")
+        return served
+
+    def _compute(
+        self, request: pb.ModelInferRequest, served: Served, caller: str
+    ) -> Answer:
+        blocks = protocol.read_blocks(
+            request,
+            served.model.manifest.architecture,
+            max_images=self._limits.max_images,
+            max_bytes=self._limits.max_message_bytes,
+        )
+        request_id = protocol.read_id(request) or str(uuid.uuid4())
+        started = time.perf_counter()
+        question = Question(blocks, served.issue.weight)
+        (logits,) = served.model.backbone.answer([question])
+        return Answer(
+            request_id=request_id,
+            owner=caller,
+            name=served.name,
+            shape=logits.shape,
+            request=to_bytes(blocks),
+            result=to_bytes(logits),
+            compute_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    @contextmanager
+    def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:
+        """Give the caller's SPIFFE ID, and report what is refused."""
+        caller = str(current_caller())
+        called = f"/{INFERENCE}/{method}"
+        with refusals_reported(self._reporter, caller, called, subject):
+            yield caller
+
+
+class ModelStoreService(store_rpc.ModelStoreServiceServicer):
+    """Every method may be called again: the answer is the same."""
+
+    def __init__(self, intake: Intake, audit: AuditLog, reporter: Reporter) -> None:
+        self._intake = intake
+        self._audit = audit
+        self._reporter = reporter
+
+    def StoreBackbone(
+        self,
+        request_iterator: Iterator[store_pb.StoreBackboneRequest],
+        _context: grpc.ServicerContext,
+    ) -> store_pb.StoreBackboneResponse:
+        with self._answering("StoreBackbone", {}) as caller:
+            name, digest = self._intake.take_backbone(caller, request_iterator)
+            facts = {"model": name.model, "model_version": str(name.version)}
+            self._record("backbone.stored", caller, facts | {"digest": digest})
+            return store_pb.StoreBackboneResponse()
+
+    def StoreIssuedModel(
+        self, request: store_pb.StoreIssuedModelRequest, _context: grpc.ServicerContext
+    ) -> store_pb.StoreIssuedModelResponse:
+        with self._answering("StoreIssuedModel", {}) as caller:
+            self._intake.take_issue(
+                caller, request.statement, request.signature, request.embedding
+            )
+            return store_pb.StoreIssuedModelResponse()
+
+    def DeleteIssuedModel(
+        self, request: store_pb.DeleteIssuedModelRequest, _context: grpc.ServicerContext
+    ) -> store_pb.DeleteIssuedModelResponse:
+        name = IssuedName(
+            request.key_id, request.key_version, request.model, request.model_version
+        )
+        with self._answering("DeleteIssuedModel", {"key_id": name.key_id}):
+            self._intake.drop_issue(name)
+            return store_pb.DeleteIssuedModelResponse()
+
+    def _record(self, kind: str, caller: str, facts: dict[str, str]) -> None:
+        record_event(self._audit, kind, caller=caller, subject=facts)
+
+    @contextmanager
+    def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:
+        """Give the caller's SPIFFE ID, and report what is refused."""
+        caller = str(current_caller())
+        called = f"/{MODEL_STORE}/{method}"
+        with refusals_reported(self._reporter, caller, called, subject):
+            yield caller
+
+
+def _named(request: pb.ModelInferRequest) -> dict[str, str]:
+    """What a request says it is about, for the record of a refusal: cut, unverified."""
+    said = {
+        "model": request.model_name,
+        "key_id": request.parameters["key_id"].string_param
+        if "key_id" in request.parameters
+        else "",
+        "key_version": str(request.parameters["key_version"].int64_param)
+        if "key_version" in request.parameters
+        else "",
+    }
+    return {name: value[:128] for name, value in said.items() if value}

@@ -1,0 +1,46 @@
+"""The inference server's settings, read once from its folder's `settings.json`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from core.errors import ConfigurationError
+from core.rpc.settings import Peer, read_settings, take_address, take_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the inference server listens, whom it talks to, and its bounds."""
+
+    federation: str
+    listen: str
+    orchestrator: Peer
+    engine_threads: int = 2
+    max_images: int = 1024
+    max_message_bytes: int = 16 << 20
+    max_backbone_bytes: int = 512 << 20
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the file; the numbers may be left out."""
+        found = read_settings(folder)
+        numbers = (
+            "engine_threads",
+            "max_images",
+            "max_message_bytes",
+            "max_backbone_bytes",
+        )
+        return cls(
+            federation=take_text(found, "federation"),
+            listen=take_address(found, "listen"),
+            orchestrator=Peer.read(found, "orchestrator"),
+            **{name: _count(found, name) for name in numbers if name in found},
+        )
+
+
+def _count(settings: Mapping[str, Any], name: str) -> int:
+    found = settings[name]
+    if type(found) is not int or found < 1:
+        raise ConfigurationError(f"{name}: expected a number from 1, got {found!r}")
+    return found

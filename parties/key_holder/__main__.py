@@ -1,0 +1,111 @@
+"""The key holder's process: `python -m parties.key_holder --folder F`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from core.errors import KeymixerError
+from core.rpc import logs
+from core.rpc.channel import open_channel
+from core.rpc.identity import Identity, load_identity
+from core.rpc.party import ensure_signing_key
+from core.rpc.private_files import write_public
+from core.rpc.server import RunningServer, serve
+from core.rpc.settings import Peer
+from parties.audit import GrpcAuditLog, Reporter
+from parties.key_holder.delivery import Delivery
+from parties.key_holder.inference_server import GrpcInferenceServer
+from parties.key_holder.policy import POLICY
+from parties.key_holder.service import SERVICE_NAME, KeyHolderService, Office
+from parties.key_holder.settings import Settings
+from parties.key_holder.vault import Vault
+from parties.presence import Presence, PublicKeys
+from parties.registry import IDEMPOTENT, GrpcRegistry
+from protos.key_holder_pb2_grpc import add_KeyHolderServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+
+_STORE_ISSUED: Final = "/keymixer.v1.ModelStoreService/StoreIssuedModel"
+
+
+def main() -> int:
+    """Serve until told to stop; the exit code says how it went."""
+    parser = argparse.ArgumentParser(prog="python -m parties.key_holder")
+    parser.add_argument("--folder", type=Path, required=True)
+    folder = parser.parse_args().folder
+    logs.configure()
+    try:
+        with running(folder) as server:
+            server.wait()
+    except KeymixerError as error:
+        log.critical("cannot run", extra={"kind": error.kind, "why": str(error)})
+        return 1
+    return 0
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[RunningServer]:
+    """A key holder that serves; the folder's `address` says where."""
+    settings, identity = Settings.read(folder), load_identity(folder)
+    with ExitStack() as stack:
+        office = _office(folder, settings, identity, stack)
+        server = stack.enter_context(_serving(office, settings, identity))
+        write_public(folder / "address", server.address.encode())
+        keys = PublicKeys(office.signing_key.public_key().public_bytes_raw())
+        presence = Presence(office.registry, str(identity.spiffe), keys)
+        stack.enter_context(presence.kept(server.set_serving))
+        yield server
+
+
+def _office(
+    folder: Path, settings: Settings, identity: Identity, stack: ExitStack
+) -> Office:
+    def channel(peer: Peer, retries: frozenset[str]) -> grpc.Channel:
+        opened = open_channel(peer.address, identity, peer.spiffe_id, retries=retries)
+        return stack.enter_context(opened)
+
+    orchestrator = channel(settings.orchestrator, IDEMPOTENT)
+    server = channel(settings.inference_server, frozenset({_STORE_ISSUED}))
+    vault, registry = Vault(folder, os.urandom), GrpcRegistry(orchestrator)
+    signing_key, audit = ensure_signing_key(folder), GrpcAuditLog(orchestrator)
+    return Office(
+        vault=vault,
+        delivery=Delivery(
+            vault, registry, signing_key, identity.spiffe, settings.envelope_lifetime_s
+        ),
+        signing_key=signing_key,
+        registry=registry,
+        inference_server=GrpcInferenceServer(server),
+        audit=audit,
+        reporter=stack.enter_context(Reporter(audit)),
+    )
+
+
+@contextmanager
+def _serving(
+    office: Office, settings: Settings, identity: Identity
+) -> Iterator[RunningServer]:
+    def register(server: grpc.Server) -> None:
+        add_KeyHolderServiceServicer_to_server(KeyHolderService(office), server)
+
+    with serve(
+        identity,
+        POLICY,
+        register,
+        [SERVICE_NAME],
+        settings.listen,
+        on_refusal=office.reporter.tell,
+        federation=settings.federation,
+    ) as server:
+        yield server
+
+
+if __name__ == "__main__":
+    sys.exit(main())

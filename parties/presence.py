@@ -1,0 +1,77 @@
+"""A party's presence: its public keys registered, and its health told truthfully."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Final
+
+from core.errors import KeymixerError
+from parties.registry import Registry, active_party
+
+log = logging.getLogger(__name__)
+
+_AT_FIRST_S: Final = 0.1
+_LATER_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKeys:
+    """What a party registers: Ed25519, 32 bytes, and its HPKE key or nothing."""
+
+    signing: bytes
+    sealing: bytes = b""
+
+
+class Presence:
+    """Registers the keys, and then asks every two seconds if all is well.
+
+    Ready means: the registry answers, holds these keys, and calls the party active.
+    """
+
+    def __init__(self, registry: Registry, party: str, keys: PublicKeys) -> None:
+        self._registry = registry
+        self._party = party
+        self._keys = keys
+        self._registered = False
+        self._ready = Event()
+
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
+
+    @contextmanager
+    def kept(self, on_change: Callable[[bool], None]) -> Iterator[None]:
+        """Look after it on a thread; tell `on_change` when readiness changes."""
+        closing = Event()
+        thread = Thread(
+            target=self._run, args=(on_change, closing), name="presence", daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            closing.set()
+            thread.join()
+
+    def _run(self, on_change: Callable[[bool], None], closing: Event) -> None:
+        while not closing.is_set():
+            if (ready := self._look()) != self.is_ready():
+                log.info("ready" if ready else "no longer ready")
+                self._ready.set() if ready else self._ready.clear()
+                on_change(ready)
+            closing.wait(_LATER_S if ready else _AT_FIRST_S)
+
+    def _look(self) -> bool:
+        try:
+            self._register_once()
+            active_party(self._registry, self._party)
+        except KeymixerError as error:
+            log.info("not ready", extra={"kind": error.kind, "why": str(error)})
+            return False
+        return True
+
+    def _register_once(self) -> None:
+        if not self._registered:
+            self._registry.register_public_keys(self._keys.signing, self._keys.sealing)
+            self._registered = True

@@ -1,0 +1,116 @@
+"""The orchestrator's registry as a party sees it: a port, and its gRPC client."""
+
+from typing import Final, Protocol
+
+import grpc
+
+from core.errors import NotAllowedError, NotFound, SignatureError
+from core.manifest import Manifest
+from core.rpc.errors import remote_errors
+from core.statements import MANIFEST, verify
+from protos import registry_pb2 as pb
+from protos import registry_pb2_grpc as rpc
+
+# What may be asked again when the orchestrator did not answer.
+IDEMPOTENT: Final = frozenset(
+    f"/keymixer.v1.RegistryService/{method}"
+    for method in (
+        "RegisterPublicKeys",
+        "ListParties",
+        "ListModelVersions",
+        "ListIssuedModels",
+        "ConfirmKeyVersion",
+    )
+)
+
+
+class Registry(Protocol):
+    """What the key holder and the inference server ask of the registry."""
+
+    def register_public_keys(self, signing_key: bytes, sealing_key: bytes) -> None:
+        """Register the caller's own public keys; the same ones twice are fine."""
+        ...
+
+    def party(self, spiffe_id: str) -> pb.Party:
+        """The party of that name. Raises `NotFound`."""
+        ...
+
+    def model_version(self, model: str, version: int) -> pb.ModelVersion:
+        """One registered model version. Raises `NotFound`."""
+        ...
+
+    def issued_models(self) -> list[pb.IssuedModel]:
+        """The issued models the caller may see."""
+        ...
+
+    def confirm_key_version(self, key_id: str, version: int) -> None:
+        """Say that the owner has proved possession."""
+        ...
+
+
+class GrpcRegistry:
+    """The registry over a channel to the orchestrator."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = rpc.RegistryServiceStub(channel)
+
+    def register_public_keys(self, signing_key: bytes, sealing_key: bytes) -> None:
+        request = pb.RegisterPublicKeysRequest(
+            signing_key=signing_key, sealing_key=sealing_key
+        )
+        with remote_errors("orchestrator"):
+            self._stub.RegisterPublicKeys(request)
+
+    def party(self, spiffe_id: str) -> pb.Party:
+        with remote_errors("orchestrator"):
+            parties = self._stub.ListParties(pb.ListPartiesRequest()).parties
+        for party in parties:
+            if party.spiffe_id == spiffe_id:
+                return party
+        raise NotFound(f"the registry knows no party {spiffe_id}")
+
+    def model_version(self, model: str, version: int) -> pb.ModelVersion:
+        request = pb.ListModelVersionsRequest(name=model)
+        with remote_errors("orchestrator"):
+            versions = self._stub.ListModelVersions(request).versions
+        for candidate in versions:
+            if (candidate.name, candidate.version) == (model, version):
+                return candidate
+        raise NotFound(f"the registry knows no version {version} of {model}")
+
+    def issued_models(self) -> list[pb.IssuedModel]:
+        with remote_errors("orchestrator"):
+            answer = self._stub.ListIssuedModels(pb.ListIssuedModelsRequest())
+        return list(answer.issued)
+
+    def confirm_key_version(self, key_id: str, version: int) -> None:
+        request = pb.ConfirmKeyVersionRequest(key_id=key_id, version=version)
+        with remote_errors("orchestrator"):
+            self._stub.ConfirmKeyVersion(request)
+
+
+def active_party(registry: Registry, spiffe_id: str) -> pb.Party:
+    """A party that may still act. Raises `NotAllowedError` once it is revoked."""
+    party = registry.party(spiffe_id)
+    if party.state != "active":
+        raise NotAllowedError(f"{spiffe_id} is {party.state}")
+    return party
+
+
+def manifest_from(
+    registry: Registry, provider: str, model: str, version: int
+) -> Manifest:
+    """The manifest of `provider`'s own model version, its signature verified.
+
+    The registry is not taken at its word: the provider's signature must be right, and
+    the manifest must be about this model.
+    """
+    registered = registry.model_version(model, version)
+    if registered.provider != provider:
+        raise NotAllowedError("this model version belongs to another provider")
+    key = active_party(registry, provider).signing_key
+    verify(key, MANIFEST, registered.manifest, registered.signature)
+    manifest = Manifest.from_bytes(registered.manifest)
+    if manifest.name != model:
+        raise SignatureError("the signed manifest is about another model")
+    return manifest
