@@ -1,7 +1,7 @@
 """Cut images into blocks, hide each block behind a key, put them back.
 
-A block is one patch of the model's patch embedding: `x` in R^D, D = C p^2, its numbers in
-the order (channel, row, column) of a convolution's kernel.
+A block is one patch of the model's patch embedding: `x` in R^D, D = C p^2, its numbers
+in the order (channel, row, column) of a convolution's kernel.
 """
 
 from typing import Final

@@ -56,7 +56,7 @@ class BlockKey:
 def derive_key(
     seed: Seed, *, key_id: str, version: int, patch_size: int, channels: int
 ) -> BlockKey:
-    """Derive the key for `patch_size` x `patch_size` x `channels` blocks from its seed."""
+    """Derive the key for blocks of `channels` x `patch_size` x `patch_size`."""
     if patch_size < 1 or channels < 1:
         raise ShapeError(f"no blocks of {patch_size}x{patch_size}x{channels}")
     matrix = haar(seed, channels * patch_size**2)

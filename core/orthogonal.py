@@ -77,7 +77,7 @@ def _keystream(seed: bytes | bytearray, dimension: int, length: int) -> bytes:
 
 
 def _grow(corner: Matrix, vector: Vector) -> None:
-    """Turn `diag(., Q)` into `H · diag(1, Q)` in place; `H` starts with column `x / |x|`.
+    """Turn `diag(., Q)` into `H · diag(1, Q)`, where `H` has first column `x / |x|`.
 
     With `s` the sign of `x_1` and `v = x + s |x| e_1`, Householder's reflection
     `I - v v^T / (|x| (|x| + |x_1|))` takes `e_1` to `-s x / |x|`, so `H` is `-s` times
@@ -99,7 +99,7 @@ def _grow(corner: Matrix, vector: Vector) -> None:
 
 
 def _sum(terms: np.ndarray) -> np.ndarray:
-    """Sum along the first axis, overwriting it: the second half is added to the first."""
+    """Sum along the first axis, in place: the second half is added to the first."""
     while len(terms) > 1:
         half = (len(terms) + 1) // 2
         terms[: len(terms) - half] += terms[half:]
@@ -157,7 +157,7 @@ def _horner(r: Vector, coefficients: tuple[float, ...]) -> Vector:
     return value
 
 
-# ln 2 in two parts; the high one is short, so that its product with an exponent is exact.
+# ln 2 in two parts; the high one is short: its product with an exponent is exact.
 _LN2_HIGH: Final = 6.93147180369123816490e-01
 _LN2_LOW: Final = 1.90821492927058770002e-10
 

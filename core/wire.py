@@ -76,7 +76,7 @@ def dump_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     for name, tensor in tensors.items():
         _require_storable(name, tensor)
     # safetensors would write a strided view in the wrong order without a word.
-    return build_safetensors({n: np.ascontiguousarray(t) for n, t in tensors.items()})
+    return build_safetensors({n: np.asarray(t, order="C") for n, t in tensors.items()})
 
 
 def save_tensors(
