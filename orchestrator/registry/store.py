@@ -1,7 +1,7 @@
 """The registry's rows: found by name, and changed together with their audit records.
 
-A `Change` is one transaction of one actor. Functions that take one alter rows and record
-it; functions that take a `Session` only read.
+A `Change` is one transaction of one actor. Functions that take one alter rows and
+record it; functions that take a `Session` only read.
 """
 
 import hashlib
@@ -307,6 +307,12 @@ def key_of(session: Session, owner: str, model: str) -> Key | None:
     return session.scalar(query.where(Party.spiffe_id == owner, Model.name == model))
 
 
+def owner_of_key(session: Session, key_id: str) -> str:
+    """The SPIFFE ID of a key's owner; empty if there is no such key."""
+    query = select(Party.spiffe_id).join(Key, Key.owner_party_id == Party.id)
+    return session.scalar(query.where(Key.key_id == key_id)) or ""
+
+
 def key_version(session: Session, key_id: str, version: int) -> KeyVersion:
     """One version of a key, or `NotFound`."""
     query = select_key_versions().where(Key.key_id == key_id)
@@ -344,7 +350,7 @@ def issued_models_for(session: Session, caller: SpiffeId) -> Sequence[IssuedMode
     return session.scalars(query).all()
 
 
-def select_key_versions() -> Select[tuple[KeyVersion]]:
+def select_key_versions() -> Select[KeyVersion]:
     """Key versions with their key, owner and model, to be filtered by any of them."""
     return (
         select(KeyVersion)
@@ -359,7 +365,7 @@ def select_key_versions() -> Select[tuple[KeyVersion]]:
     )
 
 
-def select_issued_models() -> Select[tuple[IssuedModel]]:
+def select_issued_models() -> Select[IssuedModel]:
     """Issued models with key version, owner, and model version, to be filtered."""
     return (
         select(IssuedModel)
@@ -377,7 +383,7 @@ def select_issued_models() -> Select[tuple[IssuedModel]]:
     )
 
 
-def _model_versions() -> Select[tuple[ModelVersion]]:
+def _model_versions() -> Select[ModelVersion]:
     return (
         select(ModelVersion)
         .join(ModelVersion.model)

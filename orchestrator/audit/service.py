@@ -1,0 +1,142 @@
+"""The audit log's gRPC service: decode, call, encode."""
+
+import grpc
+
+from core.errors import InvalidInput
+from core.rpc.errors import rpc_errors
+from core.rpc.identity import OPERATOR, SpiffeId
+from core.rpc.policy import current_caller
+from orchestrator.audit.admission import Claim
+from orchestrator.audit.events import (
+    Inference,
+    PartyEvent,
+    check_batch,
+    record_inference,
+    record_party_event,
+)
+from orchestrator.registry.store import Registry
+from protos import audit_pb2 as pb
+from protos import audit_pb2_grpc as rpc
+
+LARGEST_PAGE = 1000
+
+
+class AuditService(rpc.AuditServiceServicer):
+    """Every answer that says so is durable."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def RecordInferences(
+        self, request: pb.RecordInferencesRequest, context: grpc.ServicerContext
+    ) -> pb.RecordInferencesResponse:
+        with rpc_errors(context):
+            check_batch(request.records)
+            with self._registry.change(current_caller()) as change:
+                verdicts = [
+                    record_inference(change, _inference(each))
+                    for each in request.records
+                ]
+            return pb.RecordInferencesResponse(
+                verdicts=[
+                    pb.InferenceVerdict(index=each.index, refusal=each.refusal)
+                    for each in verdicts
+                ]
+            )
+
+    def RecordEvents(
+        self, request: pb.RecordEventsRequest, context: grpc.ServicerContext
+    ) -> pb.RecordEventsResponse:
+        with rpc_errors(context):
+            check_batch(request.events)
+            caller = current_caller()
+            with self._registry.change(caller) as change:
+                indices = [
+                    record_party_event(change, caller.role, _event(each))
+                    for each in request.events
+                ]
+            return pb.RecordEventsResponse(indices=indices)
+
+    def ListEntries(
+        self, request: pb.ListEntriesRequest, context: grpc.ServicerContext
+    ) -> pb.ListEntriesResponse:
+        with rpc_errors(context):
+            limit = _page_size(request)
+            entries = self._registry.log.entries(
+                request.start,
+                limit,
+                kind=request.kind,
+                party=_whose(self._enrolled_caller()),
+            )
+            more = len(entries) == limit
+            return pb.ListEntriesResponse(
+                entries=[pb.AuditEntry(index=e.index, body=e.body) for e in entries],
+                next_start=entries[-1].index + 1 if more else 0,
+            )
+
+    def GetCheckpoint(
+        self, _request: pb.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> pb.GetCheckpointResponse:
+        with rpc_errors(context):
+            self._enrolled_caller()
+            log = self._registry.log
+            return pb.GetCheckpointResponse(
+                checkpoint=log.checkpoint(), public_key=log.public_key
+            )
+
+    def GetInclusionProof(
+        self, request: pb.GetInclusionProofRequest, context: grpc.ServicerContext
+    ) -> pb.GetInclusionProofResponse:
+        with rpc_errors(context):
+            self._enrolled_caller()
+            proof = self._registry.log.inclusion_proof(request.index, request.tree_size)
+            return pb.GetInclusionProofResponse(
+                leaf_hash=proof.leaf_hash, path=proof.path
+            )
+
+    def GetConsistencyProof(
+        self, request: pb.GetConsistencyProofRequest, context: grpc.ServicerContext
+    ) -> pb.GetConsistencyProofResponse:
+        with rpc_errors(context):
+            self._enrolled_caller()
+            path = self._registry.log.consistency_proof(
+                request.first_size, request.second_size
+            )
+            return pb.GetConsistencyProofResponse(path=path)
+
+    def _enrolled_caller(self) -> SpiffeId:
+        caller = current_caller()
+        with self._registry.reading(caller):
+            return caller
+
+
+def _whose(caller: SpiffeId) -> str:
+    """Whose records a caller may read; empty: everybody's."""
+    return "" if caller.role == OPERATOR else str(caller)
+
+
+def _page_size(request: pb.ListEntriesRequest) -> int:
+    if request.start < 0 or not 0 <= request.limit <= LARGEST_PAGE:
+        raise InvalidInput(f"expected start >= 0 and 0 <= limit <= {LARGEST_PAGE}")
+    return request.limit or LARGEST_PAGE
+
+
+def _inference(record: pb.InferenceRecord) -> Inference:
+    return Inference(
+        request_id=record.request_id,
+        claim=Claim(
+            owner=record.owner,
+            key_id=record.key_id,
+            key_version=record.key_version,
+            model=record.model,
+            model_version=record.model_version,
+        ),
+        images=record.images,
+        request_digest=record.request_digest,
+        result_digest=record.result_digest,
+        compute_ms=record.compute_ms,
+    )
+
+
+def _event(event: pb.Event) -> PartyEvent:
+    return PartyEvent(event.kind, event.caller, dict(event.subject))

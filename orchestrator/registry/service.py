@@ -1,0 +1,158 @@
+"""The registry's gRPC service: decode, call, encode."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from core.rpc.errors import rpc_errors
+from core.rpc.policy import current_caller
+from orchestrator.registry import store
+from orchestrator.registry.models import IssuedModel, KeyVersion, ModelVersion, Party
+from orchestrator.registry.store import Registry
+from orchestrator.workflows import keys
+from protos import registry_pb2 as pb
+from protos import registry_pb2_grpc as rpc
+
+
+class RegistryService(rpc.RegistryServiceServicer):
+    """The registry, as far as each caller may read and change it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def RegisterPublicKeys(
+        self, request: pb.RegisterPublicKeysRequest, context: grpc.ServicerContext
+    ) -> pb.RegisterPublicKeysResponse:
+        with rpc_errors(context):
+            with self._registry.change(current_caller()) as change:
+                party = store.register_public_keys(
+                    change, request.signing_key, request.sealing_key
+                )
+                answer = _party(party)
+            return pb.RegisterPublicKeysResponse(party=answer)
+
+    def ListParties(
+        self, _request: pb.ListPartiesRequest, context: grpc.ServicerContext
+    ) -> pb.ListPartiesResponse:
+        with (
+            rpc_errors(context),
+            self._registry.reading(current_caller()) as session,
+        ):
+            found = [_party(row) for row in store.parties(session)]
+            return pb.ListPartiesResponse(parties=found)
+
+    def RegisterModelVersion(
+        self, request: pb.RegisterModelVersionRequest, context: grpc.ServicerContext
+    ) -> pb.RegisterModelVersionResponse:
+        with rpc_errors(context):
+            with self._registry.change(current_caller()) as change:
+                made = store.register_model_version(
+                    change, request.manifest, request.signature
+                )
+            return pb.RegisterModelVersionResponse(
+                name=made.model.name, version=made.version
+            )
+
+    def ListModelVersions(
+        self, request: pb.ListModelVersionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelVersionsResponse:
+        with (
+            rpc_errors(context),
+            self._registry.reading(current_caller()) as session,
+        ):
+            aliases = store.aliases(session)
+            found = [
+                _model_version(row, aliases.get((row.model_id, row.version), ()))
+                for row in store.model_versions(session, request.name)
+            ]
+            return pb.ListModelVersionsResponse(versions=found)
+
+    def SetAlias(
+        self, request: pb.SetAliasRequest, context: grpc.ServicerContext
+    ) -> pb.SetAliasResponse:
+        with rpc_errors(context):
+            with self._registry.change(current_caller()) as change:
+                store.set_alias(change, request.name, request.alias, request.version)
+            return pb.SetAliasResponse()
+
+    def ListKeyVersions(
+        self, _request: pb.ListKeyVersionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListKeyVersionsResponse:
+        with rpc_errors(context):
+            caller = current_caller()
+            with self._registry.reading(caller) as session:
+                rows = store.key_versions_for(session, caller)
+                found = [_key_version(row) for row in rows]
+            return pb.ListKeyVersionsResponse(versions=found)
+
+    def ConfirmKeyVersion(
+        self, request: pb.ConfirmKeyVersionRequest, context: grpc.ServicerContext
+    ) -> pb.ConfirmKeyVersionResponse:
+        with rpc_errors(context):
+            with self._registry.change(current_caller()) as change:
+                keys.confirm(change, request.key_id, request.version)
+            return pb.ConfirmKeyVersionResponse()
+
+    def ListIssuedModels(
+        self, _request: pb.ListIssuedModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListIssuedModelsResponse:
+        with rpc_errors(context):
+            caller = current_caller()
+            with self._registry.reading(caller) as session:
+                rows = store.issued_models_for(session, caller)
+                found = [_issued_model(row) for row in rows]
+            return pb.ListIssuedModelsResponse(issued=found)
+
+
+def _party(row: Party) -> pb.Party:
+    return pb.Party(
+        spiffe_id=row.spiffe_id,
+        organisation=row.organisation.name,
+        role=row.role,
+        state=row.state,
+        signing_key=row.signing_key or b"",
+        sealing_key=row.sealing_key or b"",
+    )
+
+
+def _model_version(row: ModelVersion, aliases: Sequence[str]) -> pb.ModelVersion:
+    return pb.ModelVersion(
+        name=row.model.name,
+        version=row.version,
+        provider=row.model.provider.spiffe_id,
+        manifest=row.manifest,
+        signature=row.signature,
+        aliases=aliases,
+        created_at_ms=row.created_at_ms,
+    )
+
+
+def _key_version(row: KeyVersion) -> pb.KeyVersion:
+    return pb.KeyVersion(
+        key_id=row.key.key_id,
+        version=row.version,
+        owner=row.key.owner.spiffe_id,
+        model=row.key.model.name,
+        generator=row.generator or "",
+        patch_size=row.key.patch_size,
+        channels=row.key.channels,
+        commitment=row.commitment or b"",
+        state=row.state,
+        primary=row.is_primary,
+        confirmed=row.confirmed,
+        created_at_ms=row.created_at_ms,
+        retire_at_ms=row.retire_at_ms or 0,
+    )
+
+
+def _issued_model(row: IssuedModel) -> pb.IssuedModel:
+    return pb.IssuedModel(
+        key_id=row.key_version.key.key_id,
+        key_version=row.key_version.version,
+        model=row.key_version.key.model.name,
+        model_version=row.model_version.version,
+        owner=row.key_version.key.owner.spiffe_id,
+        digest=row.digest,
+        state=row.state,
+        created_at_ms=row.created_at_ms,
+    )
