@@ -47,14 +47,15 @@ class SchemaUnknown(ConfigurationError):
 class AuditBroken(SignatureError):
     """The stored log is not the log that was written.
 
-    `index` is the first record concerned, or the size of the checkpoint concerned;
-    `part` is `record`, `node` or `checkpoint`.
+    `part` is `record`, `node`, `checkpoint` or `side file`. `index` is the record, the
+    first record under the node, or the size of the checkpoint; None: it names none.
     """
 
     hint = "stop the orchestrator, keep the database file, and find out who changed it"
 
-    def __init__(self, part: str, index: int, difference: str) -> None:
-        super().__init__(f"{part} {index}: {difference}")
+    def __init__(self, part: str, index: int | None, difference: str) -> None:
+        where = part if index is None else f"{part} {index}"
+        super().__init__(f"{where}: {difference}")
         self.part = part
         self.index = index
         self.difference = difference

@@ -136,6 +136,8 @@ class ModelAlias(Base):
     alias: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int]
 
+    model: Mapped[Model] = relationship()
+
 
 class Key(Base):
     """One owner's key for one model; its versions come and go, its id stays."""

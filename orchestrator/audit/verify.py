@@ -1,0 +1,241 @@
+"""Recompute the whole log from its stored bodies and compare it with what was signed.
+
+Nothing stored is believed: leaf hashes come from the bodies, nodes and roots from the
+leaf hashes, and each checkpoint must be signed and have the recomputed root. What no
+checkpoint covers yet is only as good as the database: see `LogReport.signed_size`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+
+from core.checkpoint import Checkpoint as Signed
+from core.checkpoint import open_checkpoint
+from core.errors import CorruptFileError, SignatureError, StorageError
+from core.merkle import EMPTY_ROOT, leaf_hash, node_hash
+from orchestrator.audit.records import parse_entry
+from orchestrator.audit.tree import Node
+from orchestrator.audit.writer import beside
+from orchestrator.errors import AuditBroken, RecordMalformed
+from orchestrator.registry.database import Database, open_existing
+from orchestrator.registry.models import AuditLeaf, AuditNode, Checkpoint
+
+Leaf = Row[int, bytes, bytes, str, int]
+
+_BATCH: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """A log that holds: every record, node and checkpoint was recomputed."""
+
+    size: int
+    # The root over all records, 32 bytes.
+    root: bytes
+    # How many of the records the newest checkpoint covers.
+    signed_size: int
+    # How many checkpoints were verified.
+    checkpoints: int
+    records_per_second: float
+
+
+def verify_log(
+    source: Database | Path,
+    public_key: bytes,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    origin: str | None = None,
+) -> LogReport:
+    """Verify the whole log as it stands, while others may go on appending.
+
+    Args:
+        source: An open database, or the path of an SQLite file, which is only read.
+        public_key: The log's Ed25519 key, 32 raw bytes.
+        on_progress: Called with records done and records in all, now and then.
+        origin: The log's name; None: the one its checkpoints give, which is then
+            verified like the rest of them.
+
+    Raises:
+        AuditBroken: at the first thing that differs: where, and what.
+        StorageError: if the database cannot be read.
+    """
+    started = time.monotonic()
+    with ExitStack() as stack:
+        database = source
+        if isinstance(database, Path):
+            database = stack.enter_context(open_existing(database))
+        session = stack.enter_context(database.reading())
+        signed = _signed(session, beside(database), public_key, origin)
+        total = session.scalar(select(func.count()).select_from(AuditLeaf)) or 0
+        tree = _recompute(session, signed, on_progress or _silent, total)
+        _check_no_more(session, tree.size, signed)
+    seconds = max(time.monotonic() - started, 1e-9)
+    newest = max(signed, default=0)
+    rate = tree.size / seconds
+    return LogReport(tree.size, tree.root(), newest, len(signed), rate)
+
+
+class _Tree:
+    """The tree so far: at most one complete subtree a level, as in a binary counter."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: dict[int, bytes] = {}
+
+    def add(self, digest: bytes) -> Iterator[Node]:
+        """Add a leaf hash; yield the nodes that it completes."""
+        level, index = 0, self.size
+        self.size += 1
+        while level in self._peaks:
+            digest = node_hash(self._peaks.pop(level), digest)
+            level += 1
+            yield Node(level, index >> level, digest)
+        self._peaks[level] = digest
+
+    def root(self) -> bytes:
+        """Return the root: the small subtrees are folded into the large ones."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        peaks = [self._peaks[level] for level in sorted(self._peaks)]
+        return reduce(lambda small, large: node_hash(large, small), peaks)
+
+
+def _recompute(
+    session: Session,
+    signed: Mapping[int, Signed],
+    on_progress: Callable[[int, int], None],
+    total: int,
+) -> _Tree:
+    tree = _Tree()
+    _check_root(tree, signed)
+    for leaves in _batches(session):
+        start = tree.size
+        expected: list[Node] = []
+        for leaf in leaves:
+            expected += tree.add(_recomputed_hash(leaf, tree.size))
+            _check_root(tree, signed)
+        _check_nodes(session, expected, start, tree.size)
+        on_progress(tree.size, total)
+    return tree
+
+
+def _batches(session: Session) -> Iterator[Sequence[Leaf]]:
+    query = select(
+        AuditLeaf.index,
+        AuditLeaf.body,
+        AuditLeaf.leaf_hash,
+        AuditLeaf.kind,
+        AuditLeaf.time_ms,
+    ).order_by(AuditLeaf.index)
+    return session.execute(query.execution_options(yield_per=_BATCH)).partitions()
+
+
+def _recomputed_hash(leaf: Leaf, index: int) -> bytes:
+    """Return the leaf hash of a record, or say how the record differs."""
+    stored_index, body, stored_hash, kind, time_ms = leaf
+    if stored_index != index:
+        raise AuditBroken("record", index, f"is missing: {stored_index} comes next")
+    if type(body) is not bytes or leaf_hash(body) != stored_hash:
+        raise AuditBroken("record", index, "its body does not have its leaf hash")
+    try:
+        entry = parse_entry(body)
+    except RecordMalformed as error:
+        raise AuditBroken("record", index, f"its body is no record: {error}") from error
+    if entry.index != index:
+        raise AuditBroken("record", index, f"its body is that of {entry.index}")
+    if (entry.kind, entry.time_ms) != (kind, time_ms):
+        raise AuditBroken("record", index, "its columns do not say what its body says")
+    return stored_hash
+
+
+def _check_nodes(session: Session, expected: list[Node], start: int, end: int) -> None:
+    """Compare the stored nodes that the leaves from `start` to `end` completed."""
+    stored = {}
+    for level in range(1, end.bit_length()):
+        query = select(AuditNode.position, AuditNode.hash).where(
+            AuditNode.level == level,
+            AuditNode.position >= start >> level,
+            AuditNode.position < end >> level,
+        )
+        for position, digest in session.execute(query):
+            stored[level, position] = digest
+    for node in expected:
+        if stored.get((node.level, node.position)) != node.hash:
+            first = node.position << node.level
+            where = f"level {node.level}, position {node.position}"
+            raise AuditBroken("node", first, f"the hash at {where} differs")
+
+
+def _check_root(tree: _Tree, signed: Mapping[int, Signed]) -> None:
+    checkpoint = signed.get(tree.size)
+    if checkpoint is not None and checkpoint.root != tree.root():
+        raise AuditBroken("checkpoint", tree.size, "signs another root")
+
+
+def _check_no_more(session: Session, size: int, signed: Mapping[int, Signed]) -> None:
+    """Refuse checkpoints and nodes over records that are not there."""
+    newest = max(signed, default=0)
+    if newest > size:
+        raise AuditBroken("checkpoint", newest, f"the log holds only {size} records")
+    nodes = session.scalar(select(func.count()).select_from(AuditNode)) or 0
+    if nodes != sum(size >> level for level in range(1, size.bit_length())):
+        raise AuditBroken("node", size, "there are nodes over records that are missing")
+
+
+def _signed(
+    session: Session, side_file: Path | None, public_key: bytes, origin: str | None
+) -> dict[int, Signed]:
+    """Open every checkpoint, the one beside the database too; by size."""
+    query = select(Checkpoint.size, Checkpoint.note).order_by(Checkpoint.size)
+    notes: list[tuple[int | None, bytes]] = [
+        (size, note) for size, note in session.execute(query)
+    ]
+    if (note := _read_side_file(side_file)) is not None:
+        notes.append((None, note))
+    signed: dict[int, Signed] = {}
+    for size, note in notes:
+        opened = _open(note, public_key, origin, size)
+        origin = opened.origin
+        if signed.setdefault(opened.size, opened) != opened:
+            raise AuditBroken("checkpoint", opened.size, "two roots are signed")
+    return signed
+
+
+def _open(
+    note: bytes, public_key: bytes, origin: str | None, size: int | None
+) -> Signed:
+    """Open the checkpoint stored as that of `size`; None: the one in the side file."""
+    part = "side file" if size is None else "checkpoint"
+    if type(note) is not bytes:
+        raise AuditBroken(part, size, "its note is not stored as bytes")
+    try:
+        opened = open_checkpoint(note, public_key, origin or _origin(note))
+    except (SignatureError, CorruptFileError) as error:
+        raise AuditBroken(part, size, str(error)) from error
+    if size is not None and opened.size != size:
+        raise AuditBroken(part, size, f"its note is that of {opened.size}")
+    return opened
+
+
+def _read_side_file(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}") from error
+
+
+def _origin(note: bytes) -> str:
+    return note.partition(b"\n")[0].decode(errors="replace")
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass

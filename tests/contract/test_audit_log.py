@@ -1,0 +1,208 @@
+"""What the audit log promises on every database; the oracle is `core.merkle`."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from core.checkpoint import open_checkpoint
+from core.errors import KeymixerError
+from core.merkle import (
+    consistency_path,
+    inclusion_path,
+    leaf_hash,
+    root,
+    verify_consistency,
+    verify_inclusion,
+)
+from orchestrator.audit.records import parse_entry
+from orchestrator.audit.verify import verify_log
+from orchestrator.audit.writer import AuditLog
+from orchestrator.errors import NotInLog, RecordMalformed, RegistryConflict
+from orchestrator.registry.database import Database
+from orchestrator.registry.models import Organisation
+from tests.unit.orchestrator.logs import (
+    OPERATOR,
+    ORIGIN,
+    OWNER,
+    PUBLIC_KEY,
+    append,
+    new_log,
+)
+
+SIZE = 21
+
+
+@pytest.fixture
+def log(database: Database, tmp_path: Path) -> AuditLog:
+    return new_log(database, tmp_path / "checkpoint.txt")
+
+
+def hashes(log: AuditLog) -> list[bytes]:
+    return [leaf_hash(entry.body) for entry in log.entries(0, 10_000)]
+
+
+def test_records_are_numbered_from_zero_and_read_back(
+    database: Database, log: AuditLog
+) -> None:
+    with database.transaction() as session:
+        first = log.append(session, "key.created", OPERATOR, {"key_id": "k"}, [OWNER])
+        second = log.append(session, "refused", "", {"kind": "NotAllowed"})
+
+    entries = [parse_entry(entry.body) for entry in log.entries(0, 10)]
+    assert [first, second] == [0, 1] == [entry.index for entry in entries]
+    assert [entry.kind for entry in entries] == ["key.created", "refused"]
+    assert [entry.actor for entry in entries] == [OPERATOR, ""]
+    assert entries[0].subject == {"key_id": "k"}
+
+
+def test_a_record_falls_with_the_change_it_records(
+    database: Database, log: AuditLog
+) -> None:
+    with pytest.raises(RegistryConflict), database.transaction() as session:
+        enrol(session, log, "party.enrolled", clinics=2)
+
+    assert log.size() == 0
+
+
+def test_a_change_falls_with_the_record_that_is_refused(
+    database: Database, log: AuditLog
+) -> None:
+    with pytest.raises(RecordMalformed), database.transaction() as session:
+        enrol(session, log, "NOT A KIND", clinics=1)
+
+    with database.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM organisations")) == 0
+
+
+def enrol(session: Session, log: AuditLog, kind: str, *, clinics: int) -> None:
+    """Enrol a clinic and record it; two of one name break a rule, at the end."""
+    session.add_all(Organisation(name="clinic") for _ in range(clinics))
+    with session.no_autoflush:
+        log.append(session, kind, OPERATOR, {"party": OWNER})
+
+
+def test_a_party_finds_the_records_that_name_it(
+    database: Database, log: AuditLog
+) -> None:
+    with database.transaction() as session:
+        log.append(session, "key.created", OPERATOR, {}, [OWNER, OWNER])
+        log.append(session, "model.released", OPERATOR, {})
+        log.append(session, "inference", OWNER, {})
+
+    assert [entry.index for entry in log.entries(0, 9, party=OWNER)] == [0, 2]
+    assert [entry.index for entry in log.entries(0, 9, party=OPERATOR)] == [0, 1]
+    assert [entry.index for entry in log.entries(0, 9, kind="inference")] == [2]
+    assert [entry.index for entry in log.entries(1, 9)] == [1, 2]
+    assert [entry.index for entry in log.entries(0, 1)] == [0]
+
+
+def test_every_checkpoint_signs_the_slow_root(
+    database: Database, log: AuditLog
+) -> None:
+    for size in range(SIZE):
+        signed = open_checkpoint(log.checkpoint(), log.public_key, ORIGIN)
+
+        assert (size, root(hashes(log))) == (signed.size, signed.root)
+        append(database, log, 1)
+
+
+def test_every_inclusion_proof_is_the_slow_one_and_verifies(
+    database: Database, log: AuditLog
+) -> None:
+    append(database, log, SIZE)
+    leaves = hashes(log)
+    for size in range(1, SIZE + 1):
+        for index in range(size):
+            proof = log.inclusion_proof(index, size)
+            assert inclusion_path(leaves[:size], index) == proof.path
+            verify_inclusion(
+                leaf=proof.leaf_hash,
+                index=index,
+                size=size,
+                path=proof.path,
+                root_hash=root(leaves[:size]),
+            )
+
+
+def test_every_consistency_proof_is_the_slow_one_and_verifies(
+    database: Database, log: AuditLog
+) -> None:
+    append(database, log, SIZE)
+    leaves = hashes(log)
+    for second in range(1, SIZE + 1):
+        for first in range(1, second + 1):
+            path = log.consistency_proof(first, second)
+            assert consistency_path(leaves[:second], first) == path
+            verify_consistency(
+                first_size=first,
+                second_size=second,
+                first_root=root(leaves[:first]),
+                second_root=root(leaves[:second]),
+                path=path,
+            )
+
+
+@pytest.mark.parametrize(("index", "size"), [(-1, 3), (3, 3), (0, 0), (0, 4), (0, -1)])
+def test_no_inclusion_proof_outside_the_log(
+    database: Database, log: AuditLog, index: int, size: int
+) -> None:
+    append(database, log, 3)
+
+    with pytest.raises(NotInLog):
+        log.inclusion_proof(index, size)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 3), (3, 2), (1, 4), (-1, 2), (0, 0)])
+def test_no_consistency_proof_outside_the_log(
+    database: Database, log: AuditLog, first: int, second: int
+) -> None:
+    append(database, log, 3)
+
+    with pytest.raises(NotInLog):
+        log.consistency_proof(first, second)
+
+
+@pytest.mark.parametrize("records", [0, 1, 7, 64, 65])
+def test_what_was_written_verifies(
+    database: Database, log: AuditLog, records: int
+) -> None:
+    append(database, log, records)
+    log.checkpoint()
+
+    report = verify_log(database, PUBLIC_KEY, origin=ORIGIN)
+
+    assert (records, root(hashes(log)), 1) == (
+        report.size,
+        report.root,
+        report.checkpoints,
+    )
+
+
+TABLES = {
+    "audit_leaves": "kind = 'x'",
+    "audit_leaf_parties": "spiffe_id = 'x'",
+    "audit_nodes": "position = 9",
+    "checkpoints": "size = 99",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM {table}", "UPDATE {table} SET {field}"]
+)
+def test_the_tables_of_the_log_only_grow(
+    database: Database, log: AuditLog, table: str, change: str
+) -> None:
+    append(database, log, 2)
+    log.checkpoint()
+    statement = change.format(table=table, field=TABLES[table])
+
+    with (
+        pytest.raises(KeymixerError, match=f"{table} is append-only"),
+        database.transaction() as session,
+    ):
+        session.execute(text(statement))
+
+    verify_log(database, PUBLIC_KEY)
