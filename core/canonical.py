@@ -51,7 +51,7 @@ def take_fields(document: Any, expected: Mapping[str, type]) -> dict[str, Any]:
         raise CorruptFileError(f"expected an object, got {type(document).__name__}")
     if document.keys() != expected.keys():
         wrong = ", ".join(sorted(document.keys() ^ expected.keys()))
-        raise CorruptFileError(f"missing or unknown fields: {wrong}")
+        raise CorruptFileError(f"missing or unknown fields: {wrong:.200}")
     for name, wanted in expected.items():
         got = type(document[name])
         if got is not wanted and (wanted, got) != (float, int):

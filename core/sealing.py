@@ -42,7 +42,7 @@ from cryptography.hazmat.primitives.hpke import (
 
 from core.canonical import canonical
 from core.errors import ConfigurationError, CorruptFileError, SignatureError
-from core.wire import write_atomically
+from core.wire import read_file, write_atomically
 
 HYBRID: Final = 0x647A
 X25519: Final = 0x0020
@@ -101,9 +101,10 @@ class SealingKey:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key that `save` wrote; refuse a file that others may read."""
+        content = read_file(path)
         if path.stat().st_mode & 0o077:
             raise ConfigurationError(f"{path.name}: others may read it; chmod 600")
-        kem_id, secret = _split_encoded(path.read_bytes())
+        kem_id, secret = _split_encoded(content)
         if len(secret) != _SECRET_BYTES:
             raise CorruptFileError(f"{path.name}: not a sealing key")
         return cls(kem_id, secret)

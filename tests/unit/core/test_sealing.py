@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core import sealing
-from core.errors import ConfigurationError, CorruptFileError, SignatureError
+from core.errors import ConfigurationError, CorruptFileError, NotFound, SignatureError
 from core.sealing import (
     HYBRID,
     X25519,
@@ -395,6 +395,11 @@ def test_a_damaged_key_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(CorruptFileError):
         SealingKey.load(path)
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="sealing.key"):
+        SealingKey.load(tmp_path / "sealing.key")
 
 
 def test_a_sealing_key_never_leaks_by_accident() -> None:
