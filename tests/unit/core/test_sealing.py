@@ -398,7 +398,7 @@ def test_a_damaged_key_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="sealing.key"):
+    with pytest.raises(NotFound, match="does not exist"):
         SealingKey.load(tmp_path / "sealing.key")
 
 
