@@ -140,13 +140,18 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url)
     engine = create_engine(url, connect_args={"timeout": WAIT_S})
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", _take_over_transactions)
+    if url.query.get("mode") != "ro":
+        event.listen(engine, "connect", _make_durable)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+def _take_over_transactions(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # we emit BEGIN: the driver's own is too late
+
+
+def _make_durable(connection: Any, _entry: ConnectionPoolEntry) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

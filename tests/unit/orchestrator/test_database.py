@@ -1,0 +1,183 @@
+"""SQLite as we open it: durable, private, one writer, and typed when it fails."""
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.orm import Session
+
+from core.errors import AuditUnavailable, StorageError
+from orchestrator.errors import DatabaseCorrupt, SchemaUnknown
+from orchestrator.registry import database as module
+from orchestrator.registry.database import Database, open_database, open_existing
+from orchestrator.registry.models import Organisation
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "registry.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    with open_database(f"sqlite:///{path}") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),  # FULL: the disk has it when COMMIT returns
+        ("foreign_keys", 1),
+        ("busy_timeout", 10_000),
+    ],
+)
+def test_every_connection_is_durable_and_strict(
+    database: Database, pragma: str, value: object
+) -> None:
+    with database.transaction() as session:
+        assert session.scalar(text(f"PRAGMA {pragma}")) == value
+    with database.reading() as session:
+        assert session.scalar(text(f"PRAGMA {pragma}")) == value
+
+
+def test_only_the_owner_can_read_the_file(database: Database, path: Path) -> None:
+    with database.transaction() as session:
+        add_organisation(session, "clinic")
+
+    files = [path, *path.parent.glob("registry.db-*")]
+    assert len(files) > 1
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_full_disk_is_a_storage_error_and_keeps_what_was_there(
+    database: Database,
+) -> None:
+    with database.transaction() as session:
+        add_organisation(session, "clinic")
+        pages = session.scalar(text("PRAGMA page_count"))
+        session.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+    with pytest.raises(StorageError, match="full"), database.transaction() as session:
+        fill(session)
+
+    assert names(database) == ["clinic"]
+
+
+def test_a_locked_database_is_audit_unavailable(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """Another process writes for longer than we wait."""
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    with open_database(f"sqlite:///{path}") as database:
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(AuditUnavailable, match="locked"):
+            write_one(database)
+        other.close()
+
+        write_one(database)
+        assert names(database) == ["clinic"]
+
+
+def test_a_writer_that_does_not_end_holds_up_the_others_only_so_long(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    refusals: list[str] = []
+
+    def second_writer() -> None:
+        try:
+            write_one(database)
+        except AuditUnavailable as error:
+            refusals.append(error.kind)
+
+    with database.transaction():
+        thread = threading.Thread(target=second_writer)
+        thread.start()
+        thread.join()
+
+    assert refusals == ["AuditUnavailable"]
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_bytes(b"this is not a database, it is a sentence" * 100)
+
+    with pytest.raises(DatabaseCorrupt):
+        open_database(f"sqlite:///{path}")
+
+
+def test_a_folder_that_is_missing_is_a_storage_error(path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot open"):
+        open_database(f"sqlite:///{path.parent}/missing/registry.db")
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    open_database(f"sqlite:///{path}").close()
+    raw(path, "UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(SchemaUnknown, match="9999"):
+        open_database(f"sqlite:///{path}")
+
+    assert raw(path, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_an_existing_database_is_opened_for_reading_only(path: Path) -> None:
+    with open_database(f"sqlite:///{path}") as database:
+        write_one(database)
+
+    with open_existing(path) as existing:
+        assert names(existing) == ["clinic"]
+        with pytest.raises(StorageError, match="readonly"):
+            write_one(existing)
+
+
+@pytest.mark.parametrize("folder", ["a b", "a?b", "a#b", "a%20b"])
+def test_an_existing_database_is_found_under_any_name(
+    tmp_path: Path, folder: str
+) -> None:
+    path = tmp_path / folder / "registry.db"
+    path.parent.mkdir()
+    raw(path, "CREATE TABLE organisations (name)")
+
+    with open_existing(path) as existing:
+        assert names(existing) == []
+
+
+def test_a_database_that_is_not_there_is_not_made(path: Path) -> None:
+    with pytest.raises(StorageError, match="no database"):
+        open_existing(path)
+
+    assert not path.exists()
+
+
+def write_one(database: Database) -> None:
+    with database.transaction() as session:
+        add_organisation(session, "clinic")
+
+
+def fill(session: Session) -> None:
+    for number in range(100):
+        add_organisation(session, f"{number}" + "x" * 200)
+
+
+def add_organisation(session: Session, name: str) -> None:
+    session.execute(insert(Organisation).values(name=name))
+
+
+def names(database: Database) -> list[str]:
+    with database.reading() as session:
+        return list(session.scalars(text("SELECT name FROM organisations")))
+
+
+def raw(path: Path, statement: str) -> list[tuple[str]]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    rows = connection.execute(statement).fetchall()
+    connection.close()
+    return rows

@@ -1,0 +1,129 @@
+"""The migrations make exactly the models' tables, and can go down and up again."""
+
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from orchestrator.registry.database import migrations, open_database
+from orchestrator.registry.models import Base
+
+LOG_TABLES = ("audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints")
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    engine = create_engine(f"sqlite:///{tmp_path}/registry.db")
+    with engine.begin() as opened:
+        yield opened
+    engine.dispose()
+
+
+def test_alembic_finds_nothing_to_change(connection: Connection) -> None:
+    """What `alembic check` asks, and the comparison it rests on."""
+    command.upgrade(migrations(connection), "head")
+
+    command.check(migrations(connection))
+    context = MigrationContext.configure(connection)
+    assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrated_tables_are_those_of_the_models_to_the_last_check(
+    connection: Connection,
+) -> None:
+    """Autogenerate compares no check constraints: compare the statements themselves."""
+    command.upgrade(migrations(connection), "head")
+    models = create_engine("sqlite://")
+    with models.begin() as expected:
+        Base.metadata.create_all(expected)
+
+        assert statements(expected) == statements(connection)
+    models.dispose()
+
+
+def test_up_down_up_leaves_what_up_leaves(connection: Connection) -> None:
+    command.upgrade(migrations(connection), "head")
+    first = statements(connection), triggers(connection)
+
+    command.downgrade(migrations(connection), "base")
+    assert inspect(connection).get_table_names() == ["alembic_version"]
+    assert triggers(connection) == []
+
+    command.upgrade(migrations(connection), "head")
+    assert (statements(connection), triggers(connection)) == first
+
+
+def test_opening_a_database_twice_migrates_it_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    for _ in range(2):
+        with open_database(url) as database, database.reading() as session:
+            revision = session.scalar(text("SELECT version_num FROM alembic_version"))
+
+            assert revision == head()
+
+
+def test_there_is_one_newest_schema() -> None:
+    """Two heads would be two schemas, and nobody to say which."""
+    assert len(ScriptDirectory.from_config(migrations()).get_heads()) == 1
+
+
+def test_every_table_of_the_log_is_guarded_on_sqlite(connection: Connection) -> None:
+    command.upgrade(migrations(connection), "head")
+    guards = ("no_delete", "no_replace", "no_update")
+
+    expected = sorted(f"{table}_{guard}" for table in LOG_TABLES for guard in guards)
+    assert triggers(connection) == expected
+
+
+def test_every_table_of_the_log_is_guarded_on_postgresql() -> None:
+    """Rendered, for there is no server here: three ways to change are refused."""
+    script = rendered("upgrade", "head")
+
+    assert "RAISE EXCEPTION USING ERRCODE" in script
+    assert "%" not in script
+    for table in LOG_TABLES:
+        assert (
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE "
+            f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION keymixer_append_only();"
+        ) in script
+
+
+def test_the_way_down_is_rendered_for_postgresql_too() -> None:
+    script = rendered("downgrade", "head:base")
+
+    assert script.index("DROP TABLE audit_leaves") < script.index("DROP FUNCTION")
+
+
+def rendered(direction: str, revisions: str) -> str:
+    """Return what Alembic's `--sql` would print for PostgreSQL."""
+    config = migrations(dialect="postgresql")
+    config.output_buffer = StringIO()
+    getattr(command, direction)(config, revisions, sql=True)
+    return config.output_buffer.getvalue()
+
+
+def head() -> str | None:
+    return ScriptDirectory.from_config(migrations()).get_current_head()
+
+
+def triggers(connection: Connection) -> list[str]:
+    query = text("SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name")
+    return list(connection.scalars(query))
+
+
+def statements(connection: Connection) -> dict[str, list[str]]:
+    """Return each table's and index's lines, sorted: the order of rules is free."""
+    query = text(
+        "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index') "
+        "AND sql IS NOT NULL AND name <> 'alembic_version'"
+    )
+    return {
+        name: sorted(line.strip().rstrip(",") for line in sql.splitlines())
+        for name, sql in connection.execute(query)
+    }
