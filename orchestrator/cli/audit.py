@@ -68,9 +68,9 @@ def verify(
 
     Example: keymixer audit verify --run runs/latest
     """
-    from core.rpc.identity import ORCHESTRATOR  # noqa: PLC0415 -- imports cost seconds
-    from orchestrator.audit.verify import verify_log  # noqa: PLC0415
-    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+    from core.rpc.identity import ORCHESTRATOR
+    from orchestrator.audit.verify import verify_log
+    from orchestrator.simulation.workspace import open_workspace
 
     folder = open_workspace(run).server_folder(ORCHESTRATOR)
     key = bytes.fromhex(public_key) if public_key else _own_key(folder)
@@ -92,9 +92,9 @@ def verify(
 
 
 def _records(run: Path, start: int, kind: str, limit: int) -> list[tuple[int, bytes]]:
-    from core.rpc.identity import OPERATOR  # noqa: PLC0415 -- imports cost seconds
-    from orchestrator.operator import operator  # noqa: PLC0415
-    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+    from core.rpc.identity import OPERATOR
+    from orchestrator.operator import operator
+    from orchestrator.simulation.workspace import open_workspace
 
     with operator(open_workspace(run).server_folder(OPERATOR)) as connected:
         entries = islice(connected.entries(start, kind), limit)
@@ -110,6 +110,6 @@ def _row(body: bytes) -> dict[str, Any]:
 
 def _own_key(folder: Path) -> bytes:
     """The public half of the run's log key, for a person who trusts this folder."""
-    from orchestrator.audit.keys import public_log_key  # noqa: PLC0415
+    from orchestrator.audit.keys import public_log_key
 
     return public_log_key(folder)

@@ -38,7 +38,7 @@ def simulate(
 
     Example: keymixer simulate deploy/scenarios/digits.yaml
     """
-    from orchestrator.simulation.run import simulate as run  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.simulation.run import simulate as run
 
     console = Console(stderr=True)
     try:
@@ -66,14 +66,16 @@ def up(
 
     Example: keymixer up deploy/scenarios/digits.yaml
     """
-    from orchestrator.simulation.standing import resume_run, start_run  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.simulation.standing import resume_run, start_run
 
     console = Console(stderr=True)
     try:
         if resume:
             root = resume_run(resume, console=console)
         else:
-            root = start_run(scenario, runs, console=console, data=data, retrain=retrain)
+            root = start_run(
+                scenario, runs, console=console, data=data, retrain=retrain
+            )
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     console.print(
@@ -90,7 +92,7 @@ def down(run: Run = LATEST, *, json_: AsJson = False) -> None:
 
     Example: keymixer down
     """
-    from orchestrator.simulation.standing import stop_run  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.simulation.standing import stop_run
 
     stopped = [p.name for p in stop_run(run)]
     if json_:
@@ -110,6 +112,6 @@ def status(run: Run = LATEST, *, json_: AsJson = False) -> None:
 
 
 def _status(run: Path) -> list[dict[str, Any]]:
-    from orchestrator.simulation.standing import server_states  # noqa: PLC0415 -- imports cost seconds
+    from orchestrator.simulation.standing import server_states
 
     return server_states(run)

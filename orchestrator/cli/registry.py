@@ -91,7 +91,7 @@ def keys(run: Run = LATEST, *, json_: AsJson = False) -> None:
             "refused_from": _when(key.retire_at_ms) if key.retire_at_ms else "",
             "commitment": key.commitment.hex(),
         }
-        for key in _ask(run, lambda operator: operator.keys())
+        for key in _ask(run, lambda operator: operator.key_versions())
     ]
     columns = {
         "key_id": "key",
@@ -134,9 +134,9 @@ def issued(run: Run = LATEST, *, json_: AsJson = False) -> None:
 
 
 def _ask(run: Path, question: "Callable[[Operator], Sequence[Any]]") -> Sequence[Any]:
-    from core.rpc.identity import OPERATOR  # noqa: PLC0415 -- imports cost seconds
-    from orchestrator.operator import operator  # noqa: PLC0415
-    from orchestrator.simulation.workspace import open_workspace  # noqa: PLC0415
+    from core.rpc.identity import OPERATOR
+    from orchestrator.operator import operator
+    from orchestrator.simulation.workspace import open_workspace
 
     with operator(open_workspace(run).server_folder(OPERATOR)) as connected:
         return question(connected)

@@ -22,6 +22,8 @@ from core.errors import Unavailable
 from core.wire import write_atomically
 
 TERMINATE_S = 10.0
+# Always `-m`: run by its path, a module would shadow our packages with its folder.
+PYTHON = (sys.executable, "-m")
 Event = Mapping[str, Any]
 
 
@@ -51,6 +53,8 @@ class Processes:
     # Where the processes are written down as they start, so that `keymixer down` finds
     # them even if we are killed.
     record: Path
+    # What runs a module; a test puts a tap in between.
+    launcher: Sequence[str] = PYTHON
     seen: list[Process] = field(default_factory=list)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +124,7 @@ class Processes:
         stderr: IO[bytes],
     ) -> tuple[Process, subprocess.Popen[bytes]]:
         child = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [*self.launcher, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -156,9 +160,11 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(logs: Path, record: Path) -> Iterator[Processes]:
+def processes(
+    logs: Path, record: Path, launcher: Sequence[str] = PYTHON
+) -> Iterator[Processes]:
     """Run processes; whatever happens inside, none is left behind."""
-    group = Processes(logs, record)
+    group = Processes(logs, record, launcher)
     try:
         yield group
     finally:

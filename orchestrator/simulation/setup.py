@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from core.datasets import Dataset, load
@@ -22,7 +21,7 @@ from core.rpc.identity import (
 from orchestrator.federation import ModelSection
 from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
-from orchestrator.simulation.processes import Processes
+from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.training import obtain_release, release_folder
 from orchestrator.simulation.workspace import SERVERS, Workspace
 from orchestrator.simulation.world import Dealt, deal, split
@@ -73,6 +72,18 @@ class Stage:
         with operator(self.workspace.server_folder(OPERATOR)) as connected:
             yield connected
 
+    def require_data(self) -> Dataset:
+        """The test split; `fetch_data` comes first."""
+        if self.data is None:
+            raise RuntimeError("fetch_data comes first")
+        return self.data
+
+    def require_dealt(self) -> Dealt:
+        """Who was given which images; `fetch_data` comes first."""
+        if self.dealt is None:
+            raise RuntimeError("fetch_data comes first")
+        return self.dealt
+
     def tell_news(self) -> None:
         """Tell what the audit log has recorded since the last time."""
         with self.operator() as connected:
@@ -96,9 +107,7 @@ def fetch_data(stage: Stage) -> None:
 
 def train(stage: Stage, *, retrain: bool) -> None:
     """Have the provider train its model, or reuse the cached release."""
-    if stage.data is None:
-        raise ValueError("the data comes first")
-    data = {"spec": stage.data_spec, "digest": stage.data.digest}
+    data = {"spec": stage.data_spec, "digest": stage.require_data().digest}
     obtain_release(
         stage.workspace,
         stage.running,
@@ -172,7 +181,7 @@ def issue_keys(stage: Stage) -> None:
 
 def ask_owner(
     stage: Stage, owner: str, command: str, *arguments: str, **follow: Any
-) -> list[Any]:
+) -> list[Event]:
     """Run one act of a data owner in a process of its own; returns its events."""
     folder = str(stage.workspace.owner_folder(owner))
     return stage.running.run(
@@ -203,8 +212,3 @@ def bring_up(stage: Stage, *, retrain: bool) -> None:
         release(stage)
     with narrator.phase("keys", "Keys drawn, sealed, confirmed; models issued"):
         issue_keys(stage)
-
-
-def samples_path(stage: Stage, owner: str) -> Path:
-    """Where an owner keeps the sample pictures for the report."""
-    return stage.workspace.owner_folder(owner) / "samples.npz"

@@ -89,9 +89,7 @@ def call_without_certificate(stage: Stage, _: CallWithoutCertificate) -> None:
             raise Unavailable("a call without a certificate was answered")
 
 
-def refuse(
-    stage: Stage, owner: str, key_id: str, version: int, expected: str
-) -> None:
+def refuse(stage: Stage, owner: str, key_id: str, version: int, expected: str) -> None:
     """Ask with a key that must be refused, and see that it is, for the right reason."""
     events = ask_owner(
         stage,
@@ -131,7 +129,9 @@ def _asking(
             *("--out", str(folder / "rotation.npz")),
             *("--batch", str(stage.workspace.federation.simulation.batch)),
             *("--loop-until-version", str(version)),
-            on_event=lambda event: started.set() if event["event"] == "progress" else None,
+            on_event=lambda event: (
+                started.set() if event["event"] == "progress" else None
+            ),
         )
 
     return pool.submit(ask)
@@ -146,20 +146,22 @@ def _wait_for(started: Signal, asks: Future[list[Any]]) -> None:
 
 def _primary(stage: Stage, owner: str) -> int:
     with stage.operator() as connected:
-        versions = [k for k in connected.keys() if k.owner == owner and k.primary]
+        versions = [
+            k for k in connected.key_versions() if k.owner == owner and k.primary
+        ]
     return versions[0].version
 
 
 def _key_id(stage: Stage, owner: str) -> str:
     with stage.operator() as connected:
-        return next(k.key_id for k in connected.keys() if k.owner == owner)
+        return next(k.key_id for k in connected.key_versions() if k.owner == owner)
 
 
 def _wait_until_destroyed(stage: Stage, key_id: str, version: int) -> None:
     deadline = time.monotonic() + DESTROYED_S
     with stage.operator() as connected:
         while time.monotonic() < deadline:
-            states = {(k.key_id, k.version): k.state for k in connected.keys()}
+            states = {(k.key_id, k.version): k.state for k in connected.key_versions()}
             if states[key_id, version] == "destroyed":
                 return
             time.sleep(0.1)

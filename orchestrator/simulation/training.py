@@ -43,6 +43,8 @@ def obtain_release(
     cached = _cache() / _recipe_digest(model, data["digest"])
     if not retrain and _complete(cached):
         shutil.copytree(cached, release)
+        # This run's provider has a signing key of its own, and signs again.
+        (release / "manifest.sig").unlink(missing_ok=True)
         narrator.says(
             MODEL_PROVIDER,
             model.provider,
@@ -52,8 +54,6 @@ def obtain_release(
     else:
         _train(workspace, running, model, data["spec"], narrator)
         _remember(release, cached)
-    # The manifest is signed afresh by this run's provider.
-    (release / "manifest.sig").unlink(missing_ok=True)
 
 
 def read_curve(release: Path) -> list[dict[str, Any]]:
@@ -97,7 +97,9 @@ def _show(event: Event, bar: Any, narrator: Narrator, provider: str) -> None:
     if event["event"] == "progress":
         done = (event["epoch"] - 1) * event["steps"] + event["step"]
         total = event["epochs"] * event["steps"]
-        bar(done, total, f"loss {event['loss']:.3f}, {event['seconds_left']:.0f} s left")
+        bar(
+            done, total, f"loss {event['loss']:.3f}, {event['seconds_left']:.0f} s left"
+        )
     elif event["event"] == "epoch":
         narrator.says(
             MODEL_PROVIDER,
@@ -127,7 +129,8 @@ def _complete(cached: Path) -> bool:
 
 
 def _remember(release: Path, cached: Path) -> None:
-    cached.parent.mkdir(parents=True, exist_ok=True)
+    # The cache holds plain embeddings, which are as secret as keys.
+    cached.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = cached.with_name(f".{cached.name}-{os.getpid()}")
     shutil.copytree(release, fresh)
     shutil.rmtree(cached, ignore_errors=True)

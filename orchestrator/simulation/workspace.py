@@ -1,13 +1,13 @@
 """A federation's folder on one machine: an identity and settings for each party.
 
-    runs/<id>/
-        federation.yaml      the scenario, as it was run
-        ca/                  the development authority
-        orchestrator/  key-holder/  inference-server/  operator/
-        providers/<organisation>/
-        owners/<organisation>/
-        logs/<process>.log
-        processes.json       who runs where
+runs/<id>/
+    federation.yaml      the scenario, as it was run
+    ca/                  the development authority
+    orchestrator/  key-holder/  inference-server/  operator/
+    providers/<organisation>/
+    owners/<organisation>/
+    logs/<process>.log
+    processes.json       who runs where
 """
 
 import json
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from core.errors import ConfigurationError
 from core.rpc.identity import (
@@ -81,7 +82,7 @@ def create_workspace(runs: Path, scenario: Path) -> Workspace:
     workspace = Workspace(root, federation)
     workspace.logs.mkdir(parents=True)
     (root / "federation.yaml").write_bytes(scenario.read_bytes())
-    authority = DevelopmentCA.create(root / "ca", federation.federation)
+    authority = DevelopmentCA.create(root / "ca")
     certify(workspace, authority)
     _write_settings(workspace, _free_addresses())
     return workspace
@@ -115,9 +116,7 @@ def certify(workspace: Workspace, authority: DevelopmentCA) -> None:
         folder = workspace.folder(party)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         request = create_identity(folder, party)
-        install_certificate(
-            folder, authority.sign(request, party), authority.certificate_pem
-        )
+        install_certificate(folder, authority.sign(request, party), authority.ca_pem)
 
 
 def point_latest(workspace: Workspace) -> None:
@@ -159,7 +158,9 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
     }
     common = {"federation": federation.federation, **peers}
     for party in federation.parties():
-        own = {"listen": addresses[party.role]} if party.role in SERVERS else {}
+        own: dict[str, Any] = (
+            {"listen": addresses[party.role]} if party.role in SERVERS else {}
+        )
         if party.role == ORCHESTRATOR:
             own["parties"] = [{"spiffe_id": str(p)} for p in federation.parties()]
         content = json.dumps({**common, **own}, indent=2).encode()

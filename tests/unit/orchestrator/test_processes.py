@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.simulation import processes as under_test
 from orchestrator.simulation.processes import (
-    ProcessFailed,
     Processes,
+    ProcessFailed,
     end,
     is_running,
     load,
@@ -42,7 +42,9 @@ def test_a_party_that_acts_returns_its_events(
     group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON lines with an `event` are events; other output only goes to the log."""
-    name = _module(tmp_path, monkeypatch, 'print("hello"); print(\'{"event": "done"}\')')
+    name = _module(
+        tmp_path, monkeypatch, 'print("hello"); print(\'{"event": "done"}\')'
+    )
     heard: list[object] = []
 
     events = group.run("one", "role", [name], on_event=heard.append)
@@ -79,7 +81,8 @@ def test_leaving_the_context_ends_every_process_and_its_children(
     """A grandchild is in the same process group, so it ends too."""
     body = (
         "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "sleep = 'import time; time.sleep(60)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', sleep])\n"
         "open(sys.argv[1], 'w').write(str(child.pid))\n"
         "time.sleep(60)\n"
     )

@@ -1,0 +1,40 @@
+"""`report.json`: everything that was measured, as `docs/report.md` describes it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.simulation.report.versions import versions
+from orchestrator.simulation.setup import Stage
+from orchestrator.simulation.training import read_curve, release_folder
+
+
+def build_report(stage: Stage) -> dict[str, Any]:
+    """Put together what the phases left on the stage."""
+    return {
+        "run": stage.workspace.root.name,
+        "federation": stage.workspace.federation.federation,
+        "data": stage.require_data().name,
+        "model": stage.model.name,
+        "owners": len(stage.owners),
+        **stage.reports["figures"],
+        **_requests(stage),
+        "refused": stage.reports.get("refused", {}),
+        "rotation": stage.reports.get("rotation", {}),
+        "processes": [
+            {"name": p.name, "pid": p.pid, "role": p.role} for p in stage.running.seen
+        ],
+        "audit": stage.reports["audit"],
+        "seconds": {**stage.narrator.seconds, "total": round(stage.narrator.now(), 3)},
+        "training": read_curve(release_folder(stage.workspace, stage.model)),
+        "story": [asdict(happening) for happening in stage.narrator.story],
+        "versions": versions(),
+    }
+
+
+def _requests(stage: Stage) -> dict[str, int]:
+    """Requests of owners in good standing, those during a rotation included."""
+    asked = [*stage.reports["asked"].values(), stage.reports.get("rotation", {})]
+    return {
+        "requests": sum(one.get("requests", 0) for one in asked),
+        "failed_requests": sum(one.get("failed", 0) for one in asked),
+    }
