@@ -1,0 +1,272 @@
+"""A data owner's client: keys in, encrypted images out, answers back.
+
+Images are encrypted here and leave this process only as blocks `A x`. That hides them
+from the eye of whoever runs the inference server; it is no protection against a server
+that attacks (see `docs/threat-model.md`).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from core.errors import ShapeError
+from core.manifest import Manifest
+from core.rpc.channel import open_channel
+from core.rpc.identity import Identity, SpiffeId, load_identity
+from core.rpc.party import ensure_signing_key
+from core.rpc.settings import Peer
+from core.sealing import SealingKey
+from parties.data_owner.answers import Answers, joined
+from parties.data_owner.delivery import Delivery
+from parties.data_owner.errors import (
+    NoKeyError,
+    PeerRefusedError,
+    answers_of,
+)
+from parties.data_owner.inference import (
+    Blocks,
+    Pixels,
+    Use,
+    read_answer,
+    request_for,
+)
+from parties.data_owner.keyring import Keyring
+from parties.data_owner.settings import OwnerSettings
+from parties.registry import GrpcRegistry, active_party, manifest_from
+from protos import registry_pb2, registry_pb2_grpc
+from protos.key_holder_pb2_grpc import KeyHolderServiceStub
+from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+OnProgress = Callable[[int, int], None]
+
+# States in which the owner should hold the key.
+_WANTED: Final = frozenset({"pre_active", "active", "retiring", "suspended"})
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Open channels to the three parties an owner talks to."""
+
+    orchestrator: grpc.Channel
+    key_holder: grpc.Channel
+    inference_server: grpc.Channel
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The owner's two private keys: one signs, one opens sealed keys."""
+
+    signing: Ed25519PrivateKey = field(repr=False)
+    sealing: SealingKey = field(repr=False)
+
+
+@contextmanager
+def open_client(folder: Path, model: str | None = None) -> Iterator["Client"]:
+    """Connect with the identity, keys and settings in the owner's folder."""
+    settings = OwnerSettings.read(folder)
+    identity = load_identity(folder)
+    own = OwnKeys(ensure_signing_key(folder), _sealing_key(folder))
+    with ExitStack() as stack:
+        channels = _connect(stack, settings, identity)
+        yield Client(
+            settings, identity.spiffe, Keyring(folder), own, channels, model=model
+        )
+
+
+class Client:
+    """One owner's view of the federation. Not for use by several threads at once."""
+
+    def __init__(
+        self,
+        settings: OwnerSettings,
+        owner: SpiffeId,
+        keyring: Keyring,
+        own: OwnKeys,
+        channels: Channels,
+        *,
+        model: str | None = None,
+    ) -> None:
+        self.keyring = keyring
+        self._settings = settings
+        self._owner = owner
+        self._own = own
+        self._model = model
+        self._registry = GrpcRegistry(channels.orchestrator)
+        self._keys = registry_pb2_grpc.RegistryServiceStub(channels.orchestrator)
+        self._delivery = Delivery(
+            owner,
+            settings.key_holder.spiffe_id,
+            keyring,
+            own.sealing,
+            KeyHolderServiceStub(channels.key_holder),
+        )
+        self._server = GRPCInferenceServiceStub(channels.inference_server)
+        self._manifests: dict[tuple[str, int], Manifest] = {}
+        self._current: tuple[float, Use] | None = None
+
+    def register(self) -> None:
+        """Register this owner's public keys; the same ones twice are fine."""
+        public = self._own.signing.public_key().public_bytes_raw()
+        self._registry.register_public_keys(public, self._own.sealing.public_bytes())
+
+    def sync_keys(self) -> list[registry_pb2.KeyVersion]:
+        """Fetch and prove what is new, and return this owner's key versions."""
+        versions = self.key_versions()
+        for version in versions:
+            if version.state not in _WANTED:
+                continue
+            if (version.key_id, version.version) not in self.keyring:
+                holder = str(self._settings.key_holder.spiffe_id)
+                signing_key = active_party(self._registry, holder).signing_key
+                self._delivery.fetch(version, signing_key)
+            if not version.confirmed:
+                self._delivery.prove(version.key_id, version.version)
+        return versions
+
+    def key_versions(self) -> list[registry_pb2.KeyVersion]:
+        """This owner's key versions, as the registry has them."""
+        with answers_of("orchestrator"):
+            answer = self._keys.ListKeyVersions(registry_pb2.ListKeyVersionsRequest())
+        return [v for v in answer.versions if v.owner == str(self._owner)]
+
+    def use(self, *, fresh: bool = False) -> Use:
+        """What the next request should be made with; looked up at most so often.
+
+        Raises:
+            NoKeyError: no key of this owner may be used now.
+        """
+        now = time.monotonic()
+        if self._current is not None and not fresh:
+            since, use = self._current
+            if now - since < self._settings.refresh_s:
+                return use
+        self._current = None
+        primary = self._primary(self.sync_keys())
+        use = self._issued_for(primary)
+        self._current = (now, use)
+        return use
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        """A model version's manifest, its provider's signature verified."""
+        name = (model, version)
+        if name not in self._manifests:
+            provider = self._registry.model_version(model, version).provider
+            self._manifests[name] = manifest_from(
+                self._registry, provider, model, version
+            )
+        return self._manifests[name]
+
+    def encrypt(self, images: Pixels) -> Blocks:
+        """Encrypt images under the primary key; nothing is sent."""
+        return self.use().encrypt(images)
+
+    def predict(
+        self,
+        images: Pixels,
+        batch: int = 100,
+        on_progress: OnProgress = lambda _done, _total: None,
+    ) -> Answers:
+        """Encrypt images in this process and ask about them, some a request.
+
+        When a key was retired between two looks at the registry, the refused request is
+        made once more with its successor.
+        """
+        if not len(images):
+            raise ShapeError("no images to ask about")
+        parts: list[Answers] = []
+        fitting = self.use().fitting(self._settings.max_message_bytes)
+        size = max(1, min(batch, fitting))
+        for start in range(0, len(images), size):
+            parts.append(self._ask_again(images[start : start + size]))
+            on_progress(min(start + size, len(images)), len(images))
+        return joined(parts)
+
+    def ask(self, blocks: Blocks, use: Use) -> Answers:
+        """Ask about encrypted blocks in one request, under the key `use` names."""
+        request = request_for(blocks, use)
+        with answers_of("inference server"):
+            answer = self._server.ModelInfer(request)
+        return read_answer(request, answer, use, self._settings.max_message_bytes)
+
+    def _ask_again(self, images: Pixels) -> Answers:
+        use = self.use()
+        try:
+            return self.ask(use.encrypt(images), use)
+        except PeerRefusedError as error:
+            if error.kind != "KeyRefused":
+                raise
+            use = self.use(fresh=True)
+            return self.ask(use.encrypt(images), use)
+
+    def _primary(
+        self, versions: list[registry_pb2.KeyVersion]
+    ) -> registry_pb2.KeyVersion:
+        wanted = [
+            version
+            for version in versions
+            if version.primary and self._model in (None, version.model)
+        ]
+        if not wanted:
+            states = {f"{v.key_id} v{v.version}: {v.state}" for v in versions}
+            said = ", ".join(sorted(states)) or "none was ever made"
+            raise NoKeyError(f"no key may be used now ({said})")
+        if len(wanted) > 1:
+            models = ", ".join(sorted(version.model for version in wanted))
+            raise NoKeyError(f"keys for several models; name one of them: {models}")
+        return wanted[0]
+
+    def _issued_for(self, key: registry_pb2.KeyVersion) -> Use:
+        issued = [
+            one.model_version
+            for one in self._registry.issued_models()
+            if (one.key_id, one.key_version) == (key.key_id, key.version)
+            and one.state == "live"
+        ]
+        if not issued:
+            raise NoKeyError(f"no model is issued for {key.key_id} v{key.version} yet")
+        version = self._preferred(key.model, issued)
+        return Use(
+            self.keyring.key(key.key_id, key.version),
+            key.model,
+            version,
+            self.manifest(key.model, version),
+        )
+
+    def _preferred(self, model: str, versions: list[int]) -> int:
+        """The champion if it is among them, else the newest."""
+        for version in versions if len(versions) > 1 else ():
+            if "champion" in self._registry.model_version(model, version).aliases:
+                return version
+        return max(versions)
+
+
+def _connect(stack: ExitStack, settings: OwnerSettings, identity: Identity) -> Channels:
+    def channel(peer: Peer) -> grpc.Channel:
+        return stack.enter_context(
+            open_channel(
+                peer.address,
+                identity,
+                peer.spiffe_id,
+                deadline_s=settings.deadline_s,
+                max_message_bytes=settings.max_message_bytes,
+            )
+        )
+
+    return Channels(
+        channel(settings.orchestrator),
+        channel(settings.key_holder),
+        channel(settings.inference_server),
+    )
+
+
+def _sealing_key(folder: Path) -> SealingKey:
+    path = folder / "sealing.key"
+    if not path.exists():
+        SealingKey.generate().save(path)
+    return SealingKey.load(path)

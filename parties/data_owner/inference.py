@@ -1,0 +1,118 @@
+"""One request to the inference server: written, and its answer read with suspicion."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+
+from core.blocks import encrypt
+from core.errors import KeyMismatchError, TooLargeError
+from core.keys import BlockKey
+from core.manifest import Manifest
+from core.preprocessing import normalise
+from core.wire import from_bytes, to_bytes
+from parties.data_owner.answers import Answers, Receipt
+from parties.data_owner.errors import UnexpectedAnswerError
+from protos import open_inference_pb2 as pb
+
+Pixels = UInt8[ndarray, "n height width channels"]
+Blocks = Float32[ndarray, "n rows columns d"]
+
+INPUT: Final = "encrypted_blocks"
+OUTPUT: Final = "logits"
+# Room in a message for names, ids and shapes beside the tensor.
+_ENVELOPE_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """What a request is made with: a key version, and the model issued for it.
+
+    Raises `KeyMismatchError` when the two do not belong together.
+    """
+
+    key: BlockKey
+    model: str
+    model_version: int
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        key, sizes = self.key, self.manifest.architecture
+        if (key.patch_size, key.channels) != (sizes.patch_size, sizes.channels):
+            raise KeyMismatchError(
+                f"the key is for blocks of {key.patch_size} with {key.channels} channels"
+                f", the model for {sizes.patch_size} with {sizes.channels}"
+            )
+
+    def encrypt(self, images: Pixels) -> Blocks:
+        """Normalise as the manifest says, and replace every block `x` by `A x`."""
+        blocks: Blocks = encrypt(
+            normalise(images, self.manifest.preprocessing), self.key
+        )
+        return blocks
+
+    def fitting(self, max_message_bytes: int) -> int:
+        """Return how many encrypted images fit into one message."""
+        sizes = self.manifest.architecture
+        one = 4 * sizes.rows * sizes.columns * sizes.dimension
+        count = (max_message_bytes - _ENVELOPE_BYTES) // one
+        if count < 1:
+            raise TooLargeError("one encrypted image is larger than a message may be")
+        return count
+
+
+def request_for(blocks: Blocks, use: Use) -> pb.ModelInferRequest:
+    """Write a request: the key travels by name only."""
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name=INPUT, datatype="FP32", shape=blocks.shape
+    )
+    return pb.ModelInferRequest(
+        model_name=use.model,
+        model_version=str(use.model_version),
+        id=str(uuid.uuid4()),
+        parameters={
+            "key_id": pb.InferParameter(string_param=use.key.key_id),
+            "key_version": pb.InferParameter(int64_param=use.key.version),
+        },
+        inputs=[tensor],
+        raw_input_contents=[to_bytes(blocks)],
+    )
+
+
+def read_answer(
+    request: pb.ModelInferRequest,
+    answer: pb.ModelInferResponse,
+    use: Use,
+    max_bytes: int,
+) -> Answers:
+    """Read an answer, and refuse one that is not to this request."""
+    images = request.inputs[0].shape[0]
+    expected = (images, len(use.manifest.classes))
+    said = (answer.id, answer.model_name, answer.model_version)
+    if said != (request.id, request.model_name, request.model_version):
+        raise UnexpectedAnswerError("the answer is to another request")
+    if (
+        [output.name for output in answer.outputs] != [OUTPUT]
+        or len(answer.raw_output_contents) != 1
+        or tuple(answer.outputs[0].shape) != expected
+    ):
+        raise UnexpectedAnswerError(f"expected logits of {expected}")
+    logits = from_bytes(
+        answer.raw_output_contents[0],
+        expected,
+        answer.outputs[0].datatype,
+        max_bytes=max_bytes,
+    )
+    receipt = Receipt(
+        request_id=request.id,
+        key_id=use.key.key_id,
+        key_version=use.key.version,
+        model=use.model,
+        model_version=use.model_version,
+        images=images,
+        audit_index=answer.parameters["audit_index"].int64_param,
+        audit_nonce=answer.parameters["audit_nonce"].string_param,
+    )
+    return Answers(logits, use.manifest.classes, (receipt,))
