@@ -39,7 +39,8 @@ STATUS: Final[Mapping[type[KeymixerError], StatusCode]] = MappingProxyType(
         KeymixerError: StatusCode.INTERNAL,
     }
 )
-_DETAILS = re.compile(r"(?P<kind>[A-Z][A-Za-z0-9]*)(?:: (?P<hint>[ -~]{0,500}))?")
+# A kind is in camel case: gRPC writes of itself `SERVER: Received message ...`.
+_DETAILS = re.compile(r"(?P<kind>[A-Z][a-z][A-Za-z0-9]*)(?:: (?P<hint>[ -~]{0,500}))?")
 # What gRPC writes when there is no connection, and what that means. First match wins.
 _ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     {
