@@ -9,8 +9,15 @@ from typing import Protocol, Self
 
 import grpc
 
-from core.errors import AuditUnavailable, KeymixerError, Refused, Unavailable
+from core.errors import (
+    AuditUnavailable,
+    ConfigurationError,
+    KeymixerError,
+    Refused,
+    Unavailable,
+)
 from core.rpc.errors import RemoteError, remote_errors, status_of
+from core.rpc.identity import SpiffeId
 from core.rpc.policy import Refusal
 from protos import audit_pb2 as pb
 from protos import audit_pb2_grpc as rpc
@@ -19,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REFUSED = "refused"
 _LARGEST_BATCH = 256
+_LONGEST_FACT = 512
 _RETRY_S = 0.2
 _RETRY_AT_MOST_S = 5.0
 
@@ -98,7 +106,8 @@ class Reporter:
         subject: Mapping[str, str] | None = None,
     ) -> None:
         """Report one refusal; never blocks and never raises."""
-        facts = {"method": method, "refusal": kind, **(subject or {})}
+        log.info("refused", extra={"refusal": kind, "method": method, "caller": caller})
+        facts = {"method": method, "kind": kind, **(subject or {})}
         self.report(REFUSED, facts, caller=caller)
 
     def tell(self, refusal: Refusal) -> None:
@@ -107,7 +116,6 @@ class Reporter:
 
     def report(self, kind: str, subject: Mapping[str, str], caller: str = "") -> None:
         """Put one event in the queue; never blocks and never raises."""
-        log.info("reported", extra={"kind": kind, "caller": caller, **subject})
         try:
             self._queue.put_nowait(_event(kind, caller, subject))
         except Full:
@@ -147,7 +155,7 @@ class Reporter:
             uncounted, self._uncounted = self._uncounted, 0
         if not uncounted:
             return []
-        return [_event(REFUSED, "", {"refusal": "QueueFull", "count": str(uncounted)})]
+        return [_event(REFUSED, "", {"kind": "QueueFull", "count": str(uncounted)})]
 
     def _send(self, batch: Sequence[pb.Event]) -> bool:
         try:
@@ -156,8 +164,10 @@ class Reporter:
             log.warning("the log is away", extra={"kind": error.kind})
             return False
         except KeymixerError:
+            if len(batch) > 1:
+                return all(self._send([event]) for event in batch)
             # Sending it again would keep all later reports waiting for ever.
-            log.exception("the log refuses reports", extra={"count": len(batch)})
+            log.exception("the log refuses a report", extra={"kind": batch[0].kind})
         return True
 
 
@@ -205,4 +215,10 @@ def record_event(
 
 
 def _event(kind: str, caller: str, subject: Mapping[str, str]) -> pb.Event:
-    return pb.Event(kind=kind, caller=caller, subject=subject)
+    """Facts are cut to the length the log takes; who has no SPIFFE ID is nobody."""
+    facts = {name: fact[:_LONGEST_FACT] for name, fact in subject.items()}
+    try:
+        known = str(SpiffeId.parse(caller)) if caller else ""
+    except ConfigurationError:
+        known, facts["claimed_caller"] = "", caller[:_LONGEST_FACT]
+    return pb.Event(kind=kind, caller=known, subject=facts)

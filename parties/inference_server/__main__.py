@@ -66,6 +66,7 @@ def running(folder: Path) -> Iterator[RunningServer]:
         services = _services(folder, settings, ports, presence.is_ready)
         server = stack.enter_context(_serving(services, ports, settings, identity))
         write_public(folder / "address", server.address.encode())
+        ports.reporter.report("server.started", {"address": server.address})
         stack.enter_context(presence.kept(server.set_serving))
         yield server
 

@@ -84,7 +84,9 @@ def reload(store: ModelStore, catalogue: Catalogue, reporter: Reporter) -> None:
     """Serve again what was stored before; tell the log of what is corrupt."""
 
     def tell(name: str, error: KeymixerError) -> None:
-        reporter.report("store.corrupt", {"file": name, "error": error.kind})
+        reporter.refused(
+            caller="", method="start", kind=error.kind, subject={"file": name}
+        )
 
     for backbone in store.load_backbones(tell):
         try:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import grpc
 
@@ -178,9 +178,11 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         self, request: store_pb.StoreIssuedModelRequest, _context: grpc.ServicerContext
     ) -> store_pb.StoreIssuedModelResponse:
         with self._answering("StoreIssuedModel", {}) as caller:
-            self._intake.take_issue(
+            facts = self._intake.take_issue(
                 caller, request.statement, request.signature, request.embedding
             )
+            subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
+            self._record("issued.stored", caller, subject)
             return store_pb.StoreIssuedModelResponse()
 
     def DeleteIssuedModel(
@@ -189,8 +191,9 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         name = IssuedName(
             request.key_id, request.key_version, request.model, request.model_version
         )
-        with self._answering("DeleteIssuedModel", {"key_id": name.key_id}):
+        with self._answering("DeleteIssuedModel", _issued(name)) as caller:
             self._intake.drop_issue(name)
+            self._record("issued.deleted", caller, _issued(name))
             return store_pb.DeleteIssuedModelResponse()
 
     def _record(self, kind: str, caller: str, facts: dict[str, str]) -> None:
@@ -203,6 +206,10 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         called = f"/{MODEL_STORE}/{method}"
         with refusals_reported(self._reporter, caller, called, subject):
             yield caller
+
+
+def _issued(name: IssuedName) -> dict[str, str]:
+    return {field: str(value) for field, value in asdict(name).items()}
 
 
 def _named(request: pb.ModelInferRequest) -> dict[str, str]:

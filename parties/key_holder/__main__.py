@@ -60,6 +60,7 @@ def running(folder: Path) -> Iterator[RunningServer]:
         write_public(folder / "address", server.address.encode())
         keys = PublicKeys(office.signing_key.public_key().public_bytes_raw())
         presence = Presence(office.registry, str(identity.spiffe), keys)
+        office.reporter.report("key_holder.started", {"address": server.address})
         stack.enter_context(presence.kept(server.set_serving))
         yield server
 

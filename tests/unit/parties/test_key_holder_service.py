@@ -1,0 +1,347 @@
+"""The key holder: who gets a key, whose embedding is taken, what is recorded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from core.errors import (
+    AuditUnavailable,
+    CorruptFileError,
+    KeymixerError,
+    KeyRefusedError,
+    NotFound,
+)
+from core.keys import possession_tag
+from core.orthogonal import GENERATOR
+from core.rpc.errors import RemoteError
+from core.rpc.identity import SpiffeId
+from core.rpc.policy import acting_as
+from core.sealing import (
+    ExpiredError,
+    SealContext,
+    SealingKey,
+    fingerprint,
+    open_sealed,
+    signed_part,
+)
+from core.statements import ENVELOPE, ISSUE, verify
+from parties.audit import Reporter
+from parties.key_holder.delivery import Delivery
+from parties.key_holder.issuing import Issue
+from parties.key_holder.service import KeyHolderService, Office
+from parties.key_holder.vault import Vault
+from protos import key_holder_pb2 as pb
+from tests.unit.parties.stage import (
+    KEY_HOLDER_ID,
+    MODEL,
+    NO_CONTEXT,
+    ORCHESTRATOR_ID,
+    OTHER_OWNER_ID,
+    OTHER_PROVIDER_ID,
+    OWNER_ID,
+    PROVIDER_ID,
+    Entropy,
+    FakeAuditLog,
+    FakeRegistry,
+    Release,
+    public,
+)
+
+NOW_MS = 1_750_000_000_000
+LIFETIME_MS = 600_000
+SEALING_KEY = SealingKey.generate()
+PEN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+@dataclass
+class FakeInferenceServer:
+    delivered: list[Issue] = field(default_factory=list)
+
+    def store_issued_model(self, issue: Issue) -> None:
+        self.delivered.append(issue)
+
+
+@dataclass
+class KeyHouse:
+    """A key holder with stand-ins around it."""
+
+    folder: Path
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    audit: FakeAuditLog = field(default_factory=FakeAuditLog)
+    server: FakeInferenceServer = field(default_factory=FakeInferenceServer)
+    release: Release = field(default_factory=Release)
+
+    def __post_init__(self) -> None:
+        self.registry.enrol(OWNER_ID, sealing_key=SEALING_KEY)
+        self.registry.enrol(OTHER_OWNER_ID, sealing_key=SealingKey.generate())
+        self.registry.enrol(OTHER_PROVIDER_ID, Ed25519PrivateKey.generate())
+        self.release.register(self.registry)
+
+    @contextmanager
+    def asked_by(self, caller: SpiffeId) -> Iterator[KeyHolderService]:
+        """The service, called by `caller`; refusals are in the log afterwards."""
+        vault = Vault(self.folder, Entropy())
+        with Reporter(self.audit) as reporter, acting_as(caller):
+            delivery = Delivery(
+                vault, self.registry, PEN, KEY_HOLDER_ID, 600.0, lambda: NOW_MS
+            )
+            office = Office(
+                vault, delivery, PEN, self.registry, self.server, self.audit, reporter
+            )
+            yield KeyHolderService(office)
+
+    def draw(self) -> pb.CreateKeyVersionResponse:
+        request = pb.CreateKeyVersionRequest(
+            key_id="k",
+            version=1,
+            owner=str(OWNER_ID),
+            model=MODEL,
+            patch_size=4,
+            channels=3,
+        )
+        with self.asked_by(ORCHESTRATOR_ID) as service:
+            return service.CreateKeyVersion(request, NO_CONTEXT)
+
+    def fetch(self, caller: SpiffeId = OWNER_ID) -> pb.FetchSealedKeyResponse:
+        request = pb.FetchSealedKeyRequest(key_id="k", version=1)
+        with self.asked_by(caller) as service:
+            return service.FetchSealedKey(request, NO_CONTEXT)
+
+    def prove(self, tag: bytes, caller: SpiffeId = OWNER_ID) -> None:
+        request = pb.ProvePossessionRequest(key_id="k", version=1, tag=tag)
+        with self.asked_by(caller) as service:
+            service.ProvePossession(request, NO_CONTEXT)
+
+    def store(
+        self,
+        content: bytes | None = None,
+        caller: SpiffeId = PROVIDER_ID,
+        version: int = 1,
+    ) -> None:
+        request = pb.StoreEmbeddingRequest(
+            model=MODEL,
+            model_version=version,
+            embedding=self.release.embedding if content is None else content,
+        )
+        with self.asked_by(caller) as service:
+            service.StoreEmbedding(request, NO_CONTEXT)
+
+    def seed(self) -> bytes:
+        with Vault(self.folder, Entropy()).open_seed("k", 1) as seed:
+            return bytes(seed)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> KeyHouse:
+    house = KeyHouse(tmp_path)
+    house.draw()
+    return house
+
+
+def context(**changes: Any) -> SealContext:
+    fields: dict[str, Any] = {
+        "federation": "demo",
+        "key_holder": str(KEY_HOLDER_ID),
+        "owner": str(OWNER_ID),
+        "key_id": "k",
+        "version": 1,
+        "generator": GENERATOR,
+        "recipient_fingerprint": fingerprint(SEALING_KEY.public_bytes()),
+        "expires_at_ms": NOW_MS + LIFETIME_MS,
+    }
+    return SealContext(**{**fields, **changes})
+
+
+def kind_of(caught: pytest.ExceptionInfo[KeymixerError]) -> str:
+    return caught.value.kind
+
+
+def test_creating_a_key_version_twice_gives_the_same_answer(house: KeyHouse) -> None:
+    assert house.draw() == house.draw()
+    assert house.draw().generator == GENERATOR
+    assert len(house.draw().commitment) == 32
+
+
+def test_the_owner_opens_its_envelope_and_proves_it(house: KeyHouse) -> None:
+    sealed = house.fetch()
+    part = signed_part(sealed.envelope, context())
+    verify(public(PEN), ENVELOPE, part, sealed.signature)
+    seed = open_sealed(sealed.envelope, SEALING_KEY, context(), now_ms=NOW_MS)
+    house.prove(possession_tag(seed, key_id="k", version=1, owner=str(OWNER_ID)))
+
+    assert house.seed() == seed
+    assert house.registry.confirmed == [("k", 1)]
+    assert sealed.expires_at_ms == NOW_MS + LIFETIME_MS
+
+
+def test_an_envelope_ends_after_ten_minutes(house: KeyHouse) -> None:
+    envelope = house.fetch().envelope
+    late = NOW_MS + LIFETIME_MS
+
+    with pytest.raises(ExpiredError):
+        open_sealed(envelope, SEALING_KEY, context(), now_ms=late)
+
+
+def test_a_delivery_is_on_record(house: KeyHouse) -> None:
+    house.fetch()
+
+    expected = {"key_id": "k", "key_version": "1", "caller": str(OWNER_ID)}
+    assert house.audit.of_kind("key.fetched") == [expected]
+
+
+def test_no_audit_no_key(house: KeyHouse) -> None:
+    house.audit.away = True
+
+    with pytest.raises(AuditUnavailable):
+        house.fetch()
+
+
+def test_an_owner_cannot_fetch_anothers_key(house: KeyHouse) -> None:
+    with pytest.raises(RemoteError) as caught:
+        house.fetch(OTHER_OWNER_ID)
+
+    assert kind_of(caught) == "NotAllowed"
+    (refusal,) = house.audit.of_kind("refused")
+    assert refusal == {
+        "kind": "NotAllowed",
+        "method": "/keymixer.v1.KeyHolderService/FetchSealedKey",
+        "key_id": "k",
+        "key_version": "1",
+        "caller": str(OTHER_OWNER_ID),
+    }
+
+
+def test_a_revoked_owner_fetches_nothing(house: KeyHouse) -> None:
+    house.registry.party(str(OWNER_ID)).state = "revoked"
+
+    with pytest.raises(RemoteError) as caught:
+        house.fetch()
+    assert kind_of(caught) == "NotAllowed"
+
+
+def test_an_owner_without_a_sealing_key_fetches_nothing(house: KeyHouse) -> None:
+    house.registry.enrol(OWNER_ID)
+
+    with pytest.raises(RemoteError) as caught:
+        house.fetch()
+    assert kind_of(caught) == "Signature"
+
+
+def test_a_wrong_proof_confirms_nothing(house: KeyHouse) -> None:
+    others = possession_tag(
+        house.seed(), key_id="k", version=1, owner=str(OTHER_OWNER_ID)
+    )
+    for tag in (b"", bytes(32), others):
+        with pytest.raises(RemoteError) as caught:
+            house.prove(tag)
+        assert kind_of(caught) == "Signature"
+
+    assert house.registry.confirmed == []
+
+
+def test_nobody_proves_possession_for_another(house: KeyHouse) -> None:
+    tag = possession_tag(house.seed(), key_id="k", version=1, owner=str(OWNER_ID))
+    with pytest.raises(RemoteError) as caught:
+        house.prove(tag, OTHER_OWNER_ID)
+
+    assert kind_of(caught) == "NotAllowed"
+
+
+def test_an_embedding_of_a_registered_release_is_taken_and_recorded(
+    house: KeyHouse,
+) -> None:
+    house.store()
+    house.store()
+
+    recorded = house.audit.of_kind("embedding.stored")[0]
+    assert recorded["digest"] == house.release.manifest.embedding_digest
+
+
+def test_an_embedding_that_the_manifest_does_not_name_is_refused(
+    house: KeyHouse,
+) -> None:
+    with pytest.raises(RemoteError) as caught:
+        house.store(Release(seed=2).embedding)
+    assert kind_of(caught) == "Signature"
+
+
+def test_an_embedding_of_an_unknown_version_is_refused(house: KeyHouse) -> None:
+    with pytest.raises(NotFound):
+        house.store(version=2)
+
+
+def test_an_embedding_from_another_provider_is_refused(house: KeyHouse) -> None:
+    with pytest.raises(RemoteError) as caught:
+        house.store(caller=OTHER_PROVIDER_ID)
+    assert kind_of(caught) == "NotAllowed"
+
+
+def test_a_manifest_the_provider_did_not_sign_is_refused(house: KeyHouse) -> None:
+    """The registry is not taken at its word."""
+    house.release.register(house.registry, version=2, signature=bytes(64))
+
+    with pytest.raises(RemoteError) as caught:
+        house.store(version=2)
+    assert kind_of(caught) == "Signature"
+
+
+def test_an_embedding_that_does_not_fit_its_architecture_is_corrupt(
+    house: KeyHouse,
+) -> None:
+    """Signed and registered, and wrong all the same."""
+    house.release.__dict__["embedding"] = b"not safetensors"
+    house.release.register(house.registry, version=2)
+
+    with pytest.raises(CorruptFileError):
+        house.store(version=2)
+
+
+def test_prepared_and_sent_are_the_same_model(house: KeyHouse) -> None:
+    house.store()
+    names: dict[str, Any] = {
+        "key_id": "k",
+        "key_version": 1,
+        "model": MODEL,
+        "model_version": 1,
+    }
+    with house.asked_by(ORCHESTRATOR_ID) as service:
+        prepared = service.PrepareIssuedModel(
+            pb.PrepareIssuedModelRequest(**names),
+            NO_CONTEXT,
+        )
+        service.SendIssuedModel(
+            pb.SendIssuedModelRequest(**names),
+            NO_CONTEXT,
+        )
+    (sent,) = house.server.delivered
+    verify(public(PEN), ISSUE, sent.statement, sent.signature)
+
+    assert (sent.statement, sent.signature) == (prepared.statement, prepared.signature)
+
+
+def test_a_destroyed_key_is_gone_for_its_owner_too(house: KeyHouse) -> None:
+    request = pb.DestroyKeyVersionRequest(key_id="k", version=1)
+    with house.asked_by(ORCHESTRATOR_ID) as service:
+        service.DestroyKeyVersion(request, NO_CONTEXT)
+        service.DestroyKeyVersion(request, NO_CONTEXT)
+
+    with pytest.raises(KeyRefusedError):
+        house.fetch()
+    with pytest.raises(KeyRefusedError):
+        house.draw()
+
+
+def test_an_unknown_key_version_is_not_found_and_that_is_on_record(
+    house: KeyHouse,
+) -> None:
+    with house.asked_by(OWNER_ID) as service, pytest.raises(NotFound):
+        service.FetchSealedKey(
+            pb.FetchSealedKeyRequest(key_id="k", version=9), NO_CONTEXT
+        )
+
+    assert house.audit.of_kind("refused")[0]["kind"] == "NotFound"
