@@ -37,7 +37,10 @@ _DISK: Final = frozenset(
         sqlite3.SQLITE_CANTOPEN,
     }
 )
-_BROKEN: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# SQLITE_ERROR: our statements are fixed, so it is the tables that are not ours.
+_BROKEN: Final = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+)
 
 
 class Database:
