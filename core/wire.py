@@ -28,6 +28,8 @@ from core.errors import (
 
 # The default bound on one tensor: as many bytes as a message may have.
 MAX_TENSOR_BYTES: Final = 16 << 20
+# An image batch has 4; NumPy stops at 64.
+MAX_AXES: Final = 8
 # Weights are float32; BatchNorm counts its batches in int64.
 STORED_DTYPES: Final = frozenset({np.dtype("<f4"), np.dtype("<i8")})
 
@@ -56,8 +58,8 @@ def from_bytes(
     """
     if datatype != "FP32":
         raise DtypeError(f"expected FP32, got {datatype[:16]!r}")
-    if any(size < 0 for size in shape):
-        raise ShapeError(f"a shape has a negative size: {tuple(shape)}")
+    if not 0 < len(shape) <= MAX_AXES or any(size < 1 for size in shape):
+        raise ShapeError(f"expected 1 to {MAX_AXES} sizes of 1 up, got {shape!s:.80}")
     expected = 4 * math.prod(shape)
     if max(expected, len(data)) > max_bytes:
         raise TooLargeError(
