@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,31 +24,32 @@ def configure(level: str | int = "INFO") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as time, level, logger, event and its extra fields.
+    """Formats a record as time, level, logger, message and its extra fields.
 
     Numbers and texts are written; of anything else (bytes, arrays, messages) only the
     type, so that no key or picture gets into a log by accident.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        extra = {k: v for k, v in vars(record).items() if k not in _OWN}
+        line = {name: _safe(value) for name, value in extra.items()} | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(
                 timespec="milliseconds"
             ),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage()[:_LONGEST],
+            "message": record.getMessage()[:_LONGEST],
         }
-        extra = {k: v for k, v in vars(record).items() if k not in _OWN}
-        line |= {name: _safe(value) for name, value in extra.items()}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
 
 
 def _safe(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
         return value[:_LONGEST]
     return f"<{type(value).__name__}>"

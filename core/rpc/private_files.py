@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.errors import ConfigurationError, CorruptFileError, StorageError
@@ -17,8 +18,6 @@ def ensure_private(path: Path, make: Callable[[], bytes]) -> bytes:
     if not path.exists():
         try:
             _create(path, make())
-        except FileExistsError:
-            pass
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return read_private(path)
@@ -42,8 +41,8 @@ def read_private(path: Path) -> bytes:
 def write_public(path: Path, data: bytes) -> None:
     """Replace a file that anyone may read, at once or not at all."""
     try:
-        draft = _draft(path, data, 0o644)
-        draft.replace(path)
+        with _draft(path, data, 0o644) as draft:
+            draft.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
@@ -51,22 +50,24 @@ def write_public(path: Path, data: bytes) -> None:
 
 def _create(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path, data, 0o600)
-    try:
+    with _draft(path, data, 0o600) as draft, suppress(FileExistsError):
         path.hardlink_to(draft)
-    finally:
-        draft.unlink()
     _sync_folder(path.parent)
 
 
-def _draft(path: Path, data: bytes, mode: int) -> Path:
+@contextmanager
+def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """Yield a file beside `path` that is on disk, and is gone when the block ends."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return draft
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -488,3 +488,23 @@ def test_one_call_too_many_is_refused(open_house: Open, owner: Identity) -> None
         )
         house.echo.release.set()
         assert running.result(10) == b"x"
+
+
+def test_a_caller_who_gave_up_while_it_waited_costs_no_work(
+    open_house: Open, owner: Identity
+) -> None:
+    house = open_house(settings=replace(SETTINGS, workers=1))
+    house.echo.away = 2
+
+    with house.visit(owner) as stub:
+        running = stub.start("Wait", b"x")
+        assert house.echo.entered.wait(5)
+        with pytest.raises(PeerUnavailable), remote_errors("the server"):
+            stub.ask("Say", timeout=0.3)
+        house.echo.release.set()
+        assert running.result(10) == b"x"
+        # The one worker takes calls in order: this one is served after the other.
+        with pytest.raises(PeerUnavailable), remote_errors("the server"):
+            stub.ask("Say")
+
+    assert house.echo.away == 1
