@@ -15,7 +15,7 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.errors import ShapeError
+from core.errors import NotFound, ShapeError
 from core.manifest import Manifest
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity, SpiffeId, load_identity
@@ -161,6 +161,19 @@ class Client:
                 self._registry, provider, model, version
             )
         return self._manifests[name]
+
+    def any_model(self) -> tuple[registry_pb2.ModelVersion, Manifest]:
+        """The newest model version of this client's model, or of the federation's only.
+
+        For questions that must be refused: it needs no key.
+        """
+        request = registry_pb2.ListModelVersionsRequest(name=self._model or "")
+        with answers_of("orchestrator"):
+            versions = self._keys.ListModelVersions(request).versions
+        if not versions:
+            raise NotFound("the registry knows no model")
+        newest = versions[-1]
+        return newest, self.manifest(newest.name, newest.version)
 
     def encrypt(self, images: Pixels) -> Blocks:
         """Encrypt images under the primary key; nothing is sent."""

@@ -2,6 +2,7 @@
 
 NoKeyError              KeyRefusedError: there is no key that may be used now
 KeyNotReadyError        Unavailable: a key did not become usable in time
+IncompleteError         Unavailable: some images got no answer
 UnexpectedAnswerError   Refused: an answer is not one to what was asked
 PeerRefusedError        RemoteError, Refused: the peer said no
 """
@@ -34,6 +35,12 @@ class KeyNotReadyError(Unavailable):
     """A key was not active, or no model was issued for it, in time."""
 
     hint = "see `keymixer keys` and `keymixer issued`, and the orchestrator's log"
+
+
+class IncompleteError(Unavailable):
+    """Some images got no answer."""
+
+    hint = "see the failures by kind, and ask again"
 
 
 class UnexpectedAnswerError(Refused):

@@ -42,8 +42,8 @@ class Use:
         key, sizes = self.key, self.manifest.architecture
         if (key.patch_size, key.channels) != (sizes.patch_size, sizes.channels):
             raise KeyMismatchError(
-                f"the key is for blocks of {key.patch_size} with {key.channels} channels"
-                f", the model for {sizes.patch_size} with {sizes.channels}"
+                f"the key is for blocks of {key.patch_size} x {key.channels} channels"
+                f", the model for {sizes.patch_size} x {sizes.channels}"
             )
 
     def encrypt(self, images: Pixels) -> Blocks:

@@ -1,0 +1,248 @@
+"""A data owner's acts in a simulation: one process each, events as JSON lines."""
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from numpy import ndarray
+
+from core.blocks import decrypt
+from core.console import exit_code, print_error
+from core.datasets.npz import load_arrays
+from core.errors import KeymixerError, PeerUnavailable, Refused
+from core.keys import BlockKey, derive_key
+from core.orthogonal import SEED_BYTES
+from core.preprocessing import denormalise
+from core.rpc.logs import configure
+from core.wire import write_atomically
+from parties.data_owner.answers import Answers
+from parties.data_owner.asking import Tally, Until, ask_until
+from parties.data_owner.client import Client, open_client
+from parties.data_owner.errors import KeyNotReadyError, NoKeyError
+from parties.data_owner.inference import Pixels, Use
+from parties.data_owner.pictures import as_picture
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would print keys and pictures.
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
+
+_POLL_S: Final = 0.1
+_PAUSE_S: Final = 0.2
+
+Folder = Annotated[Path, typer.Option(help="The owner's own folder.")]
+Images = Annotated[Path, typer.Option(help="An .npz with uint8 images and labels.")]
+Out = Annotated[Path, typer.Option(help="The .npz to write.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images a request.")]
+
+
+@app.command()
+def keys(folder: Folder, timeout: float = 60.0) -> None:
+    """Register the public keys, fetch and prove the key, wait until it may be used."""
+    deadline = time.monotonic() + timeout
+    with open_client(folder) as client:
+        while True:
+            try:
+                client.register()
+                use = client.use(fresh=True)
+            except (NoKeyError, PeerUnavailable) as error:
+                if time.monotonic() > deadline:
+                    raise KeyNotReadyError(f"after {timeout:.0f} s: {error}") from error
+                time.sleep(_POLL_S)
+            else:
+                emit("ready", **_named(use))
+                return
+
+
+@app.command()
+def ask(
+    folder: Folder,
+    images: Images,
+    out: Out,
+    batch: Batch = 100,
+    *,
+    seconds: float | None = None,
+    requests: int | None = None,
+    loop_until_version: int | None = None,
+) -> None:
+    """Encrypt images in this process and ask about them: once, or as long as said."""
+    pixels, labels = load_arrays(images)
+    until = Until(seconds, requests, loop_until_version)
+    with open_client(folder) as client:
+        tally = ask_until(
+            pixels,
+            batch,
+            until,
+            lambda part: client.predict(part, batch),
+            Progress(len(pixels)),
+        )
+    _finish(out, labels, tally)
+
+
+@app.command()
+def ask_wrong_key(
+    folder: Folder,
+    images: Images,
+    out: Out,
+    batch: Batch = 100,
+    count: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Name the own key on the wire, but encrypt with a random other matrix."""
+    pixels, labels = (array[:count] for array in load_arrays(images))
+    with open_client(folder) as client:
+        use = client.use()
+        wrong = Use(_another(use.key), use.model, use.model_version, use.manifest)
+
+        def ask_wrong(part: Pixels) -> Answers:
+            return client.ask(wrong.encrypt(part), wrong)
+
+        tally = ask_until(pixels, batch, Until(), ask_wrong, Progress(len(pixels)))
+    _finish(out, labels, tally)
+
+
+@app.command()
+def ask_with_key(folder: Folder, key_id: str = "", version: int = 1) -> None:
+    """Name any key on the wire; a blank picture, as this is to be refused."""
+    with open_client(folder) as client:
+        try:
+            _ask_blank(client, key_id, version)
+        except KeymixerError as error:
+            emit("refused", refusal=error.kind, key_id=key_id, key_version=version)
+            return
+    emit("answered", key_id=key_id, key_version=version)
+    raise NotRefusedError(f"{key_id} version {version} was answered")
+
+
+@app.command()
+def samples(
+    folder: Folder,
+    images: Images,
+    out: Out,
+    count: Annotated[int, typer.Option(min=1)] = 6,
+) -> None:
+    """Show some images plain, encrypted, decrypted, and decrypted with a wrong key."""
+    pixels, labels = (array[:count] for array in load_arrays(images))
+    with open_client(folder) as client:
+        use = client.use()
+    _save(out, {**pictures_of(pixels, use), "labels": labels})
+    emit("done", images=len(pixels))
+
+
+def pictures_of(images: Pixels, use: Use) -> dict[str, ndarray]:
+    """Four views of the same images, uint8 [n, height, width, channels] each."""
+    blocks = use.encrypt(images)
+    sizes, preprocessing = use.manifest.architecture, use.manifest.preprocessing
+    seen = [as_picture(one, sizes.patch_size, sizes.channels) for one in blocks]
+    return {
+        "plain": images,
+        "encrypted": np.stack(seen),
+        "decrypted": denormalise(decrypt(blocks, use.key), preprocessing),
+        "wrong": denormalise(decrypt(blocks, _another(use.key)), preprocessing),
+    }
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Print one event as a line of JSON."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class NotRefusedError(Refused):
+    """Something was answered that had to be refused."""
+
+    hint = "the inference server does not check whose key a request names"
+
+
+class Progress:
+    """Emits `progress` events, the first and the last ones and a few a second."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._next = 0.0
+
+    def __call__(self, tally: Tally) -> None:
+        done = int(tally.answered.sum())
+        now = time.monotonic()
+        if now < self._next and done < self._total:
+            return
+        self._next = now + _PAUSE_S
+        emit(
+            "progress",
+            done=done,
+            total=self._total,
+            requests=tally.requests,
+            failed=tally.failures.total(),
+            key_version=tally.version,
+        )
+
+
+def main() -> None:
+    """Run one act; an error of ours becomes an event, a line and an exit code."""
+    configure("WARNING")
+    try:
+        app()
+    except KeymixerError as error:
+        emit("error", kind=error.kind, message=str(error), next=error.hint)
+        print_error(error, as_json=False)
+        sys.exit(exit_code(error))
+
+
+def _ask_blank(client: Client, key_id: str, version: int) -> None:
+    model, manifest = client.any_model()
+    sizes = manifest.architecture
+    key = derive_key(
+        os.urandom(SEED_BYTES),
+        key_id=key_id,
+        version=version,
+        patch_size=sizes.patch_size,
+        channels=sizes.channels,
+    )
+    blank = np.zeros((1, sizes.height, sizes.width, sizes.channels), dtype=np.uint8)
+    use = Use(key, model.name, model.version, manifest)
+    client.ask(use.encrypt(blank), use)
+
+
+def _another(key: BlockKey) -> BlockKey:
+    """A key of the same name and size, with a matrix drawn just now."""
+    return derive_key(
+        os.urandom(SEED_BYTES),
+        key_id=key.key_id,
+        version=key.version,
+        patch_size=key.patch_size,
+        channels=key.channels,
+    )
+
+
+def _finish(out: Path, labels: ndarray, tally: Tally) -> None:
+    if tally.logits is not None:
+        _save(out, {"logits": tally.logits, "labels": labels})
+    emit("done", **tally.facts())
+
+
+def _save(path: Path, arrays: Mapping[str, ndarray]) -> None:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    write_atomically(path, file.getvalue())
+
+
+def _named(use: Use) -> dict[str, Any]:
+    return {
+        "key_id": use.key.key_id,
+        "key_version": use.key.version,
+        "model": use.model,
+        "model_version": use.model_version,
+    }
+
+
+if __name__ == "__main__":
+    main()

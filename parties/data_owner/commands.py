@@ -1,0 +1,186 @@
+"""`keymixer predict` and `keymixer encrypt`: a person's own pictures.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from core.console import EXIT_CODES, print_json, print_rows
+from core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from parties.data_owner.answers import Answers
+    from parties.data_owner.client import Client
+
+app = typer.Typer()
+
+_LATEST: Final = Path("runs") / "latest"
+_TOP: Final = 3
+
+Files = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG or JPEG.")]
+OwnerFolder = Annotated[
+    Path | None, typer.Option("--owner-folder", help="The data owner's own folder.")
+]
+Run = Annotated[
+    Path, typer.Option("--run", help="The run's folder.", envvar="KEYMIXER_RUN")
+]
+Owner = Annotated[
+    str | None,
+    typer.Option(
+        "--owner", help="Which data owner of the run; its only one if left out."
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Needed only with several models.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def predict(
+    files: Files,
+    owner_folder: OwnerFolder = None,
+    run: Run = _LATEST,
+    *,
+    owner: Owner = None,
+    model: Model = None,
+    json_: AsJson = False,
+) -> None:
+    """Encrypt pictures on this machine and ask what is on them.
+
+    Whoever runs the inference server does not see the pictures by looking at what it
+    is sent. It is no protection against a server that attacks: from encrypted pictures
+    it can recover the plain ones (docs/threat-model.md).
+
+    Example: keymixer predict cat.jpg dog.png --owner st-anna
+    """
+    from parties.data_owner.client import open_client
+
+    with open_client(find_owner(owner_folder, run, owner), model) as client:
+        answers = client.predict(_read(client, files))
+    rows = _predictions(files, answers)
+    columns = {"file": "picture", "class": "class", "likely": "probability"}
+    if json_:
+        print_json([{k: v for k, v in row.items() if k != "likely"} for row in rows])
+    else:
+        print_rows("Predictions", rows, columns, as_json=False)
+
+
+@app.command(epilog=EXIT_CODES)
+def encrypt(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
+    owner_folder: OwnerFolder = None,
+    run: Run = _LATEST,
+    *,
+    owner: Owner = None,
+    model: Model = None,
+    json_: AsJson = False,
+) -> None:
+    """Encrypt pictures on this machine and write what a server would be sent.
+
+    For each picture: NAME.safetensors with the encrypted blocks, float32 [rows,
+    columns, block], and NAME.png, a view of them for the eye. No picture is sent.
+
+    Example: keymixer encrypt cat.jpg --out encrypted --owner st-anna
+    """
+    from parties.data_owner.client import open_client
+
+    with open_client(find_owner(owner_folder, run, owner), model) as client:
+        use = client.use()
+        blocks = use.encrypt(_read(client, files))
+    sizes = use.manifest.architecture
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "file": str(path),
+            "key": f"{use.key.key_id} v{use.key.version}",
+            **_write(out / name, one, sizes.patch_size, sizes.channels),
+        }
+        for path, name, one in zip(files, _distinct(files), blocks, strict=True)
+    ]
+    columns = {"file": "picture", "blocks": "blocks", "view": "view", "key": "key"}
+    print_rows("Encrypted", rows, columns, as_json=json_)
+
+
+def find_owner(folder: Path | None, run: Path, owner: str | None) -> Path:
+    """Return an owner's folder: the one named, or an owner of a run.
+
+    Raises:
+        ConfigurationError: there is none, or several and none was named.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise ConfigurationError(f"--owner-folder: {folder} is no folder")
+        return folder
+    owners = run / "owners"
+    found = sorted(p.name for p in owners.iterdir()) if owners.is_dir() else []
+    if not found:
+        raise ConfigurationError(
+            f"{run} holds no data owners: start a federation with `keymixer up`, or"
+            " name a folder with --owner-folder"
+        )
+    if owner is None and len(found) > 1:
+        raise ConfigurationError(f"name one with --owner: {', '.join(found)}")
+    chosen = owner or found[0]
+    if chosen not in found:
+        raise ConfigurationError(f"--owner: {chosen} is none of {', '.join(found)}")
+    return owners / chosen
+
+
+def _read(client: "Client", files: Sequence[Path]) -> Any:
+    from parties.data_owner.images import read_images
+
+    return read_images(files, client.use().manifest.preprocessing)
+
+
+def _predictions(files: Sequence[Path], answers: "Answers") -> list[dict[str, Any]]:
+    rows = []
+    receipts = [receipt for receipt in answers.receipts for _ in range(receipt.images)]
+    for path, shares, receipt in zip(
+        files, answers.probabilities, receipts, strict=True
+    ):
+        order = shares.argsort()[::-1]
+        named = {answers.classes[i]: round(float(shares[i]), 6) for i in order}
+        likely = list(named.items())[:_TOP]
+        rows.append(
+            {
+                "file": str(path),
+                "class": likely[0][0],
+                "likely": ", ".join(f"{name} {share:.1%}" for name, share in likely),
+                "probabilities": named,
+                "key": f"{receipt.key_id} v{receipt.key_version}",
+                "model_version": receipt.model_version,
+                "audit_index": receipt.audit_index,
+            }
+        )
+    return rows
+
+
+def _write(path: Path, blocks: Any, patch_size: int, channels: int) -> dict[str, str]:
+    from core.wire import save_tensors, write_atomically
+    from parties.data_owner.pictures import as_picture, png
+
+    tensors, view = (
+        path.with_name(f"{path.name}.safetensors"),
+        path.with_name(f"{path.name}.png"),
+    )
+    save_tensors(tensors, {"encrypted_blocks": blocks})
+    write_atomically(view, png(as_picture(blocks, patch_size, channels)), mode=0o644)
+    return {"blocks": str(tensors), "view": str(view)}
+
+
+def _distinct(files: Sequence[Path]) -> list[str]:
+    """A name for each picture's files; a number where two pictures have the same."""
+    names: list[str] = []
+    for path in files:
+        name, number = path.stem, 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}-{number}"
+        names.append(name)
+    return names
