@@ -17,7 +17,7 @@ class Settings:
     listen: str
     orchestrator: Peer
     engine_threads: int = 2
-    max_images: int = 1024
+    max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
 

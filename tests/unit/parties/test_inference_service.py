@@ -1,0 +1,492 @@
+"""Asking the inference server: right answers, no audit no answer, nothing malformed."""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.blocks import encrypt
+from core.convmixer import take_apart
+from core.errors import (
+    AuditUnavailable,
+    DtypeError,
+    InvalidInput,
+    KeymixerError,
+    KeyRefusedError,
+    NonFiniteError,
+    NotFound,
+    NotGrantedError,
+    ShapeError,
+    TooLargeError,
+    TruncatedError,
+)
+from core.keys import BlockKey, derive_key
+from core.rpc.errors import RemoteError
+from core.rpc.identity import SpiffeId
+from core.rpc.policy import Refusal, acting_as
+from core.statements import IssueStatement
+from core.transform import embedding_digest, transform_embedding
+from parties.audit import Reporter
+from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.errors import MissingParameterError, WrongTensorsError
+from parties.inference_server.service import InferenceService, Limits
+from parties.inference_server.store import ModelName, StoredBackbone, StoredIssue
+from parties.inference_server.torch_engine import TorchEngine
+from protos import audit_pb2
+from protos import open_inference_pb2 as pb
+from tests.unit.parties.stage import (
+    MODEL,
+    NO_CONTEXT,
+    OTHER_OWNER_ID,
+    OWNER_ID,
+    TINY,
+    Entropy,
+    FakeAuditLog,
+    Release,
+    images,
+)
+
+LIMITS = Limits(max_images=4, max_message_bytes=1 << 16)
+Tamper = Callable[[pb.ModelInferRequest], None]
+
+
+@dataclass
+class Counter:
+    """An inference server with one model, issued for two owners."""
+
+    audit: FakeAuditLog = field(default_factory=FakeAuditLog)
+    release: Release = field(default_factory=Release)
+    ready: bool = True
+
+    def __post_init__(self) -> None:
+        self.catalogue = Catalogue(TorchEngine(threads=1))
+        tensors = take_apart(self.release.model)[1]
+        name = ModelName(MODEL, 1)
+        self.catalogue.add_backbone(
+            StoredBackbone(name, self.release.manifest, tensors)
+        )
+        self.issue(OWNER_ID, key(1))
+        self.issue(OTHER_OWNER_ID, key(2))
+
+    def issue(self, owner: SpiffeId, owners: BlockKey) -> None:
+        weight = transform_embedding(self.release.weight, owners)
+        said = IssueStatement(
+            key_id=owners.key_id,
+            key_version=1,
+            owner=str(owner),
+            model=MODEL,
+            model_version=1,
+            digest=embedding_digest(weight).hex(),
+            patch_size=TINY.patch_size,
+            channels=TINY.channels,
+            hidden=TINY.hidden,
+        )
+        self.catalogue.add_issue(StoredIssue(said, weight))
+
+    @contextmanager
+    def asked_by(self, caller: SpiffeId = OWNER_ID) -> Iterator[InferenceService]:
+        with Reporter(self.audit) as reporter, acting_as(caller):
+            yield InferenceService(
+                self.catalogue,
+                self.audit,
+                reporter,
+                LIMITS,
+                ready=lambda: self.ready,
+                entropy=Entropy(),
+            )
+
+    def infer(
+        self, request: pb.ModelInferRequest, caller: SpiffeId = OWNER_ID
+    ) -> pb.ModelInferResponse:
+        with self.asked_by(caller) as service:
+            return service.ModelInfer(request, NO_CONTEXT)
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+def key(number: int) -> BlockKey:
+    return derive_key(
+        bytes([number]) * 32, key_id=f"k{number}", version=1, patch_size=4, channels=3
+    )
+
+
+def question(count: int = 2, **changes: Any) -> pb.ModelInferRequest:
+    blocks = encrypt(images(count), key(1))
+    request = pb.ModelInferRequest(
+        model_name=MODEL,
+        id="request-1",
+        inputs=[
+            pb.ModelInferRequest.InferInputTensor(
+                name="encrypted_blocks", datatype="FP32", shape=blocks.shape
+            )
+        ],
+        raw_input_contents=[blocks.astype("<f4").tobytes()],
+    )
+    request.parameters["key_id"].string_param = "k1"
+    request.parameters["key_version"].int64_param = 1
+    for name, value in changes.items():
+        setattr(request, name, value)
+    return request
+
+
+def logits_of(answer: pb.ModelInferResponse) -> np.ndarray:
+    (output,) = answer.outputs
+    (raw,) = answer.raw_output_contents
+    return np.frombuffer(raw, "<f4").reshape(tuple(output.shape))
+
+
+def plain(counter: Counter, count: int = 2) -> np.ndarray:
+    with torch.inference_mode():
+        logits: np.ndarray = counter.release.model(
+            torch.from_numpy(images(count))
+        ).numpy()
+    return logits
+
+
+def test_the_answer_is_the_plain_models(counter: Counter) -> None:
+    answer = counter.infer(question())
+
+    np.testing.assert_allclose(plain(counter), logits_of(answer), atol=1e-5)
+    assert ("logits", "FP32") == (answer.outputs[0].name, answer.outputs[0].datatype)
+    assert (MODEL, "1") == (answer.model_name, answer.model_version)
+
+
+def test_the_request_id_is_echoed_or_made(counter: Counter) -> None:
+    assert counter.infer(question()).id == "request-1"
+    assert len(counter.infer(question(id="")).id) == 36
+
+
+def test_floats_in_the_message_are_as_good_as_raw_bytes(counter: Counter) -> None:
+    raw = question()
+    listed = question()
+    floats = np.frombuffer(raw.raw_input_contents[0], "<f4")
+    listed.ClearField("raw_input_contents")
+    listed.inputs[0].contents.fp32_contents.extend(floats.tolist())
+
+    np.testing.assert_array_equal(
+        logits_of(counter.infer(raw)), logits_of(counter.infer(listed))
+    )
+
+
+def test_the_record_names_all_and_holds_keyed_digests_only(counter: Counter) -> None:
+    request = question()
+    answer = counter.infer(request)
+    (record,) = counter.audit.records
+    nonce = bytes.fromhex(answer.parameters["audit_nonce"].string_param)
+
+    def keyed(content: bytes) -> bytes:
+        return hmac.new(nonce, content, hashlib.sha256).digest()
+
+    assert len(nonce) == 32
+    assert answer.parameters["audit_index"].int64_param == 0
+    assert record == audit_pb2.InferenceRecord(
+        request_id="request-1",
+        owner=str(OWNER_ID),
+        key_id="k1",
+        key_version=1,
+        model=MODEL,
+        model_version=1,
+        images=2,
+        request_digest=keyed(request.raw_input_contents[0]),
+        result_digest=keyed(answer.raw_output_contents[0]),
+        compute_ms=record.compute_ms,
+    )
+    assert record.compute_ms > 0
+
+
+def test_no_nonce_serves_twice(counter: Counter) -> None:
+    with counter.asked_by() as service:
+        answers = [service.ModelInfer(question(), NO_CONTEXT) for _ in range(2)]
+
+    assert 2 == len({a.parameters["audit_nonce"].string_param for a in answers})
+
+
+def test_no_audit_no_answer(counter: Counter) -> None:
+    counter.audit.away = True
+
+    with pytest.raises(AuditUnavailable):
+        counter.infer(question())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "error"),
+    [
+        ("KeyRefused", "KeyRefused", KeyRefusedError),
+        ("NotGranted", "NotGranted", NotGrantedError),
+        ("NotAllowed", "NotAllowed", RemoteError),
+        ("NeverHeardOf", "KeyRefused", KeyRefusedError),
+    ],
+)
+def test_a_refusing_verdict_is_the_answer(
+    counter: Counter, verdict: str, kind: str, error: type[KeymixerError]
+) -> None:
+    """It is a record already, so it is not reported again."""
+    counter.audit.refusal = verdict
+    with pytest.raises(error) as caught:
+        counter.infer(question())
+
+    assert kind == caught.value.kind
+    assert [] == counter.audit.of_kind("refused")
+
+
+def test_anothers_key_is_refused_and_that_is_on_record(counter: Counter) -> None:
+    with pytest.raises(RemoteError) as caught:
+        counter.infer(question(), OTHER_OWNER_ID)
+
+    assert caught.value.kind == "NotAllowed"
+    assert [] == counter.audit.records
+    assert counter.audit.of_kind("refused") == [
+        {
+            "kind": "NotAllowed",
+            "method": "/inference.GRPCInferenceService/ModelInfer",
+            "model": MODEL,
+            "key_id": "k1",
+            "key_version": "1",
+            "caller": str(OTHER_OWNER_ID),
+        }
+    ]
+
+
+def tampered(change: Tamper) -> pb.ModelInferRequest:
+    request = question()
+    change(request)
+    return request
+
+
+def parameter(name: str, **value: Any) -> Tamper:
+    def change(request: pb.ModelInferRequest) -> None:
+        del request.parameters[name]
+        if value:
+            request.parameters[name].CopyFrom(pb.InferParameter(**value))
+
+    return change
+
+
+def raw(make: Callable[[bytes], bytes]) -> Tamper:
+    def change(request: pb.ModelInferRequest) -> None:
+        request.raw_input_contents[0] = make(request.raw_input_contents[0])
+
+    return change
+
+
+def value(number: float) -> Tamper:
+    return raw(lambda whole: whole[:-4] + np.float32(number).tobytes())
+
+
+def shape(*sizes: int) -> Tamper:
+    def change(request: pb.ModelInferRequest) -> None:
+        request.inputs[0].shape[:] = sizes
+
+    return change
+
+
+def datatype(name: str) -> Tamper:
+    return lambda request: setattr(request.inputs[0], "datatype", name)
+
+
+def field_of(name: str, content: str) -> Tamper:
+    return lambda request: setattr(request, name, content)
+
+
+def no_input(request: pb.ModelInferRequest) -> None:
+    del request.inputs[:]
+
+
+def no_content(request: pb.ModelInferRequest) -> None:
+    del request.raw_input_contents[:]
+
+
+def second_input(request: pb.ModelInferRequest) -> None:
+    request.inputs.append(request.inputs[0])
+
+
+def other_input(request: pb.ModelInferRequest) -> None:
+    request.inputs[0].name = "images"
+
+
+def other_output(request: pb.ModelInferRequest) -> None:
+    request.outputs.add(name="embedding")
+
+
+def second_raw(request: pb.ModelInferRequest) -> None:
+    request.raw_input_contents.append(b"")
+
+
+def both_forms(request: pb.ModelInferRequest) -> None:
+    request.inputs[0].contents.fp32_contents.append(1.0)
+
+
+def too_many(request: pb.ModelInferRequest) -> None:
+    request.CopyFrom(question(5))
+
+
+MALFORMED: Sequence[tuple[str, Tamper, type[KeymixerError]]] = [
+    ("no key", parameter("key_id"), MissingParameterError),
+    ("empty key", parameter("key_id", string_param=""), MissingParameterError),
+    ("key as a number", parameter("key_id", int64_param=1), MissingParameterError),
+    ("no key version", parameter("key_version"), MissingParameterError),
+    (
+        "key version as a text",
+        parameter("key_version", string_param="1"),
+        MissingParameterError,
+    ),
+    ("unknown key", parameter("key_id", string_param="k9"), KeyRefusedError),
+    ("unknown key version", parameter("key_version", int64_param=9), KeyRefusedError),
+    ("negative version", parameter("key_version", int64_param=-1), KeyRefusedError),
+    ("unknown model", field_of("model_name", "unknown"), NotFound),
+    ("no model", field_of("model_name", ""), NotFound),
+    ("unknown model version", field_of("model_version", "2"), NotFound),
+    ("a version that is no number", field_of("model_version", "latest"), NotFound),
+    ("a version of other digits", field_of("model_version", "\u0661"), NotFound),
+    ("a version without end", field_of("model_version", "9" * 5000), NotFound),
+    ("a long id", field_of("id", "x" * 129), TooLargeError),
+    ("truncated", raw(lambda whole: whole[:-1]), TruncatedError),
+    ("one byte more", raw(lambda whole: whole + b"\x00"), TruncatedError),
+    ("empty", raw(lambda _: b""), TruncatedError),
+    ("oversize", raw(lambda whole: whole * 100), TooLargeError),
+    ("NaN", value(np.nan), NonFiniteError),
+    ("infinity", value(np.inf), NonFiniteError),
+    ("minus infinity", value(-np.inf), NonFiniteError),
+    ("float64", datatype("FP64"), DtypeError),
+    ("no type", datatype(""), DtypeError),
+    ("bytes", datatype("BYTES"), DtypeError),
+    ("an image instead of blocks", shape(2, 3, 8, 8), ShapeError),
+    ("another patch size", shape(2, 4, 4, 12), ShapeError),
+    ("flat", shape(2 * 2 * 2 * 48), ShapeError),
+    ("no shape", shape(), ShapeError),
+    ("no images", shape(0, 2, 2, 48), ShapeError),
+    ("negative", shape(-2, 2, 2, 48), ShapeError),
+    ("more images than bytes", shape(3, 2, 2, 48), TruncatedError),
+    ("a shape without end", shape(2**62, 2, 2, 48), TooLargeError),
+    ("too many images", too_many, TooLargeError),
+    ("no input", no_input, WrongTensorsError),
+    ("two inputs", second_input, WrongTensorsError),
+    ("another input", other_input, WrongTensorsError),
+    ("another output", other_output, WrongTensorsError),
+    ("no content", no_content, TruncatedError),
+    ("two contents", second_raw, WrongTensorsError),
+    ("both forms of content", both_forms, WrongTensorsError),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [pytest.param(change, error, id=name) for name, change, error in MALFORMED],
+)
+def test_a_malformed_request_is_refused_on_record_and_harms_nobody(
+    counter: Counter, change: Tamper, error: type[KeymixerError]
+) -> None:
+    with pytest.raises(error) as caught:
+        counter.infer(tampered(change))
+
+    assert [] == counter.audit.records
+    (refused,) = counter.audit.of_kind("refused")
+    assert (caught.value.kind, str(OWNER_ID)) == (refused["kind"], refused["caller"])
+    np.testing.assert_allclose(
+        plain(counter), logits_of(counter.infer(question())), atol=1e-5
+    )
+
+
+def test_the_protocols_other_methods_answer(counter: Counter) -> None:
+    with counter.asked_by() as service:
+        metadata = service.ModelMetadata(
+            pb.ModelMetadataRequest(name=MODEL), NO_CONTEXT
+        )
+        assert service.ServerLive(pb.ServerLiveRequest(), NO_CONTEXT).live
+        assert service.ServerReady(pb.ServerReadyRequest(), NO_CONTEXT).ready
+        assert service.ServerMetadata(pb.ServerMetadataRequest(), NO_CONTEXT).name
+        assert service.ModelReady(
+            pb.ModelReadyRequest(name=MODEL, version="1"), NO_CONTEXT
+        ).ready
+
+    assert metadata.versions == ["1"]
+    assert list(metadata.inputs[0].shape) == [-1, 2, 2, 48]
+    assert list(metadata.outputs[0].shape) == [-1, 10]
+
+
+def test_a_server_without_its_registry_is_not_ready(counter: Counter) -> None:
+    counter.ready = False
+    with counter.asked_by() as service:
+        assert not service.ServerReady(pb.ServerReadyRequest(), NO_CONTEXT).ready
+        assert not service.ModelReady(
+            pb.ModelReadyRequest(name=MODEL), NO_CONTEXT
+        ).ready
+
+
+def test_an_unknown_model_is_not_found(counter: Counter) -> None:
+    with counter.asked_by() as service:
+        with pytest.raises(NotFound):
+            service.ModelReady(pb.ModelReadyRequest(name="unknown"), NO_CONTEXT)
+        with pytest.raises(NotFound):
+            service.ModelMetadata(
+                pb.ModelMetadataRequest(name=MODEL, version="7"), NO_CONTEXT
+            )
+
+
+class Reluctant(FakeAuditLog):
+    """Refuses single events of one caller; is away at first."""
+
+    def record_events(self, events: Sequence[audit_pb2.Event]) -> None:
+        if self.away:
+            self.away = False
+            raise AuditUnavailable("away")
+        if any(event.subject["method"] == "poison" for event in events):
+            raise InvalidInput("malformed")
+        self.events.extend(events)
+
+
+def report(reporter: Reporter, method: str, caller: str = "") -> None:
+    reporter.tell(Refusal(caller, method, "NotAllowed"))
+
+
+def test_a_refusal_waits_while_the_log_is_away() -> None:
+    audit = Reluctant(away=True)
+    with Reporter(audit) as reporter:
+        report(reporter, "m")
+        until = time.monotonic() + 5
+        while not audit.events and time.monotonic() < until:
+            time.sleep(0.01)
+
+    assert ["m"] == [each["method"] for each in audit.of_kind("refused")]
+
+
+def test_one_report_the_log_refuses_holds_up_no_other() -> None:
+    audit = Reluctant()
+    with Reporter(audit) as reporter:
+        for method in ("a", "poison", "b"):
+            report(reporter, method)
+
+    assert ["a", "b"] == [each["method"] for each in audit.of_kind("refused")]
+
+
+def test_a_caller_without_a_spiffe_id_is_recorded_as_nobody() -> None:
+    audit = FakeAuditLog()
+    with Reporter(audit) as reporter:
+        report(reporter, "m", "somebody\n" * 100)
+
+    (refused,) = audit.of_kind("refused")
+    assert "" == refused["caller"]
+    assert 512 == len(refused["claimed_caller"])
+
+
+def test_refusals_beyond_the_room_are_counted() -> None:
+    audit = FakeAuditLog()
+    reporter = Reporter(audit, room=2)
+    for _ in range(5):
+        report(reporter, "m")
+    with reporter:
+        pass
+
+    refused = audit.of_kind("refused")
+    assert ["NotAllowed", "NotAllowed", "QueueFull"] == [r["kind"] for r in refused]
+    assert "3" == refused[-1]["count"]

@@ -1,0 +1,437 @@
+"""What the inference server is given: what it takes, keeps, reloads and deletes."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from core.convmixer import take_apart
+from core.errors import (
+    AuditUnavailable,
+    CorruptFileError,
+    KeyMismatchError,
+    KeymixerError,
+    KeyRefusedError,
+    NotFound,
+    TooLargeError,
+)
+from core.keys import derive_key
+from core.rpc.errors import RemoteError
+from core.rpc.identity import SpiffeId
+from core.rpc.policy import acting_as
+from core.statements import ISSUE, IssueStatement, sign
+from core.transform import embedding_digest, transform_embedding
+from core.wire import dump_tensors
+from parties.audit import Reporter
+from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.errors import UploadError
+from parties.inference_server.intake import Intake, reload
+from parties.inference_server.service import ModelStoreService
+from parties.inference_server.store import IssuedName, ModelStore
+from parties.inference_server.torch_engine import TorchEngine
+from protos import model_store_pb2 as pb
+from protos import registry_pb2
+from tests.unit.parties.stage import (
+    KEY_HOLDER_ID,
+    MODEL,
+    NO_CONTEXT,
+    ORCHESTRATOR_ID,
+    OTHER_PROVIDER_ID,
+    OWNER_ID,
+    PROVIDER_ID,
+    FakeAuditLog,
+    FakeRegistry,
+    Release,
+)
+
+LIMIT = 1 << 20
+PEN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+NAME = IssuedName("k", 1, MODEL, 1)
+
+
+@dataclass
+class Shop:
+    """The inference server's store with stand-ins around it."""
+
+    folder: Path
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    audit: FakeAuditLog = field(default_factory=FakeAuditLog)
+    release: Release = field(default_factory=Release)
+    catalogue: Catalogue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registry.enrol(KEY_HOLDER_ID, PEN)
+        self.registry.enrol(OTHER_PROVIDER_ID, Ed25519PrivateKey.generate())
+        self.release.register(self.registry)
+        self.start()
+
+    def start(self) -> None:
+        """Start afresh from what is on disk."""
+        self.catalogue = Catalogue(TorchEngine(threads=1))
+        with Reporter(self.audit) as reporter:
+            reload(ModelStore(self.folder), self.catalogue, reporter)
+
+    @contextmanager
+    def asked_by(self, caller: SpiffeId) -> Iterator[ModelStoreService]:
+        store = ModelStore(self.folder)
+        intake = Intake(store, self.catalogue, self.registry, LIMIT)
+        with Reporter(self.audit) as reporter, acting_as(caller):
+            yield ModelStoreService(intake, self.audit, reporter)
+
+    def upload(
+        self, content: bytes | None = None, caller: SpiffeId = PROVIDER_ID
+    ) -> None:
+        whole = self.release.backbone if content is None else content
+        with self.asked_by(caller) as service:
+            service.StoreBackbone(chunks(whole), NO_CONTEXT)
+
+    def statement(self, **changes: Any) -> IssueStatement:
+        sizes = self.release.architecture
+        said = IssueStatement(
+            key_id="k",
+            key_version=1,
+            owner=str(OWNER_ID),
+            model=MODEL,
+            model_version=1,
+            digest=embedding_digest(self.transformed()).hex(),
+            patch_size=sizes.patch_size,
+            channels=sizes.channels,
+            hidden=sizes.hidden,
+        )
+        return replace(said, **changes)
+
+    def transformed(self) -> np.ndarray:
+        key = derive_key(bytes(32), key_id="k", version=1, patch_size=4, channels=3)
+        return transform_embedding(self.release.weight, key)
+
+    def list_as_issued(self, state: str = "pending", **changes: Any) -> None:
+        said = self.statement()
+        fields: dict[str, Any] = {
+            "key_id": said.key_id,
+            "key_version": said.key_version,
+            "model": said.model,
+            "model_version": said.model_version,
+            "owner": said.owner,
+            "digest": bytes.fromhex(said.digest),
+            "state": state,
+        }
+        self.registry.issued = [registry_pb2.IssuedModel(**{**fields, **changes})]
+
+    def deliver(
+        self,
+        said: IssueStatement | None = None,
+        weight: np.ndarray | None = None,
+        pen: Ed25519PrivateKey = PEN,
+    ) -> None:
+        statement = (said or self.statement()).to_bytes()
+        sent = self.transformed() if weight is None else weight
+        request = pb.StoreIssuedModelRequest(
+            statement=statement,
+            signature=sign(pen, ISSUE, statement),
+            embedding=dump_tensors({"weight": sent}),
+        )
+        with self.asked_by(KEY_HOLDER_ID) as service:
+            service.StoreIssuedModel(request, NO_CONTEXT)
+
+    def delete(self) -> None:
+        request = pb.DeleteIssuedModelRequest(
+            key_id="k", key_version=1, model=MODEL, model_version=1
+        )
+        with self.asked_by(ORCHESTRATOR_ID) as service:
+            service.DeleteIssuedModel(request, NO_CONTEXT)
+
+    def serves(self) -> bool:
+        try:
+            self.catalogue.find(MODEL, None, "k", 1)
+        except KeymixerError:
+            return False
+        return True
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+def stocked(shop: Shop) -> Shop:
+    """With a backbone and one issued model."""
+    shop.upload()
+    shop.list_as_issued()
+    shop.deliver()
+    return shop
+
+
+def chunks(
+    content: bytes, *, model: str = MODEL, version: int = 1, size: int = 1000
+) -> Iterator[pb.StoreBackboneRequest]:
+    parts = [content[i : i + size] for i in range(0, len(content), size)]
+    yield pb.StoreBackboneRequest(
+        model=model, model_version=version, chunk=parts[0] if parts else b""
+    )
+    for part in parts[1:]:
+        yield pb.StoreBackboneRequest(chunk=part)
+
+
+def kind_of(caught: pytest.ExceptionInfo[KeymixerError]) -> str:
+    return caught.value.kind
+
+
+def test_a_backbone_is_taken_recorded_and_served(shop: Shop) -> None:
+    shop.upload()
+
+    assert [1] == shop.catalogue.versions(MODEL)
+    recorded = shop.audit.of_kind("backbone.stored")[0]
+    assert recorded["digest"] == shop.release.manifest.backbone_digest
+
+
+def test_a_backbone_may_be_uploaded_again(shop: Shop) -> None:
+    shop.upload()
+    shop.upload()
+
+    assert [1] == shop.catalogue.versions(MODEL)
+
+
+def test_a_backbone_that_the_manifest_does_not_name_is_refused(shop: Shop) -> None:
+    for content in (Release(seed=2).backbone, shop.release.backbone[:-4], b""):
+        with pytest.raises(RemoteError) as caught:
+            shop.upload(content)
+        assert kind_of(caught) == "Signature"
+
+    assert not list(shop.folder.rglob("*.safetensors"))
+
+
+def test_another_providers_model_version_is_refused(shop: Shop) -> None:
+    with pytest.raises(RemoteError) as caught:
+        shop.upload(caller=OTHER_PROVIDER_ID)
+    assert kind_of(caught) == "NotAllowed"
+
+
+def test_a_manifest_the_provider_did_not_sign_is_refused(shop: Shop) -> None:
+    shop.registry.versions.clear()
+    shop.release.register(shop.registry, signature=bytes(64))
+
+    with pytest.raises(RemoteError) as caught:
+        shop.upload()
+    assert kind_of(caught) == "Signature"
+
+
+def test_a_backbone_of_an_unknown_version_is_refused(shop: Shop) -> None:
+    with shop.asked_by(PROVIDER_ID) as service, pytest.raises(NotFound):
+        service.StoreBackbone(chunks(b"x", version=2), NO_CONTEXT)
+
+
+def test_a_backbone_that_holds_the_plain_embedding_is_refused(shop: Shop) -> None:
+    """Even if its provider signed it: the server must never hold W."""
+    weight, others = take_apart(shop.release.model)
+    whole = dump_tensors({**others, "embedding.weight": weight})
+    shop.release.__dict__["backbone"] = whole
+    shop.registry.versions.clear()
+    shop.release.register(shop.registry)
+
+    with pytest.raises(CorruptFileError, match="plain patch embedding"):
+        shop.upload()
+    assert not list(shop.folder.rglob("*.safetensors"))
+
+
+def test_a_backbone_that_is_not_safetensors_is_corrupt(shop: Shop) -> None:
+    shop.release.__dict__["backbone"] = b"\x80\x04pickle"
+    shop.registry.versions.clear()
+    shop.release.register(shop.registry)
+
+    with pytest.raises(CorruptFileError):
+        shop.upload()
+
+
+def test_an_upload_over_the_limit_stops_early(shop: Shop) -> None:
+    sent = 0
+
+    def endless() -> Iterator[pb.StoreBackboneRequest]:
+        nonlocal sent
+        yield pb.StoreBackboneRequest(model=MODEL, model_version=1)
+        while True:
+            sent += 1
+            yield pb.StoreBackboneRequest(chunk=bytes(LIMIT // 4))
+
+    with shop.asked_by(PROVIDER_ID) as service, pytest.raises(TooLargeError):
+        service.StoreBackbone(endless(), NO_CONTEXT)
+    assert sent == 5
+
+
+def test_chunks_that_do_not_belong_together_are_refused(shop: Shop) -> None:
+    mixed = [*chunks(b"one"), *chunks(b"two", version=2)]
+    for upload in (iter([]), chunks(b"x", model=""), iter(mixed)):
+        with shop.asked_by(PROVIDER_ID) as service, pytest.raises(UploadError):
+            service.StoreBackbone(upload, NO_CONTEXT)
+
+
+def test_no_audit_no_backbone(shop: Shop) -> None:
+    shop.audit.away = True
+
+    with pytest.raises(AuditUnavailable):
+        shop.upload()
+
+
+def test_an_issued_model_is_taken_recorded_and_served(stocked: Shop) -> None:
+    stocked.deliver()
+
+    assert stocked.serves()
+    assert stocked.audit.of_kind("issued.stored")[0]["key_id"] == "k"
+
+
+def test_an_issued_model_without_its_backbone_is_not_found(shop: Shop) -> None:
+    shop.list_as_issued()
+
+    with pytest.raises(NotFound):
+        shop.deliver()
+
+
+def test_an_issued_model_the_registry_does_not_list_is_refused(shop: Shop) -> None:
+    shop.upload()
+    with pytest.raises(NotFound):
+        shop.deliver()
+
+    for state in ("gone", "retiring"):
+        shop.list_as_issued(state)
+        with pytest.raises(NotFound):
+            shop.deliver()
+    assert not shop.serves()
+
+
+@pytest.mark.parametrize("change", [{"digest": bytes(32)}, {"owner": "spiffe://x"}])
+def test_an_issued_model_the_registry_lists_otherwise_is_refused(
+    shop: Shop, change: dict[str, Any]
+) -> None:
+    shop.upload()
+    shop.list_as_issued(**change)
+
+    with pytest.raises(RemoteError) as caught:
+        shop.deliver()
+    assert kind_of(caught) == "Signature"
+
+
+def test_a_statement_signed_by_somebody_else_is_refused(stocked: Shop) -> None:
+    with pytest.raises(RemoteError) as caught:
+        stocked.deliver(pen=Ed25519PrivateKey.generate())
+    assert kind_of(caught) == "Signature"
+
+
+def test_an_embedding_the_statement_does_not_name_is_refused(shop: Shop) -> None:
+    shop.upload()
+    shop.list_as_issued()
+    other = shop.transformed().copy()
+    other[0, 0] += 1
+
+    with pytest.raises(RemoteError) as caught:
+        shop.deliver(weight=other)
+    assert kind_of(caught) == "Signature"
+
+
+def test_an_embedding_of_another_shape_is_corrupt(shop: Shop) -> None:
+    shop.upload()
+    shop.list_as_issued()
+
+    with pytest.raises(CorruptFileError):
+        shop.deliver(weight=shop.transformed()[:, :5])
+
+
+@pytest.mark.parametrize("change", [{"patch_size": 2}, {"channels": 1}, {"hidden": 7}])
+def test_a_statement_for_another_architecture_is_refused(
+    shop: Shop, change: dict[str, Any]
+) -> None:
+    shop.upload()
+    shop.list_as_issued()
+
+    with pytest.raises(KeyMismatchError):
+        shop.deliver(shop.statement(**change))
+
+
+def test_a_deleted_model_is_gone_from_memory_and_disk(stocked: Shop) -> None:
+    stocked.delete()
+    stocked.delete()
+
+    assert not stocked.serves()
+    assert not list((stocked.folder / "issued").iterdir())
+    stocked.start()
+    with pytest.raises(KeyRefusedError):
+        stocked.catalogue.find(MODEL, None, "k", 1)
+
+
+def test_all_is_served_again_after_a_restart(stocked: Shop) -> None:
+    before = stocked.catalogue.find(MODEL, 1, "k", 1)
+    stocked.start()
+    after = stocked.catalogue.find(MODEL, 1, "k", 1)
+
+    assert before.issue.statement == after.issue.statement
+    np.testing.assert_array_equal(before.issue.weight, after.issue.weight)
+
+
+@pytest.mark.parametrize("part", ["backbones", "issued"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "no tensors"])
+def test_a_damaged_file_is_not_served_and_that_is_on_record(
+    stocked: Shop, part: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (path,) = (stocked.folder / part).glob("*.safetensors")
+    whole = path.read_bytes()
+    damaged = {
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "no tensors": dump_tensors({}),
+    }
+    path.write_bytes(damaged[damage])
+    with caplog.at_level(logging.ERROR):
+        stocked.start()
+
+    assert not stocked.serves()
+    assert "not served" in caplog.text
+    assert stocked.audit.of_kind("refused")[0]["file"] == path.stem
+
+
+def test_a_damaged_statement_is_not_served(stocked: Shop) -> None:
+    (path,) = (stocked.folder / "issued").glob("*.json")
+    path.write_bytes(b"{")
+    stocked.start()
+
+    assert not stocked.serves()
+
+
+def test_a_file_without_its_statement_is_a_leftover_and_deleted(stocked: Shop) -> None:
+    """A deletion that a crash cut short ends at the next start."""
+    (path,) = (stocked.folder / "issued").glob("*.json")
+    path.unlink()
+    stocked.start()
+
+    assert not list((stocked.folder / "issued").iterdir())
+
+
+def test_without_a_version_the_newest_issued_one_answers(stocked: Shop) -> None:
+    """A newer backbone that is not issued for the key yet does not count."""
+    stocked.release.register(stocked.registry, version=2)
+    with stocked.asked_by(PROVIDER_ID) as service:
+        service.StoreBackbone(chunks(stocked.release.backbone, version=2), NO_CONTEXT)
+
+    assert NAME == stocked.catalogue.find(MODEL, None, "k", 1).name
+    with pytest.raises(KeyRefusedError):
+        stocked.catalogue.find(MODEL, 2, "k", 1)
+
+
+def test_what_is_not_served_is_named(stocked: Shop) -> None:
+    with pytest.raises(NotFound):
+        stocked.catalogue.find("unknown", None, "k", 1)
+    with pytest.raises(NotFound):
+        stocked.catalogue.find(MODEL, 9, "k", 1)
+    with pytest.raises(KeyRefusedError):
+        stocked.catalogue.find(MODEL, None, "k", 2)
+
+
+def test_no_weight_is_in_a_repr(stocked: Shop) -> None:
+    served = stocked.catalogue.find(MODEL, None, "k", 1)
+
+    assert "array" not in repr(served)
