@@ -7,7 +7,9 @@ is asked again gives the same answer again.
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NoReturn, cast
 
+import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.errors import Conflict, NotFound, PeerUnavailable
@@ -122,3 +124,19 @@ class FakeKeyHolder:
 
 def _commitment(key_id: str, version: int) -> bytes:
     return hashlib.sha256(f"{key_id}/{version}".encode()).digest()
+
+
+class Aborted(Exception):  # noqa: N818 -- what gRPC's `abort` does to a handler
+    """A call was ended with a status; `args` are the status and the details."""
+
+
+class FakeContext:
+    """What of gRPC's context our services use."""
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        raise Aborted(code, details)
+
+
+def fake_context() -> grpc.ServicerContext:
+    """A context for a servicer that is called without gRPC."""
+    return cast("grpc.ServicerContext", FakeContext())

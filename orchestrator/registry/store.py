@@ -234,7 +234,7 @@ def key_facts(version: KeyVersion) -> dict[str, Fact]:
         "model": version.key.model.name,
         "key_id": version.key.key_id,
         "key_version": version.version,
-        "state": version.state,
+        "state": str(version.state),
     }
 
 

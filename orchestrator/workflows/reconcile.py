@@ -51,7 +51,7 @@ POLL_S = 0.1
 _Row = TypeVar("_Row")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Patience:
     """How long to wait after a failure: twice as long each time, up to a bound."""
 
@@ -126,16 +126,21 @@ class Reconciler:
     def _attempt(self, rule: str, row: _Row, act: Callable[[_Row], None]) -> bool:
         try:
             act(row)
-        except KeymixerError as error:
-            pause_s = self.patience.failed((rule, row))
-            facts = {"rule": rule, "row": str(row), "kind": error.kind}
-            log.warning(
-                "step failed", extra={**facts, "why": str(error), "again_in_s": pause_s}
-            )
+        except Exception as error:  # noqa: BLE001 -- it is logged, the row put off
+            self._put_off(rule, row, error)
             return False
         self.patience.succeeded((rule, row))
         log.info("step done", extra={"rule": rule, "row": str(row)})
         return True
+
+    def _put_off(self, rule: str, row: object, error: Exception) -> None:
+        pause_s = self.patience.failed((rule, row))
+        facts = {"rule": rule, "row": str(row), "again_in_s": pause_s}
+        if isinstance(error, KeymixerError):
+            facts |= {"kind": error.kind, "why": str(error)}
+            log.warning("step failed", extra=facts)
+        else:
+            log.error("step failed for no known reason", extra=facts, exc_info=error)
 
     def _draw(self, key: KeyToDraw) -> None:
         drawn = self.key_holder.draw(key)

@@ -6,7 +6,7 @@ remote call: they read the row again, and do nothing if it has moved on meanwhil
 
 from typing import NamedTuple
 
-from sqlalchemy import exists
+from sqlalchemy import ColumnElement, and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from core.errors import SignatureError
@@ -14,7 +14,15 @@ from core.statements import ISSUE, IssueStatement, verify
 from orchestrator.audit.records import Fact
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import IssuedState, KeyAction, KeyState
-from orchestrator.registry.models import IssuedModel, Key, KeyVersion, ModelVersion
+from orchestrator.registry.models import (
+    IssuedModel,
+    Key,
+    KeyVersion,
+    Model,
+    ModelAlias,
+    ModelVersion,
+    Party,
+)
 from orchestrator.registry.store import Change
 from orchestrator.workflows.peers import DrawnKey, IssueId, KeyToDraw, PreparedIssue
 
@@ -30,66 +38,81 @@ class KeyName(NamedTuple):
 
 def keys_to_draw(session: Session) -> list[KeyToDraw]:
     """Rule 1: key versions that nobody has drawn yet."""
-    query = store.select_key_versions().where(
-        KeyVersion.state == KeyState.PRE_ACTIVE, KeyVersion.commitment.is_(None)
-    )
-    return [
-        KeyToDraw(
-            key_id=row.key.key_id,
-            version=row.version,
-            owner=row.key.owner.spiffe_id,
-            model=row.key.model.name,
-            patch_size=row.key.patch_size,
-            channels=row.key.channels,
+    query = (
+        select(
+            Key.key_id,
+            KeyVersion.version,
+            Party.spiffe_id,
+            Model.name,
+            Key.patch_size,
+            Key.channels,
         )
-        for row in session.scalars(query)
-    ]
+        .select_from(KeyVersion)
+        .join(KeyVersion.key)
+        .join(Key.owner)
+        .join(Key.model)
+        .where(KeyVersion.state == KeyState.PRE_ACTIVE, KeyVersion.commitment.is_(None))
+    )
+    return [KeyToDraw(*row) for row in session.execute(query)]
 
 
 def issues_to_prepare(session: Session) -> list[IssueId]:
     """Rule 2: key versions that have no issued model of the version they should."""
-    query = store.select_key_versions().where(
-        KeyVersion.confirmed, KeyVersion.state.in_(_SERVED)
+    issued = and_(
+        IssuedModel.key_version_id == KeyVersion.id,
+        IssuedModel.model_version_id == ModelVersion.id,
     )
-    wanted = (_wanted(session, row) for row in session.scalars(query).all())
-    return [issue for issue in wanted if issue is not None]
+    query = (
+        select(Key.key_id, KeyVersion.version, Model.name, ModelVersion.version)
+        .select_from(KeyVersion)
+        .join(KeyVersion.key)
+        .join(Key.model)
+        .join(ModelVersion, ModelVersion.model_id == Model.id)
+        .outerjoin(IssuedModel, issued)
+        .where(
+            KeyVersion.confirmed,
+            KeyVersion.state.in_(_SERVED),
+            ModelVersion.version == _champion(),
+            IssuedModel.id.is_(None),
+        )
+    )
+    return [IssueId(*row) for row in session.execute(query)]
 
 
 def issues_to_send(session: Session) -> list[IssueId]:
     """Rule 3: prepared models that the inference server may not have yet."""
-    query = store.select_issued_models().where(
-        IssuedModel.state == IssuedState.PENDING, KeyVersion.state.in_(_SERVED)
+    return _issues(
+        session,
+        IssuedModel.state == IssuedState.PENDING,
+        KeyVersion.state.in_(_SERVED),
     )
-    return [_issue_id(row) for row in session.scalars(query)]
 
 
 def keys_to_expire(session: Session, now_ms: int) -> list[KeyName]:
     """Rule 4: key versions whose overlap has ended."""
-    query = store.select_key_versions().where(
-        KeyVersion.state == KeyState.RETIRING, KeyVersion.retire_at_ms <= now_ms
+    return _keys(
+        session,
+        KeyVersion.state == KeyState.RETIRING,
+        KeyVersion.retire_at_ms <= now_ms,
     )
-    return [KeyName(row.key.key_id, row.version) for row in session.scalars(query)]
 
 
 def issues_to_delete(session: Session) -> list[IssueId]:
     """Rule 5: what the inference server may still hold of ended key versions."""
-    query = store.select_issued_models().where(
+    return _issues(
+        session,
         IssuedModel.state != IssuedState.GONE,
         KeyVersion.state == KeyState.DESTROY_SCHEDULED,
     )
-    return [_issue_id(row) for row in session.scalars(query)]
 
 
 def keys_to_destroy(session: Session) -> list[KeyName]:
     """Rule 6: ended key versions of which no issued model is left."""
-    issued = aliased(IssuedModel)
     left = exists().where(
-        issued.key_version_id == KeyVersion.id, issued.state != IssuedState.GONE
+        IssuedModel.key_version_id == KeyVersion.id,
+        IssuedModel.state != IssuedState.GONE,
     )
-    query = store.select_key_versions().where(
-        KeyVersion.state == KeyState.DESTROY_SCHEDULED, ~left
-    )
-    return [KeyName(row.key.key_id, row.version) for row in session.scalars(query)]
+    return _keys(session, KeyVersion.state == KeyState.DESTROY_SCHEDULED, ~left)
 
 
 def record_drawn(change: Change, key: KeyToDraw, drawn: DrawnKey) -> None:
@@ -204,12 +227,36 @@ def _retire(change: Change, former: KeyVersion, overlap_s: float) -> None:
         _record_issued(change, issued, "issued.retiring")
 
 
-def _wanted(session: Session, row: KeyVersion) -> IssueId | None:
-    target = store.champion(session, row.key.model_id)
-    if target is None:
-        return None
-    issue = IssueId(row.key.key_id, row.version, row.key.model.name, target.version)
-    return issue if _find_issued(session, issue) is None else None
+def _keys(session: Session, *conditions: ColumnElement[bool]) -> list[KeyName]:
+    query = select(Key.key_id, KeyVersion.version).join(KeyVersion.key)
+    return [KeyName(*row) for row in session.execute(query.where(*conditions))]
+
+
+def _issues(session: Session, *conditions: ColumnElement[bool]) -> list[IssueId]:
+    query = (
+        select(Key.key_id, KeyVersion.version, Model.name, ModelVersion.version)
+        .select_from(IssuedModel)
+        .join(IssuedModel.key_version)
+        .join(KeyVersion.key)
+        .join(Key.model)
+        .join(IssuedModel.model_version)
+        .where(*conditions)
+        .order_by(IssuedModel.id)
+    )
+    return [IssueId(*row) for row in session.execute(query)]
+
+
+def _champion() -> ColumnElement[int]:
+    """The version of `Model` that keys are issued for, as `store.champion` says."""
+    alias = select(ModelAlias.version).where(
+        ModelAlias.model_id == Model.id, ModelAlias.alias == store.CHAMPION
+    )
+    other = aliased(ModelVersion)
+    newest = select(func.max(other.version)).where(other.model_id == Model.id)
+    return func.coalesce(
+        alias.correlate(Model).scalar_subquery(),
+        newest.correlate(Model).scalar_subquery(),
+    )
 
 
 def _find_issued(session: Session, issue: IssueId) -> IssuedModel | None:
@@ -246,20 +293,10 @@ def _checked(
     return statement
 
 
-def _issue_id(row: IssuedModel) -> IssueId:
-    version = row.key_version
-    return IssueId(
-        version.key.key_id,
-        version.version,
-        version.key.model.name,
-        row.model_version.version,
-    )
-
-
 def _record_issued(change: Change, issued: IssuedModel, kind: str) -> None:
     facts: dict[str, Fact] = {
         "model_version": issued.model_version.version,
         "digest": issued.digest.hex(),
-        "issued_state": issued.state,
+        "issued_state": str(issued.state),
     }
     store.record_key(change, issued.key_version, kind, **facts)

@@ -1,0 +1,217 @@
+"""An orchestrator without a wire: a real database and log, and fake parties."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
+
+from core.architecture import Architecture
+from core.manifest import Manifest
+from core.preprocessing import Preprocessing
+from core.rpc.identity import (
+    DATA_OWNER,
+    INFERENCE_SERVER,
+    KEY_HOLDER,
+    MODEL_PROVIDER,
+    OPERATOR,
+    ORCHESTRATOR,
+    SpiffeId,
+)
+from core.statements import MANIFEST, sign
+from orchestrator.audit.records import Entry, parse_entry
+from orchestrator.audit.writer import AuditLog
+from orchestrator.registry import store
+from orchestrator.registry.database import Database, open_database
+from orchestrator.registry.models import IssuedModel, KeyVersion
+from orchestrator.registry.store import Change, Registry
+from orchestrator.workflows import keys
+from orchestrator.workflows.reconcile import Patience, Reconciler
+from tests.fakes import FakeClock, FakeInferenceServer, FakeKeyHolder
+
+FEDERATION = "clinics.example"
+MODEL = "cells"
+
+
+def spiffe(organisation: str, role: str) -> SpiffeId:
+    return SpiffeId(FEDERATION, organisation, role)
+
+
+ORCHESTRATOR_ID = spiffe("hub", ORCHESTRATOR)
+OPERATOR_ID = spiffe("hub", OPERATOR)
+KEY_HOLDER_ID = spiffe("vault", KEY_HOLDER)
+SERVER_ID = spiffe("cloud", INFERENCE_SERVER)
+PROVIDER_ID = spiffe("lab", MODEL_PROVIDER)
+RIVAL_ID = spiffe("rival", MODEL_PROVIDER)
+ALDER_ID = spiffe("alder", DATA_OWNER)
+BIRCH_ID = spiffe("birch", DATA_OWNER)
+EVERYBODY = (
+    *(ORCHESTRATOR_ID, OPERATOR_ID, KEY_HOLDER_ID, SERVER_ID),
+    *(PROVIDER_ID, RIVAL_ID, ALDER_ID, BIRCH_ID),
+)
+
+PROVIDER_KEY = Ed25519PrivateKey.from_private_bytes(b"p" * 32)
+RIVAL_KEY = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
+LOG_KEY = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
+
+
+@dataclass
+class Office:
+    """Everything a test of the orchestrator works with."""
+
+    database: Database
+    clock: FakeClock
+    registry: Registry
+    server: FakeInferenceServer
+    key_holder: FakeKeyHolder
+    patience: Patience = field(default_factory=lambda: Patience(first_s=0.0))
+
+    @contextmanager
+    def change(self, caller: SpiffeId = OPERATOR_ID) -> Iterator[Change]:
+        with self.registry.change(caller) as change:
+            yield change
+
+    @property
+    def reconciler(self) -> Reconciler:
+        """A fresh one, as after a start."""
+        return Reconciler(
+            self.registry,
+            self.key_holder,
+            self.server,
+            str(KEY_HOLDER_ID),
+            self.patience,
+        )
+
+    def settle(self) -> None:
+        """Reconcile until nothing is left to do."""
+        reconciler = self.reconciler
+        while reconciler.run_once():
+            pass
+
+    def confirm(self, key_id: str, version: int) -> None:
+        with self.change(KEY_HOLDER_ID) as change:
+            keys.confirm(change, key_id, version)
+
+    def active_key(self, owner: SpiffeId = ALDER_ID) -> str:
+        """Grant, create, draw, confirm, issue: a key that may be used."""
+        with self.change() as change:
+            keys.grant(change, str(owner), MODEL)
+            key_id = keys.create(change, str(owner), MODEL).key.key_id
+        self.settle()
+        self.confirm(key_id, 1)
+        self.settle()
+        return key_id
+
+    def entries(self, kind: str = "") -> list[Entry]:
+        found = self.registry.log.entries(0, 10_000, kind=kind)
+        return [parse_entry(entry.body) for entry in found]
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries()]
+
+    def states(self) -> dict[tuple[str, int], str]:
+        """The state of every key version."""
+        with self.database.reading() as session:
+            query = store.select_key_versions()
+            rows = session.scalars(query).all()
+            return {(row.key.key_id, row.version): row.state for row in rows}
+
+    def primaries(self) -> list[tuple[str, int]]:
+        with self.database.reading() as session:
+            query = store.select_key_versions().where(KeyVersion.is_primary)
+            rows = session.scalars(query).all()
+            return [(row.key.key_id, row.version) for row in rows]
+
+    def issued(self) -> dict[tuple[str, int, int], str]:
+        """The state of every issued model, by key, key version and model version."""
+        with self.database.reading() as session:
+            rows = session.scalars(store.select_issued_models()).all()
+            return {
+                (
+                    row.key_version.key.key_id,
+                    row.key_version.version,
+                    row.model_version.version,
+                ): row.state
+                for row in rows
+            }
+
+    def issued_rows(self) -> int:
+        with self.database.reading() as session:
+            return len(session.scalars(select(IssuedModel.id)).all())
+
+
+@contextmanager
+def open_office(folder: Path) -> Iterator[Office]:
+    """Open an office on the database in `folder`, which is made if it is missing."""
+    clock = FakeClock()
+    with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
+        log = AuditLog(database, f"{FEDERATION}/audit", LOG_KEY, clock)
+        registry = Registry(database, log, clock, ORCHESTRATOR_ID)
+        server = FakeInferenceServer()
+        yield Office(database, clock, registry, server, FakeKeyHolder(server))
+
+
+def make_template(folder: Path) -> None:
+    """A federation with enrolled parties and one registered model, to be copied."""
+    with open_office(folder) as office:
+        with office.registry.own_change() as change:
+            for party in EVERYBODY:
+                store.enrol(change, party)
+        register_keys(office, PROVIDER_ID, PROVIDER_KEY)
+        register_keys(office, RIVAL_ID, RIVAL_KEY)
+        register_keys(office, KEY_HOLDER_ID, office.key_holder.signing_key)
+        register_model(office)
+
+
+@contextmanager
+def copied_office(template: Path, folder: Path) -> Iterator[Office]:
+    """An office of its own, like the template's."""
+    shutil.copytree(template, folder)
+    with open_office(folder) as office:
+        yield office
+
+
+def register_keys(office: Office, party: SpiffeId, key: Ed25519PrivateKey) -> None:
+    with office.change(party) as change:
+        public = key.public_key().public_bytes_raw()
+        store.register_public_keys(change, public, b"")
+
+
+def register_model(
+    office: Office,
+    name: str = MODEL,
+    *,
+    patch_size: int = 4,
+    parent: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Register a release by the provider; returns its version."""
+    manifest = manifest_bytes(name, patch_size=patch_size, parent=parent, seed=seed)
+    with office.change(PROVIDER_ID) as change:
+        made = store.register_model_version(
+            change, manifest, sign(PROVIDER_KEY, MANIFEST, manifest)
+        )
+        return made.version
+
+
+def manifest_bytes(
+    name: str = MODEL,
+    *,
+    patch_size: int = 4,
+    parent: int | None = None,
+    seed: int = 0,
+) -> bytes:
+    shape = Architecture(hidden=8, depth=1, patch_size=patch_size, classes=2)
+    return Manifest(
+        name=name,
+        architecture=shape,
+        preprocessing=Preprocessing(32, 32, 3, (0.5,) * 3, (0.25,) * 3),
+        classes=("healthy", "ill"),
+        metrics={"test_accuracy": 0.75},
+        lineage={"seed": seed} | ({} if parent is None else {"parent": parent}),
+        embedding_digest="a" * 64,
+        backbone_digest="b" * 64,
+    ).to_bytes()

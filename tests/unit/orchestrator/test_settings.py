@@ -1,0 +1,76 @@
+"""The orchestrator's settings: every wrong field is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigurationError
+from core.rpc.identity import SpiffeId
+from orchestrator.settings import Settings
+
+GOOD: dict[str, Any] = {
+    "federation": "clinics.example",
+    "listen": "127.0.0.1:0",
+    "key_holder": {
+        "address": "127.0.0.1:7001",
+        "spiffe_id": "spiffe://clinics.example/vault/key-holder",
+    },
+    "inference_server": {
+        "address": "127.0.0.1:7002",
+        "spiffe_id": "spiffe://clinics.example/cloud/inference-server",
+    },
+    "parties": [{"spiffe_id": "spiffe://clinics.example/alder/data-owner"}],
+}
+
+
+def load(folder: Path, **changed: Any) -> Settings:
+    (folder / "settings.json").write_text(json.dumps(GOOD | changed))
+    return Settings.load(folder)
+
+
+def test_the_settings_are_read(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+
+    assert settings.federation == "clinics.example"
+    assert settings.origin == "clinics.example/audit"
+    assert settings.key_holder.address == "127.0.0.1:7001"
+    assert settings.inference_server.spiffe_id.role == "inference-server"
+    assert settings.parties == (SpiffeId("clinics.example", "alder", "data-owner"),)
+    assert settings.database == tmp_path / "registry.db"
+
+
+def test_the_log_may_have_another_name(tmp_path: Path) -> None:
+    assert load(tmp_path, origin="log.example/42").origin == "log.example/42"
+
+
+def test_no_party_need_be_named(tmp_path: Path) -> None:
+    assert load(tmp_path, parties=[]).parties == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("federation", None),
+        ("listen", "nowhere"),
+        ("origin", "two words"),
+        ("origin", "a+b"),
+        ("origin", ""),
+        ("key_holder", None),
+        ("key_holder", {"address": "127.0.0.1:1"}),
+        ("inference_server", "127.0.0.1:7002"),
+        ("parties", {}),
+        ("parties", ["alder"]),
+        ("parties", [{"spiffe_id": 7}]),
+        ("parties", [{"spiffe_id": "spiffe://elsewhere.example/alder/data-owner"}]),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=field):
+        load(tmp_path, **{field: value})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"settings\.json"):
+        Settings.load(tmp_path)

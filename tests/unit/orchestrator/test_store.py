@@ -1,0 +1,270 @@
+"""The registry's rows: who may change them, and that the log says so."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select
+
+from core.errors import (
+    Conflict,
+    CorruptFileError,
+    InvalidInput,
+    NotAllowedError,
+    NotFound,
+    NotGrantedError,
+    SignatureError,
+)
+from core.rpc.identity import DATA_OWNER
+from core.statements import ISSUE, MANIFEST, sign
+from orchestrator.registry import store
+from orchestrator.registry.lifecycle import PartyState
+from orchestrator.registry.models import ModelVersion, Party
+from orchestrator.workflows import keys
+from tests.unit.orchestrator.office import (
+    ALDER_ID,
+    BIRCH_ID,
+    EVERYBODY,
+    KEY_HOLDER_ID,
+    MODEL,
+    OPERATOR_ID,
+    PROVIDER_ID,
+    PROVIDER_KEY,
+    RIVAL_ID,
+    RIVAL_KEY,
+    SERVER_ID,
+    Office,
+    manifest_bytes,
+    register_model,
+    spiffe,
+)
+
+
+def test_a_party_is_enrolled_once(office: Office) -> None:
+    with office.registry.own_change() as change:
+        store.enrol(change, ALDER_ID)
+    with office.registry.reading(ALDER_ID) as session:
+        known = [party.spiffe_id for party in store.parties(session)]
+
+    assert known == [str(party) for party in EVERYBODY]
+    assert len(office.entries("party.enrolled")) == len(EVERYBODY)
+
+
+def test_a_stranger_changes_and_reads_nothing(office: Office) -> None:
+    stranger = spiffe("stranger", DATA_OWNER)
+
+    with pytest.raises(NotAllowedError), office.change(stranger):
+        pass
+    with pytest.raises(NotAllowedError), office.registry.reading(stranger):
+        pass
+
+
+def test_a_revoked_party_is_refused_at_its_next_call(office: Office) -> None:
+    with office.registry.own_change() as change:
+        party = store.active_party(change.session, str(ALDER_ID))
+        party.state = PartyState.REVOKED
+
+    with pytest.raises(NotAllowedError), office.change(ALDER_ID):
+        pass
+
+
+def test_a_change_that_fails_leaves_neither_rows_nor_records(office: Office) -> None:
+    before = office.kinds()
+
+    def grant_then_fail() -> None:
+        with office.change() as change:
+            keys.grant(change, str(ALDER_ID), MODEL)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        grant_then_fail()
+    assert office.kinds() == before
+    with pytest.raises(NotGrantedError), office.change() as change:
+        keys.create(change, str(ALDER_ID), MODEL)
+
+
+def test_the_first_public_keys_stay(office: Office) -> None:
+    with office.change(ALDER_ID) as change:
+        store.register_public_keys(change, b"s" * 32, b"sealing")
+    with office.change(ALDER_ID) as change:
+        again = store.register_public_keys(change, b"s" * 32, b"sealing")
+    with pytest.raises(Conflict), office.change(ALDER_ID) as change:
+        store.register_public_keys(change, b"t" * 32, b"sealing")
+    with pytest.raises(Conflict), office.change(ALDER_ID) as change:
+        store.register_public_keys(change, b"s" * 32, b"another")
+
+    assert (again.signing_key, again.sealing_key) == (b"s" * 32, b"sealing")
+    actors = [entry.actor for entry in office.entries("party.keys_registered")]
+    assert actors.count(str(ALDER_ID)) == 1
+
+
+@pytest.mark.parametrize(
+    ("signing", "sealing"), [(b"", b""), (b"s" * 31, b""), (b"s" * 32, b"x" * 4097)]
+)
+def test_public_keys_of_a_wrong_length_are_refused(
+    office: Office, signing: bytes, sealing: bytes
+) -> None:
+    with pytest.raises(InvalidInput), office.change(ALDER_ID) as change:
+        store.register_public_keys(change, signing, sealing)
+
+
+def test_versions_of_a_model_count_up(office: Office) -> None:
+    assert [register_model(office, seed=s) for s in (1, 2)] == [2, 3]
+    assert register_model(office, "another") == 1
+
+
+def test_concurrent_registrations_get_distinct_versions(office: Office) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(lambda s: register_model(office, seed=s), range(12)))
+
+    assert sorted(versions) == list(range(2, 14))
+
+
+def test_a_release_must_be_signed_by_its_provider(office: Office) -> None:
+    manifest = manifest_bytes()
+    for signature in (
+        sign(RIVAL_KEY, MANIFEST, manifest),
+        sign(PROVIDER_KEY, ISSUE, manifest),
+        sign(PROVIDER_KEY, MANIFEST, manifest + b" "),
+        b"",
+    ):
+        with pytest.raises(SignatureError), office.change(PROVIDER_ID) as change:
+            store.register_model_version(change, manifest, signature)
+
+
+def test_a_provider_without_a_registered_key_registers_nothing(office: Office) -> None:
+    newcomer = spiffe("newcomer", "model-provider")
+    with office.registry.own_change() as change:
+        store.enrol(change, newcomer)
+    manifest = manifest_bytes("fresh")
+    signature = sign(PROVIDER_KEY, MANIFEST, manifest)
+
+    with pytest.raises(SignatureError), office.change(newcomer) as change:
+        store.register_model_version(change, manifest, signature)
+
+
+def test_a_models_name_belongs_to_its_first_provider(office: Office) -> None:
+    manifest = manifest_bytes()
+    signature = sign(RIVAL_KEY, MANIFEST, manifest)
+
+    with pytest.raises(NotAllowedError), office.change(RIVAL_ID) as change:
+        store.register_model_version(change, manifest, signature)
+
+
+def test_a_signed_manifest_that_is_no_manifest_is_refused(office: Office) -> None:
+    with pytest.raises(CorruptFileError), office.change(PROVIDER_ID) as change:
+        store.register_model_version(change, b"{}", sign(PROVIDER_KEY, MANIFEST, b"{}"))
+
+
+def test_the_lineage_is_kept(office: Office) -> None:
+    register_model(office, parent=1)
+    with office.database.reading() as session:
+        parents = session.scalars(select(ModelVersion.parent_id)).all()
+        first = store.model_version(session, MODEL, 1).id
+
+    assert parents == [None, first]
+
+
+def test_a_parent_that_does_not_exist_is_refused(office: Office) -> None:
+    with pytest.raises(NotFound):
+        register_model(office, parent=7)
+
+
+def test_an_alias_moves_and_each_move_is_recorded_once(office: Office) -> None:
+    register_model(office, seed=1)
+    for version in (1, 2, 2):
+        with office.change(PROVIDER_ID) as change:
+            store.set_alias(change, MODEL, "champion", version)
+    with office.database.reading() as session:
+        model = store.model_named(session, MODEL)
+        found = store.aliases(session)
+
+    assert found == {(model.id, 2): ["champion"]}
+    moves = office.entries("alias.moved")
+    assert [entry.subject["model_version"] for entry in moves] == [1, 2]
+
+
+def test_the_champion_is_the_alias_else_the_newest(office: Office) -> None:
+    def champion() -> int:
+        with office.database.reading() as session:
+            model = store.model_named(session, MODEL)
+            found = store.champion(session, model.id)
+            assert found is not None
+            return found.version
+
+    assert champion() == 1
+    register_model(office, seed=1)
+    assert champion() == 2
+    with office.change() as change:
+        store.set_alias(change, MODEL, store.CHAMPION, 1)
+    assert champion() == 1
+
+
+def test_an_alias_points_only_to_a_version_that_exists(office: Office) -> None:
+    with pytest.raises(NotFound), office.change() as change:
+        store.set_alias(change, MODEL, "champion", 2)
+    with pytest.raises(InvalidInput), office.change() as change:
+        store.set_alias(change, MODEL, "", 1)
+
+
+def test_a_provider_moves_no_alias_of_anothers_model(office: Office) -> None:
+    with pytest.raises(NotAllowedError), office.change(RIVAL_ID) as change:
+        store.set_alias(change, MODEL, "champion", 1)
+
+
+def test_an_owner_sees_its_own_keys_and_issued_models_only(office: Office) -> None:
+    alder, birch = office.active_key(ALDER_ID), office.active_key(BIRCH_ID)
+    with office.database.reading() as session:
+        keys_of = {
+            caller: [row.key.key_id for row in store.key_versions_for(session, caller)]
+            for caller in (ALDER_ID, BIRCH_ID, OPERATOR_ID, KEY_HOLDER_ID, SERVER_ID)
+        }
+        issued_of = [
+            row.key_version.key.key_id
+            for row in store.issued_models_for(session, ALDER_ID)
+        ]
+        with pytest.raises(NotAllowedError):
+            store.key_versions_for(session, PROVIDER_ID)
+        with pytest.raises(NotAllowedError):
+            store.issued_models_for(session, PROVIDER_ID)
+
+    assert keys_of == {
+        ALDER_ID: [alder],
+        BIRCH_ID: [birch],
+        OPERATOR_ID: [alder, birch],
+        KEY_HOLDER_ID: [alder, birch],
+        SERVER_ID: [alder, birch],
+    }
+    assert issued_of == [alder]
+
+
+def test_an_owner_sees_a_key_version_once_it_can_be_fetched(office: Office) -> None:
+    with office.change() as change:
+        keys.grant(change, str(ALDER_ID), MODEL)
+        keys.create(change, str(ALDER_ID), MODEL)
+
+    def seen() -> int:
+        with office.database.reading() as session:
+            return len(store.key_versions_for(session, ALDER_ID))
+
+    assert seen() == 0
+    office.settle()
+    assert seen() == 1
+
+
+def test_parties_may_read_the_records_that_name_them(office: Office) -> None:
+    key_id = office.active_key(ALDER_ID)
+    mine = office.registry.log.entries(0, 1000, kind="key.created", party=str(ALDER_ID))
+    others = office.registry.log.entries(0, 1000, party=str(BIRCH_ID))
+
+    assert len(mine) == 1
+    assert all(key_id.encode() not in entry.body for entry in others)
+
+
+def test_every_party_keeps_one_row_for_its_organisation(office: Office) -> None:
+    with office.database.reading() as session:
+        hub = session.scalars(
+            select(Party.organisation_id).where(Party.spiffe_id.contains("/hub/"))
+        ).all()
+
+    assert len(hub) == 2
+    assert len(set(hub)) == 1
