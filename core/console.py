@@ -1,4 +1,4 @@
-"""How every `keymixer` command prints: a table or JSON, one form of error, exit codes."""
+"""How every command prints: a table or JSON, one form of error, exit codes."""
 
 import json
 import sys
@@ -61,7 +61,7 @@ def print_json(content: object) -> None:
 def print_rows(
     title: str, rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool
 ) -> None:
-    """Print rows as a table of `columns` (field -> heading), or as JSON with all fields."""
+    """Print rows as a table of `columns` (field -> heading), or all fields as JSON."""
     if as_json:
         print_json(list(rows))
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.rpc.channel import open_channel
 from core.rpc.errors import remote_errors
 from core.rpc.identity import load_identity
-from core.rpc.settings import read_peer
+from core.rpc.settings import Peer, read_settings
 from protos import audit_pb2, registry_pb2, workflows_pb2
 from protos.audit_pb2_grpc import AuditServiceStub
 from protos.registry_pb2_grpc import RegistryServiceStub
@@ -37,7 +37,7 @@ class Operator:
             )
         return list(answer.versions)
 
-    def keys(self) -> list[registry_pb2.KeyVersion]:
+    def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """All key versions."""
         with remote_errors("orchestrator"):
             answer = self.registry.ListKeyVersions(
@@ -107,8 +107,8 @@ class Operator:
 @contextlib.contextmanager
 def operator(folder: Path) -> Iterator[Operator]:
     """Connect with the operator's identity and settings in `folder`."""
-    peer = read_peer(folder, "orchestrator")
-    with open_channel(peer.address, load_identity(folder), peer.spiffe) as channel:
+    peer = Peer.read(read_settings(folder), "orchestrator")
+    with open_channel(peer.address, load_identity(folder), peer.spiffe_id) as channel:
         yield Operator(
             RegistryServiceStub(channel),
             WorkflowServiceStub(channel),

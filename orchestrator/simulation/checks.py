@@ -84,8 +84,9 @@ def verify_audit(stage: Stage) -> None:
         "public_key": signed.public_key.hex(),
         "kinds": _kinds(bodies),
     }
-    told = f"{result.size} records verified, root {root[:16]}..."
-    stage.narrator.says(ORCHESTRATOR, "audit log", told)
+    told = f"its log of {result.size} records is verified, root {root[:16]}..."
+    keeper = stage.workspace.federation.only(ORCHESTRATOR)
+    stage.narrator.says(ORCHESTRATOR, keeper.organisation, told)
 
 
 def _kinds(bodies: list[dict[str, Any]]) -> dict[str, int]:

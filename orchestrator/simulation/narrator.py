@@ -3,9 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from orchestrator.simulation.sentences import sentence
 
 _COLOURS = {
     "orchestrator": "cyan",
@@ -44,6 +45,8 @@ class Narrator:
 
     console: Console
     started: float = field(default_factory=time.monotonic)
+    # The same moment by the clock of the audit log.
+    epoch_s: float = field(default_factory=time.time)
     story: list[Happening] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -60,14 +63,18 @@ class Narrator:
         self.seconds[name] = round(self.now() - began, 3)
 
     def says(self, role: str, party: str, text: str) -> None:
-        """Print and remember what a party did."""
-        self.story.append(Happening(round(self.now(), 3), role, party, text))
+        """Print and remember what a party did just now."""
+        self._tell(self.now(), role, party, text)
+
+    def _tell(self, at_s: float, role: str, party: str, text: str) -> None:
+        self.story.append(Happening(round(at_s, 3), role, party, text))
         colour = _COLOURS.get(role, "white")
         who = f"{party} ({role})"
         self.console.print(
-            f"  [dim]{self.now():6.1f} s[/dim]  [{colour}]{who:<33}[/{colour}] "
+            f"  [dim]{at_s:6.1f} s[/dim]  [{colour}]{who:<33}[/{colour}] "
             f"{escape(text)}",
             highlight=False,
+            soft_wrap=True,
         )
 
     @contextlib.contextmanager
@@ -84,7 +91,7 @@ class Narrator:
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, note="")
 
-            def update(done: float, total: float, note: str = "") -> None:
+            def update(done: float, total: float | None, note: str = "") -> None:
                 progress.update(task, completed=done, total=total, note=note)
 
             yield update
@@ -92,22 +99,9 @@ class Narrator:
     def tells(self, body: bytes) -> None:
         """Tell one record of the audit log, unless it is one of many inferences."""
         record = json.loads(body)
-        if record["kind"] != "inference":
-            role, party = _actor(record["actor"])
-            self.says(role, party, _sentence(record["kind"], record["subject"]))
-
-
-def _actor(spiffe: str) -> tuple[str, str]:
-    *_, organisation, role = spiffe.split("/")
-    return role, organisation
-
-
-def _sentence(kind: str, subject: Mapping[str, Any]) -> str:
-    facts = (f"{name} {_short(value)}" for name, value in subject.items())
-    return f"{kind.replace('.', ' ')}: {', '.join(facts)}"
-
-
-def _short(value: object) -> str:
-    text = str(value).removeprefix("spiffe://")
-    digest = len(text) >= 40 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 -- long hex is a digest
-    return f"{text[:12]}..." if digest else text
+        if record["kind"] == "inference":
+            return
+        *_, organisation, role = record["actor"].split("/")
+        at_s = record["time_ms"] / 1000 - self.epoch_s
+        told = sentence(record["kind"], record["subject"])
+        self._tell(at_s, role, organisation, told)

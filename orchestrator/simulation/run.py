@@ -10,6 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from core.errors import KeymixerError
+from core.rpc.identity import OPERATOR
 from core.wire import write_atomically
 from orchestrator.simulation.asking import ask
 from orchestrator.simulation.checks import compare, verify_audit
@@ -55,7 +56,8 @@ def simulate(
             verify_audit(stage)
         with narrator.phase("stop", "The federation stops"):
             stage.running.stop()
-            narrator.says("operator", "everyone", "has stopped")
+            operator = workspace.federation.only(OPERATOR)
+            narrator.says(OPERATOR, operator.organisation, "has stopped every party")
     write_report(stage)
     point_latest(workspace)
     return workspace.root

@@ -95,7 +95,11 @@ class Stage:
 def fetch_data(stage: Stage) -> None:
     """Load the test split and deal it out to the owners."""
     with stage.narrator.bar("images") as bar:
-        stage.data = load(stage.data_spec, "test", on_progress=bar)
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            bar(done, total, what)
+
+        stage.data = load(stage.data_spec, "test", progress)
     scenario = stage.workspace.federation.simulation
     shares = scenario.shares or dict.fromkeys(stage.owners, 1.0)
     count = min(scenario.images, len(stage.data.images))

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from core.errors import Unavailable
-from core.rpc.identity import INFERENCE_SERVER, dns_name
+from core.rpc.identity import INFERENCE_SERVER, OPERATOR, dns_name
 from orchestrator.federation import (
     AskWithKeyOf,
     CallWithoutCertificate,
@@ -42,9 +42,9 @@ def rotate(stage: Stage, event: Rotate) -> None:
         _wait_for(asking, asks)
         key_id, version = connected.rotate_key(owner, stage.model.name, overlap)
         stage.narrator.says(
-            "operator",
-            "rotation",
-            f"{key_id} is being rotated to version {version} under traffic",
+            OPERATOR,
+            stage.workspace.federation.only(OPERATOR).organisation,
+            f"rotates {key_id} to version {version} while {event.owner} asks",
         )
         answered = asks.result()
     stage.reports["rotation"] = answered[-1]

@@ -17,7 +17,6 @@ from parties.data_owner.keyring import Keyring
 from rich.console import Console
 
 from core.blocks import encrypt, to_blocks
-from core.keys import derive_key
 from core.preprocessing import normalise
 from core.rpc.identity import (
     DATA_OWNER,
@@ -125,8 +124,8 @@ def _secrets_of(
     folder = stage.workspace.owner_folder(owner)
     release = read_release(release_folder(stage.workspace, stage.model))
     key_id = f"{owner}.digits"
-    seed = bytes(Keyring(folder).seed(key_id, 1))
-    key = derive_key(seed, key_id=key_id, version=1, patch_size=4, channels=1)
+    keyring = Keyring(folder)
+    key, seed = keyring.key(key_id, 1), keyring._open(key_id, 1)[1]
     pixels = np.load(folder / "images.npz")["images"]
     plain = normalise(pixels, release.manifest.preprocessing)
     blocks = to_blocks(plain, 4)

@@ -1,6 +1,7 @@
 """`report.json`: everything that was measured, as `docs/report.md` describes it."""
 
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 from orchestrator.simulation.report.versions import versions
@@ -26,7 +27,7 @@ def build_report(stage: Stage) -> dict[str, Any]:
         "audit": stage.reports["audit"],
         "seconds": {**stage.narrator.seconds, "total": round(stage.narrator.now(), 3)},
         "training": read_curve(release_folder(stage.workspace, stage.model)),
-        "story": [asdict(happening) for happening in stage.narrator.story],
+        "story": sorted(map(asdict, stage.narrator.story), key=itemgetter("at_s")),
         "versions": versions(),
     }
 

@@ -50,7 +50,7 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
         ("models", [], "models"),
         (
             "policies",
-            {"grants": [{"owner": "nobody", "model": "cifar10"}]},
+            {"grants": [{"owner": "nobody", "model": "convmixer"}]},
             "policies.grants.owner: \\['nobody'\\]",
         ),
         (

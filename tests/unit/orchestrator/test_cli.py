@@ -1,0 +1,122 @@
+"""The command: help with examples, exit codes, one form of error."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from core.console import EXIT_CODES, exit_code
+from core.errors import (
+    AuditUnavailable,
+    KeymixerError,
+    KeyRefusedError,
+    NotFound,
+    ShapeError,
+    SignatureError,
+)
+from orchestrator.cli.__main__ import build, main
+
+COMMANDS = [
+    ("simulate",),
+    ("up",),
+    ("down",),
+    ("status",),
+    ("predict",),
+    ("encrypt",),
+    ("models",),
+    ("keys",),
+    ("issued",),
+    ("parties",),
+    ("audit", "list"),
+    ("audit", "show"),
+    ("audit", "verify"),
+]
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    return build()
+
+
+def _typed(app: typer.Typer, *arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_json_and_its_exit_codes(
+    app: typer.Typer, command: tuple[str, ...]
+) -> None:
+    shown = _typed(app, *command, "--help").output
+
+    assert f"Example: keymixer {' '.join(command)}" in shown
+    assert "--json" in shown
+    assert "Exit codes: 0 done" in " ".join(shown.split())
+
+
+def test_the_first_help_says_what_it_does_not_protect_against(
+    app: typer.Typer,
+) -> None:
+    shown = " ".join(_typed(app, "--help").output.split())
+
+    assert "no protection against an inference server that attacks" in shown
+
+
+def test_wrong_usage_ends_with_two(app: typer.Typer) -> None:
+    assert _typed(app, "simulate", "--unknown").exit_code == 2
+    assert _typed(app, "nothing").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ShapeError("x"), 1),
+        (NotFound("x"), 1),
+        (SignatureError("x"), 3),
+        (KeyRefusedError("x"), 3),
+        (AuditUnavailable("x"), 4),
+    ],
+)
+def test_an_error_ends_with_the_code_of_its_category(
+    error: KeymixerError, code: int
+) -> None:
+    assert code == exit_code(error)
+    assert f"{code} " in EXIT_CODES
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["keymixer", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_an_error_is_one_line_and_names_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    code = _main(monkeypatch, "keys", "--run", str(tmp_path))
+    said = capsys.readouterr()
+
+    assert code == 1
+    assert said.out == ""
+    assert said.err.startswith("error: Configuration:")
+    assert "keymixer up" in said.err.replace("\n", " ")
+
+
+def test_with_json_the_error_is_json(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    _main(monkeypatch, "keys", "--run", str(tmp_path), "--json")
+
+    error = json.loads(capsys.readouterr().out)["error"]
+
+    assert error["kind"] == "Configuration"
+    assert set(error) == {"kind", "message", "next"}
