@@ -164,17 +164,20 @@ class NotRefusedError(Refused):
 
 
 class Progress:
-    """Emits `progress` events, the first and the last ones and a few a second."""
+    """Emits `progress` events: the first, the one that completes, a few a second."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._next = 0.0
+        self._completed = False
 
     def __call__(self, tally: Tally) -> None:
         done = int(tally.answered.sum())
         now = time.monotonic()
-        if now < self._next and done < self._total:
+        completed = done == self._total and not self._completed
+        if now < self._next and not completed:
             return
+        self._completed = done == self._total
         self._next = now + _PAUSE_S
         emit(
             "progress",

@@ -1,4 +1,7 @@
-"""The model provider's commands: train, register a release, ask the plain model."""
+"""The model provider's commands: train, register a release, ask the plain model.
+
+torch is imported by the commands that compute, not by `register`.
+"""
 
 import io
 import sys
@@ -16,19 +19,11 @@ from core.errors import KeymixerError
 from core.rpc.identity import load_identity
 from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
-from core.training import Recipe
 from core.wire import write_atomically
 from parties.model_provider.registry import connect
-from parties.model_provider.release import (
-    plain_logits,
-    read_release,
-    release_of,
-    signature_of,
-    write_release,
-)
+from parties.model_provider.release import read_release, signature_of, write_release
 from parties.model_provider.reporting import emit, reporter
 from parties.model_provider.settings import ProviderSettings
-from parties.model_provider.training import Plan, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,8 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__,
 )
-
-_PLAN, _RECIPE = Plan("classifier"), Recipe()
 
 Folder = Annotated[Path, typer.Option(help="The provider's own folder.")]
 ReleaseFolder = Annotated[Path, typer.Option("--release", help="A release's folder.")]
@@ -49,17 +42,17 @@ def train_command(
     *,
     folder: Folder,
     data: Annotated[str, typer.Option(help="cifar10, digits, a folder, or an .npz.")],
-    name: Annotated[str, typer.Option(help="The model's name.")] = _PLAN.name,
-    hidden: int = _PLAN.hidden,
-    depth: int = _PLAN.depth,
-    kernel_size: int = _PLAN.kernel_size,
-    patch_size: int = _PLAN.patch_size,
-    epochs: int = _RECIPE.epochs,
-    batch: int = _RECIPE.batch,
-    max_lr: float = _RECIPE.max_lr,
-    weight_decay: float = _RECIPE.weight_decay,
-    pad: int = _RECIPE.pad,
-    flip: bool = _RECIPE.flip,
+    name: Annotated[str, typer.Option(help="The model's name.")] = "classifier",
+    hidden: int = 128,
+    depth: int = 4,
+    kernel_size: int = 5,
+    patch_size: int = 4,
+    epochs: int = 6,
+    batch: int = 128,
+    max_lr: float = 0.01,
+    weight_decay: float = 0.01,
+    pad: int = 4,
+    flip: bool = True,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -70,6 +63,10 @@ def train_command(
     progress: Literal["bar", "json"] = "bar",
 ) -> None:
     """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
+    from core.training import Recipe
+    from parties.model_provider.training import Plan, train
+    from parties.model_provider.weights import release_of
+
     recipe = Recipe(epochs, batch, max_lr, weight_decay, pad, flip)
     plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed)
     with reporter(progress) as tell:
@@ -79,7 +76,8 @@ def train_command(
             (training, test), plan, lambda step: tell.step(step, epochs), tell.epoch
         )
         target = folder / "releases" / name
-        write_release(target, release_of(trained), trained, ensure_signing_key(folder))
+        key = ensure_signing_key(folder)
+        write_release(target, release_of(trained), trained.curve, key)
         tell.done(release=str(target), accuracy=trained.accuracy)
 
 
@@ -104,6 +102,8 @@ def evaluate(
     folder: Folder = Path(),
 ) -> None:
     """Ask the plain model in this process; nothing goes over the wire."""
+    from parties.model_provider.weights import plain_logits
+
     del folder  # every command takes it; this one needs nothing of it
     pixels, labels = load_arrays(images)
     logits = plain_logits(read_release(release), pixels)

@@ -10,36 +10,38 @@ curve.json              how the training went
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.convmixer import ConvMixer, put_together, take_apart
-from core.errors import CorruptFileError, NotFound, StorageError
+from core.errors import NotFound, StorageError
 from core.manifest import Manifest
-from core.preprocessing import normalise
 from core.statements import MANIFEST, sign, verify
-from core.training import predict_logits
 from core.wire import (
-    dump_tensors,
     file_digest,
-    load_tensors,
     read_file,
     write_atomically,
 )
 from parties.model_provider.errors import ReleaseChangedError
-from parties.model_provider.training import Trained
 
 EMBEDDING: Final = "embedding.safetensors"
 BACKBONE: Final = "backbone.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 CURVE: Final = "curve.json"
-_WEIGHT: Final = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One point of the training curve; `loss` is the mean over the epoch's steps."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,35 +57,18 @@ class Release:
         _check_digest(BACKBONE, self.backbone, self.manifest.backbone_digest)
 
 
-def release_of(trained: Trained) -> Release:
-    """Cut a trained model in two and describe it."""
-    weight, others = take_apart(trained.model)
-    embedding, backbone = dump_tensors({_WEIGHT: weight}), dump_tensors(others)
-    manifest = Manifest(
-        name=trained.name,
-        architecture=trained.model.architecture,
-        preprocessing=trained.preprocessing,
-        classes=trained.classes,
-        metrics={"test_accuracy": trained.accuracy},
-        lineage=trained.lineage,
-        embedding_digest=file_digest(embedding),
-        backbone_digest=file_digest(backbone),
-    )
-    return Release(manifest, embedding, backbone)
-
-
 def write_release(
-    folder: Path, release: Release, trained: Trained, key: Ed25519PrivateKey
+    folder: Path, release: Release, curve: Sequence[Epoch], key: Ed25519PrivateKey
 ) -> None:
     """Write a signed release so that the folder is either whole or not there."""
     manifest = release.manifest.to_bytes()
-    curve = json.dumps([asdict(epoch) for epoch in trained.curve], indent=2)
+    points = json.dumps([asdict(epoch) for epoch in curve], indent=2)
     files = {
         EMBEDDING: release.embedding,
         BACKBONE: release.backbone,
         MANIFEST_FILE: manifest,
         SIGNATURE: sign(key, MANIFEST, manifest),
-        CURVE: curve.encode(),
+        CURVE: points.encode(),
     }
     _replace_folder(folder, files)
 
@@ -115,21 +100,6 @@ def signature_of(folder: Path, release: Release, key: Ed25519PrivateKey) -> byte
         write_atomically(folder / SIGNATURE, signature)
     verify(key.public_key().public_bytes_raw(), MANIFEST, manifest, signature)
     return signature
-
-
-def model_of(release: Release) -> ConvMixer:
-    """Build the plain model again, ready to answer."""
-    embedding = load_tensors(release.embedding)
-    if set(embedding) != {_WEIGHT}:
-        raise CorruptFileError(f"{EMBEDDING}: expected one tensor, `{_WEIGHT}`")
-    backbone = load_tensors(release.backbone)
-    return put_together(release.manifest.architecture, backbone, embedding[_WEIGHT])
-
-
-def plain_logits(release: Release, images: np.ndarray) -> np.ndarray:
-    """Ask the plain model: uint8 [n, h, w, c] -> float32 [n, classes]."""
-    normalised = normalise(images, release.manifest.preprocessing)
-    return predict_logits(model_of(release), normalised)
 
 
 def _check_digest(name: str, content: bytes, expected: str) -> None:

@@ -5,13 +5,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from core.training import Progress as Step
-from parties.model_provider.training import Epoch
+from parties.model_provider.release import Epoch
+
+if TYPE_CHECKING:
+    from core.training import Progress as Step
 
 _PAUSE_S: Final = 0.2
 
@@ -23,7 +25,7 @@ class Reporter(Protocol):
         """Data is being fetched or read."""
         ...
 
-    def step(self, step: Step, epochs: int) -> None:
+    def step(self, step: "Step", epochs: int) -> None:
         """A step of training is done."""
         ...
 
@@ -57,7 +59,7 @@ class JsonReporter:
         if self._due() or done == total:
             emit("preparing", what=what, done=done, total=total)
 
-    def step(self, step: Step, epochs: int) -> None:
+    def step(self, step: "Step", epochs: int) -> None:
         if not self._due() and step.accuracy is None:
             return
         emit(
@@ -101,7 +103,7 @@ class BarReporter:
     def preparing(self, what: str, done: int, total: int | None) -> None:
         self._progress.update(self._task, description=what, completed=done, total=total)
 
-    def step(self, step: Step, epochs: int) -> None:
+    def step(self, step: "Step", epochs: int) -> None:
         self._progress.update(
             self._task,
             description=f"epoch {step.epoch} of {epochs}",
@@ -128,5 +130,5 @@ def emit(event: str, **fields: Any) -> None:
     sys.stdout.flush()
 
 
-def _within_epoch(step: Step, epochs: int) -> int:
+def _within_epoch(step: "Step", epochs: int) -> int:
     return step.step - (step.epoch - 1) * (step.steps // epochs)

@@ -18,6 +18,7 @@ from core.convmixer import ConvMixer, initialise
 from core.datasets import Dataset
 from core.preprocessing import Preprocessing, normalise
 from core.training import Examples, Progress, Recipe, fit
+from parties.model_provider.release import Epoch
 
 FROM_THE_SYSTEM = "drawn from the operating system"
 _SEED_BITS = 63
@@ -39,16 +40,6 @@ class Plan:
     patch_size: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Epoch:
-    """One point of the training curve; `loss` is the mean over the epoch's steps."""
-
-    epoch: int
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

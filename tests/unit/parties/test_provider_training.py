@@ -1,8 +1,12 @@
 """Training from images to a release, and the provider's commands."""
 
 import hashlib
+import inspect
 import json
 import math
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from core.convmixer import initialise
 from core.datasets import Dataset, load
 from core.datasets.source import dataset
 from core.training import Recipe
-from parties.model_provider.__main__ import app
+from parties.model_provider.__main__ import app, train_command
 from parties.model_provider.release import read_release
 from parties.model_provider.training import (
     FROM_THE_SYSTEM,
@@ -136,6 +140,23 @@ def test_the_command_tells_events_and_writes_a_release(
     assert curve[-1]["accuracy"] == events[-1]["accuracy"]
     manifest = read_release(tmp_path / "releases" / "digits").manifest
     assert manifest.metrics["test_accuracy"] == events[-1]["accuracy"]
+
+
+def test_the_commands_defaults_are_the_recipes() -> None:
+    """They are written twice, as the command must not import torch to say them."""
+    options = inspect.signature(train_command).parameters
+    meant = {**asdict(Plan("classifier")), **asdict(Recipe())}
+
+    for name in options.keys() & meant.keys() - {"seed"}:
+        assert options[name].default == meant[name], name
+
+
+def test_registering_needs_no_torch() -> None:
+    code = (
+        "import sys, parties.model_provider.__main__; assert 'torch' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_bar_is_for_people(arguments: list[str]) -> None:

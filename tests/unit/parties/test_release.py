@@ -15,14 +15,13 @@ from core.training import predict_logits
 from core.wire import dump_tensors, load_tensors
 from parties.model_provider.errors import ReleaseChangedError
 from parties.model_provider.release import (
-    model_of,
-    plain_logits,
+    Epoch,
     read_release,
-    release_of,
     signature_of,
     write_release,
 )
-from parties.model_provider.training import Epoch, Trained
+from parties.model_provider.training import Trained
+from parties.model_provider.weights import model_of, plain_logits, release_of
 
 FILES = ("embedding.safetensors", "backbone.safetensors")
 
@@ -50,7 +49,7 @@ def key() -> Ed25519PrivateKey:
 @pytest.fixture
 def folder(tmp_path: Path, trained: Trained, key: Ed25519PrivateKey) -> Path:
     path = tmp_path / "releases" / "cells"
-    write_release(path, release_of(trained), trained, key)
+    write_release(path, release_of(trained), trained.curve, key)
     return path
 
 
@@ -134,7 +133,7 @@ def test_writing_again_replaces_the_release(
 ) -> None:
     (folder / "left-over").write_text("of the old release")
 
-    write_release(folder, release_of(trained), trained, key)
+    write_release(folder, release_of(trained), trained.curve, key)
 
     assert not (folder / "left-over").exists()
     assert [folder] == list(folder.parent.iterdir())
