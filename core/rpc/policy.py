@@ -135,9 +135,6 @@ class Guard(grpc.ServerInterceptor):
             raise
 
     def _enter(self, method: str, context: grpc.ServicerContext) -> None:
-        if not context.is_active():
-            # It gave up while it waited for a worker: spare the work.
-            context.abort(grpc.StatusCode.CANCELLED, "Cancelled")
         caller = caller_of(context, self._federation)
         authorise(self._policy, method, caller)
         if self._admit is not None:

@@ -459,8 +459,9 @@ def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(
         came = refused(
             "TooLarge",
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            lambda: stub.ask("Say", bytes(SETTINGS.max_message_bytes + 1)),
+            lambda: stub.ask("Wait", bytes(SETTINGS.max_message_bytes + 1)),
         )
+        assert not house.echo.entered.is_set()
         assert stub.ask("Say", b"x")
 
     assert "fewer" in came.hint
