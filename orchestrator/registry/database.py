@@ -7,7 +7,7 @@ synchronous=FULL): a commit that returned survives a power cut.
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -28,6 +29,10 @@ from orchestrator.errors import DatabaseCorrupt, RegistryConflict, SchemaUnknown
 # How long a writer waits for another one, in this process and in the database.
 WAIT_S: Final = 10.0
 
+# SQLite's BEGIN gives a snapshot; PostgreSQL has to be asked for one.
+_READER: Final[Mapping[str, Mapping[str, Any]]] = {
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+}
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _DISK: Final = frozenset(
     {
@@ -50,7 +55,7 @@ class Database:
         self._engine = engine
         self._folder = folder
         self._writer = engine.execution_options(keymixer_begin="IMMEDIATE")
-        self._reader = engine.execution_options(postgresql_readonly=True)
+        self._reader = engine.execution_options(**_READER.get(engine.dialect.name, {}))
         self._one_writer = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -74,7 +79,7 @@ class Database:
         """Write: all of it is durable when the block ends, or none of it happened.
 
         Raises:
-            AuditUnavailable: another writer held the database for `WAIT_S`.
+            AuditUnavailable: others held the database for longer than `WAIT_S`.
             StorageError: the disk is full or not writable.
             RegistryConflict: a constraint forbids the change.
         """
@@ -141,8 +146,9 @@ def migrations(connection: Connection | None = None, *, dialect: str = "") -> Co
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": WAIT_S})
+        return create_engine(url, pool_timeout=WAIT_S)
+    timeout = {"timeout": WAIT_S}
+    engine = create_engine(url, pool_timeout=WAIT_S, connect_args=timeout)
     event.listen(engine, "connect", _take_over_transactions)
     if url.query.get("mode") != "ro":
         event.listen(engine, "connect", _make_durable)
@@ -193,6 +199,8 @@ def _sqlite_file(url: URL) -> Path | None:
 def _typed_errors() -> Iterator[None]:
     try:
         yield
+    except PoolTimeout as error:
+        raise AuditUnavailable("every connection is busy") from error
     except IntegrityError as error:
         raise RegistryConflict(str(error.orig)) from error
     except DatabaseError as error:

@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ def test_a_writer_that_does_not_end_holds_up_the_others_only_so_long(
         thread.join()
 
     assert refusals == ["AuditUnavailable"]
+
+
+def test_more_readers_than_connections_are_refused_not_queued_for_ever(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    with open_database(f"sqlite:///{path}") as database:
+        with ExitStack() as readers:
+            for _ in range(15):
+                session = readers.enter_context(database.reading())
+                session.execute(text("SELECT 1"))
+
+            with pytest.raises(AuditUnavailable, match="busy"):
+                names(database)
+
+        assert names(database) == []
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
