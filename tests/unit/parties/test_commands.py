@@ -1,0 +1,251 @@
+"""`keymixer predict` and `encrypt` on a person's own files."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from core.blocks import decrypt
+from core.errors import ConfigurationError, NotAnImageError
+from core.preprocessing import denormalise
+from core.wire import load_tensors
+from parties.data_owner import __main__ as acts
+from parties.data_owner import client as clients
+from parties.data_owner.client import Client
+from parties.data_owner.commands import app, find_owner
+from tests.unit.parties.owner_world import (
+    CLASSES,
+    PREPROCESSING,
+    World,
+    client_of,
+    plain_answer,
+    served,
+)
+
+PIXELS = np.random.default_rng(7).integers(0, 256, (3, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def client(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """The client the commands open, with an active key."""
+    with served(world) as channels:
+        client = client_of(channels, tmp_path / "owner")
+        client.register()
+        world.create()
+        client.sync_keys()
+        world.activate(1)
+
+        @contextmanager
+        def opened(_folder: Path, _model: str | None = None) -> Iterator[Client]:
+            yield client
+
+        for module in (clients, acts):
+            monkeypatch.setattr(module, "open_client", opened)
+        yield client
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / "a" / "cat.png", tmp_path / "b" / "cat.png", tmp_path / "x.png"]
+    for path, pixels in zip(paths, PIXELS, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return [str(path) for path in paths]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def owner(tmp_path: Path) -> tuple[str, str]:
+    return "--owner-folder", str(tmp_path / "owner")
+
+
+@pytest.mark.usefixtures("client")
+def test_predict_names_the_plain_models_class(files: list[str], tmp_path: Path) -> None:
+    result = run("predict", *files, *owner(tmp_path), "--json")
+
+    rows = json.loads(result.stdout)
+    expected = [CLASSES[index] for index in plain_answer(PIXELS).argmax(1)]
+    assert expected == [row["class"] for row in rows]
+    assert files == [row["file"] for row in rows]
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1) for row in rows)
+    assert {"st-anna.cells v1"} == {row["key"] for row in rows}
+
+
+@pytest.mark.usefixtures("client")
+def test_predict_prints_a_table_for_people(files: list[str], tmp_path: Path) -> None:
+    result = run("predict", files[2], *owner(tmp_path))
+
+    assert result.exit_code == 0
+    assert CLASSES[plain_answer(PIXELS[2:])[0].argmax()] in result.stdout
+
+
+def test_encrypt_writes_what_a_server_would_get_and_sends_nothing(
+    client: Client, world: World, files: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "encrypted"
+
+    run("encrypt", *files, "--out", str(out), *owner(tmp_path))
+
+    assert not world.asked
+    assert ["cat", "cat-2", "x"] == sorted(p.stem for p in out.glob("*.safetensors"))
+    blocks = load_tensors(out / "cat-2.safetensors")["encrypted_blocks"]
+    plain = decrypt(blocks[np.newaxis], client.use().key)
+    assert np.array_equal(PIXELS[1:2], denormalise(plain, PREPROCESSING))
+    view = Image.open(io.BytesIO((out / "x.png").read_bytes()))
+    assert view.size == (256, 256)
+
+
+@pytest.mark.usefixtures("client")
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+
+    with pytest.raises(NotAnImageError, match=r"notes\.png"):
+        run("predict", str(tmp_path / "notes.png"), *owner(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["predict", "encrypt"])
+def test_help_has_an_example_and_the_exit_codes(command: str) -> None:
+    shown = " ".join(run(command, "--help").stdout.split())
+
+    assert f"Example: keymixer {command}" in shown
+    assert "3 refused" in shown
+
+
+def test_predicts_help_says_first_what_is_not_protected() -> None:
+    shown = run("predict", "--help").stdout
+
+    assert shown.index("no protection against a server") < shown.index("Example")
+
+
+def test_the_only_owner_of_a_run_needs_no_name(tmp_path: Path) -> None:
+    (tmp_path / "owners" / "st-anna").mkdir(parents=True)
+
+    assert tmp_path / "owners" / "st-anna" == find_owner(None, tmp_path, None)
+
+
+def test_one_of_several_owners_must_be_named(tmp_path: Path) -> None:
+    for name in ("st-anna", "archive"):
+        (tmp_path / "owners" / name).mkdir(parents=True)
+
+    assert tmp_path / "owners" / "archive" == find_owner(None, tmp_path, "archive")
+    with pytest.raises(ConfigurationError, match="--owner: archive, st-anna"):
+        find_owner(None, tmp_path, None)
+    with pytest.raises(ConfigurationError, match="is none of"):
+        find_owner(None, tmp_path, "../../etc")
+
+
+def test_without_a_run_the_error_says_what_to_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="keymixer up"):
+        find_owner(None, tmp_path, None)
+    with pytest.raises(ConfigurationError, match="is no folder"):
+        find_owner(tmp_path / "gone", tmp_path, None)
+
+
+@pytest.fixture
+def dealt(tmp_path: Path) -> str:
+    np.savez(tmp_path / "images.npz", images=PIXELS, labels=np.arange(3))
+    return str(tmp_path / "images.npz")
+
+
+def act(*arguments: str) -> list[dict[str, object]]:
+    """Run one act of a simulation and return its events."""
+    result = CliRunner().invoke(acts.app, arguments, catch_exceptions=False)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("client")
+def test_ask_saves_logits_and_labels_and_counts(dealt: str, tmp_path: Path) -> None:
+    out = tmp_path / "answers.npz"
+
+    events = act(
+        *("ask", "--folder", str(tmp_path), "--images", dealt),
+        *("--out", str(out), "--batch", "2"),
+    )
+
+    assert events[0]["event"] == "progress"
+    done = events[-1]
+    assert (done["images"], done["requests"], done["failed"]) == (3, 2, 0)
+    with np.load(out) as answers:
+        assert np.allclose(plain_answer(PIXELS), answers["logits"], atol=1e-5)
+        assert answers["logits"].dtype == np.float32
+        assert answers["labels"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_wrong_key_gives_other_answers(dealt: str, tmp_path: Path) -> None:
+    out = tmp_path / "wrong.npz"
+
+    done = act(
+        *("ask-wrong-key", "--folder", str(tmp_path), "--images", dealt),
+        *("--out", str(out), "--count", "2"),
+    )[-1]
+
+    assert done["images"] == 2
+    with np.load(out) as answers:
+        assert not np.allclose(plain_answer(PIXELS[:2]), answers["logits"], atol=1e-2)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    ("key_id", "version", "kind"),
+    [("another.cells", "1", "NotAllowed"), ("st-anna.cells", "9", "KeyRefused")],
+)
+def test_a_key_that_is_not_ones_own_is_refused_on_a_blank_picture(
+    tmp_path: Path, world: World, key_id: str, version: str, kind: str
+) -> None:
+    events = act(
+        *("ask-with-key", "--folder", str(tmp_path)),
+        *("--key-id", key_id, "--version", version),
+    )
+
+    assert events[-1]["refusal"] == kind
+    (asked,) = world.asked
+    assert len(asked.raw_input_contents[0]) == 4 * 8 * 8 * 3
+
+
+@pytest.mark.usefixtures("client")
+def test_a_request_that_should_be_refused_and_is_not_fails(tmp_path: Path) -> None:
+    with pytest.raises(acts.NotRefusedError):
+        act("ask-with-key", "--folder", str(tmp_path), "--key-id", "st-anna.cells")
+
+
+@pytest.mark.usefixtures("client")
+def test_samples_show_four_views(dealt: str, tmp_path: Path) -> None:
+    out = tmp_path / "samples.npz"
+
+    act(
+        *("samples", "--folder", str(tmp_path), "--images", dealt),
+        *("--out", str(out), "--count", "2"),
+    )
+
+    with np.load(out) as views:
+        assert all(
+            views[name].shape == (2, 8, 8, 3) for name in views if name != "labels"
+        )
+        assert np.array_equal(PIXELS[:2], views["plain"])
+        assert np.array_equal(PIXELS[:2], views["decrypted"])
+        for name in ("encrypted", "wrong"):
+            assert (views[name] != PIXELS[:2]).mean() > 0.9
+
+
+@pytest.mark.usefixtures("client")
+def test_keys_waits_until_the_key_may_be_used(tmp_path: Path) -> None:
+    (ready,) = act("keys", "--folder", str(tmp_path))
+
+    assert ("st-anna.cells", 1) == (ready["key_id"], ready["key_version"])
