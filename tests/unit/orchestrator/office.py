@@ -62,6 +62,7 @@ LOG_KEY = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
 class Office:
     """Everything a test of the orchestrator works with."""
 
+    folder: Path
     database: Database
     clock: FakeClock
     registry: Registry
@@ -151,7 +152,7 @@ def open_office(folder: Path) -> Iterator[Office]:
         log = AuditLog(database, f"{FEDERATION}/audit", LOG_KEY, clock)
         registry = Registry(database, log, clock, ORCHESTRATOR_ID)
         server = FakeInferenceServer()
-        yield Office(database, clock, registry, server, FakeKeyHolder(server))
+        yield Office(folder, database, clock, registry, server, FakeKeyHolder(server))
 
 
 def make_template(folder: Path) -> None:
