@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -260,7 +261,7 @@ def test_the_environment_says_where(tmp_path: Path) -> None:
 
 def test_the_real_images_are_balanced() -> None:
     """Only where this machine has fetched CIFAR-10 before."""
-    cache = sources_from_environment({}).cache
+    cache = sources_from_environment(os.environ).cache
     if not (cache / "test_batch.bin").exists():
         pytest.skip("CIFAR-10 is not in the cache")
 
