@@ -23,7 +23,7 @@ def to_blocks(images: Images, patch_size: int) -> Blocks:
     """Cut images into patches that do not overlap."""
     _require_numbers(images)
     height, width = images.shape[2:]
-    if height % patch_size or width % patch_size:
+    if patch_size < 1 or height % patch_size or width % patch_size:
         raise ShapeError(
             f"{height}x{width} does not split into {patch_size}x{patch_size} blocks"
         )

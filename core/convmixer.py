@@ -100,29 +100,30 @@ def put_together(
     """
     with torch.device("meta"):
         model = ConvMixer(architecture)
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if embedding is None:
-        embedding = np.zeros(expected[EMBEDDING_WEIGHT], dtype=np.float32)
+        embedding = np.zeros(model.embedding.weight.shape, dtype=np.float32)
     tensors = {**backbone, EMBEDDING_WEIGHT: embedding}
-    _require_shapes({name: t.shape for name, t in tensors.items()}, expected)
+    _require_fit(tensors, model.state_dict())
     state = {name: torch.from_numpy(np.array(t)) for name, t in tensors.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _require_shapes(
-    got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+def _require_fit(
+    tensors: Mapping[str, np.ndarray], state: Mapping[str, Tensor]
 ) -> None:
-    wrong = sorted(
-        name
-        for name in got.keys() | expected.keys()
-        if got.get(name) != expected.get(name)
-    )
-    if wrong:
-        raise CorruptFileError(
-            f"{len(wrong)} tensors do not fit the architecture, {wrong[0]} the first: "
-            f"expected {expected.get(wrong[0])}, got {got.get(wrong[0])}"
-        )
+    got = {name: f"{t.dtype} {tuple(t.shape)}" for name, t in tensors.items()}
+    expected = {name: f"{_dtype(t)} {tuple(t.shape)}" for name, t in state.items()}
+    for name in sorted(got.keys() | expected.keys()):
+        if got.get(name) != expected.get(name):
+            raise CorruptFileError(
+                f"{name} does not fit the architecture: "
+                f"expected {expected.get(name)}, got {got.get(name)}"
+            )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _mixing_block(a: Architecture) -> nn.Sequential:

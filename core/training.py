@@ -137,12 +137,12 @@ def train_epoch(
     generator: Generator,
 ) -> Iterator[float]:
     """See every image once, in a new order, and yield the loss of each step."""
-    images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
-    order = torch.randperm(len(train), generator=generator)
+    order = torch.randperm(len(train), generator=generator).numpy()
     for step in range(_steps_per_epoch(len(train), recipe.batch)):
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-        batch = augment(images[chosen], recipe, generator)
-        yield _step(model, batch, labels[chosen], optimisation)
+        images = torch.from_numpy(train.images[chosen])
+        labels = torch.from_numpy(train.labels[chosen])
+        yield _step(model, augment(images, recipe, generator), labels, optimisation)
 
 
 def evaluate(model: ConvMixer, examples: Examples, batch: int = 500) -> float:
@@ -158,9 +158,7 @@ def predict_logits(model: ConvMixer, images: Images, batch: int = 500) -> Logits
     model.eval()
     with torch.inference_mode():
         parts = [
-            model(
-                _channels_last(torch.from_numpy(images[start : start + batch]))
-            ).numpy()
+            model(_channels_last(torch.tensor(images[start : start + batch]))).numpy()
             for start in range(0, len(images), batch)
         ]
     model.train(was_training)

@@ -1,0 +1,61 @@
+"""Every number of an architecture is checked before a weight is allocated."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+
+from core.architecture import MAX_SIZE, Architecture
+from core.errors import ConfigurationError
+from tests.strategies import architectures
+
+NAMES = [field.name for field in dataclasses.fields(Architecture)]
+
+
+@given(architectures())
+def test_an_architecture_survives_json(architecture: Architecture) -> None:
+    entries = json.loads(json.dumps(architecture.to_dict()))
+
+    assert Architecture.from_dict(entries) == architecture
+
+
+def test_the_derived_sizes_are_those_of_the_blocks() -> None:
+    architecture = Architecture(patch_size=4, channels=3, height=32, width=64)
+
+    assert (architecture.dimension, architecture.rows, architecture.columns) == (
+        48,
+        8,
+        16,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0, -1, MAX_SIZE + 1, 1.0, "1", True, None, [4]])
+def test_a_number_out_of_range_is_refused_by_name(name: str, value: object) -> None:
+    entries: dict[str, object] = {**Architecture().to_dict(), name: value}
+
+    with pytest.raises(ConfigurationError, match=name):
+        Architecture.from_dict(entries)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_field_is_named(name: str) -> None:
+    entries = Architecture().to_dict()
+    del entries[name]
+
+    with pytest.raises(ConfigurationError, match=name):
+        Architecture.from_dict(entries)
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="dropout"):
+        Architecture.from_dict({**Architecture().to_dict(), "dropout": 1})
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 32), (32, 30)])
+def test_images_that_do_not_split_into_patches_are_refused(
+    height: int, width: int
+) -> None:
+    with pytest.raises(ConfigurationError, match="patch_size"):
+        Architecture(height=height, width=width)
