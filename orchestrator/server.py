@@ -10,11 +10,11 @@ import grpc
 
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity
-from core.rpc.party import ensure_signing_key
 from core.rpc.server import RunningServer, serve
 from core.rpc.settings import Peer
 from core.wire import write_atomically
 from orchestrator.audit.events import RefusalRecorder
+from orchestrator.audit.keys import ensure_log_key
 from orchestrator.audit.service import AuditService
 from orchestrator.audit.writer import AuditLog
 from orchestrator.policy import POLICY
@@ -63,7 +63,7 @@ def open_registry(
         LogRewound: the log lost records that it had signed: do not serve.
     """
     with open_database(f"sqlite:///{settings.database}") as database:
-        key = ensure_signing_key(settings.folder, settings.log_key.name)
+        key = ensure_log_key(settings.folder)
         audit_log = AuditLog(database, settings.origin, key, clock)
         audit_log.check_against_last_checkpoint()
         registry = Registry(database, audit_log, clock, identity.spiffe)

@@ -35,11 +35,6 @@ class Settings:
         return self.folder / "registry.db"
 
     @property
-    def log_key(self) -> Path:
-        """The Ed25519 key that signs checkpoints."""
-        return self.folder / "log.key"
-
-    @property
     def address(self) -> Path:
         """Where the bound address is written for whoever started the process."""
         return self.folder / "address"

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import grpc
 import pytest
 
-from core.errors import PeerUnavailable
+from core.errors import ConfigurationError, PeerUnavailable
 from core.rpc.channel import open_channel, wait_ready
 from core.rpc.errors import RemoteError, remote_errors
 from core.rpc.identity import (
@@ -29,6 +29,7 @@ from core.rpc.policy import Policy
 from core.rpc.server import RunningServer, serve
 from core.rpc.settings import Peer
 from core.statements import MANIFEST, sign
+from orchestrator.audit.keys import public_log_key
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.certificates import DevelopmentCA
 from orchestrator.errors import LogRewound
@@ -327,10 +328,19 @@ def test_a_log_that_lost_signed_records_is_not_served(
         pass
 
 
-def test_the_key_of_the_log_is_private(office: Desk) -> None:
-    key = office.town.home(ORCHESTRATOR_ID) / "log.key"
+def test_the_key_of_the_log_is_private_and_signs_its_checkpoints(office: Desk) -> None:
+    home = office.town.home(ORCHESTRATOR_ID)
+    request = audit_pb2.GetCheckpointRequest()
+    answer = office.audit(ALDER_ID).GetCheckpoint(request)
 
-    assert key.stat().st_mode & 0o777 == 0o600
+    assert (home / "log.key").stat().st_mode & 0o777 == 0o600
+    assert answer.public_key == public_log_key(home)
+
+
+def test_no_log_key_is_made_up_for_who_wants_to_verify(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        public_log_key(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # The peers, behind their own doors
