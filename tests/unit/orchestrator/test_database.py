@@ -87,6 +87,19 @@ def test_a_locked_database_is_audit_unavailable(
         assert names(database) == ["clinic"]
 
 
+def test_a_writer_keeps_others_out_from_its_first_read(
+    database: Database, path: Path
+) -> None:
+    """Otherwise what it read could change before it writes, in another process."""
+    other = sqlite3.connect(path, timeout=0)
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM organisations")) == 0
+
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
 def test_a_writer_that_does_not_end_holds_up_the_others_only_so_long(
     monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
