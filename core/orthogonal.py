@@ -98,7 +98,7 @@ def _grow(corner: Matrix, vector: Vector) -> None:
     corner *= -sign
 
 
-def _sum(terms: np.ndarray) -> np.ndarray:
+def _sum(terms: np.ndarray) -> np.ndarray | np.float64:
     """Sum along the first axis, in place: the second half is added to the first."""
     while len(terms) > 1:
         half = (len(terms) + 1) // 2

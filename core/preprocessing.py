@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Self
 
 import numpy as np
 from einops import rearrange
@@ -38,7 +37,7 @@ class Preprocessing:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_dict(cls, entries: Mapping[str, object]) -> Self:
+    def from_dict(cls, entries: Mapping[str, object]) -> "Preprocessing":
         """Read what `to_dict` wrote; every field must be there and no other."""
         names = {field.name for field in fields(cls)}
         if entries.keys() != names:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -88,7 +87,7 @@ class Optimisation:
     schedule: OneCycleLR
 
     @classmethod
-    def of(cls, model: ConvMixer, recipe: Recipe, steps: int) -> Self:
+    def of(cls, model: ConvMixer, recipe: Recipe, steps: int) -> "Optimisation":
         optimiser = AdamW(
             model.parameters(), lr=recipe.max_lr, weight_decay=recipe.weight_decay
         )

@@ -18,7 +18,6 @@ from core.errors import SeedError, ShapeError
 from core.orthogonal import GENERATOR, haar
 
 SEED = bytes(range(32))
-SAMPLES = 4000
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 12, 48, 147, 192, 300])
@@ -159,7 +158,7 @@ def test_nothing_is_used_whose_last_bit_depends_on_the_processor() -> None:
 
 
 def test_the_matrices_are_haar_distributed() -> None:
-    assert _deviations(_draw(6), _draw(3)) == []
+    assert _deviations(_draw(6, 4000), _draw(3, 4000)) == []
 
 
 @pytest.mark.parametrize(
@@ -171,16 +170,16 @@ def test_a_forgotten_sign_is_noticed(
 ) -> None:
     """Each mutant is orthogonal to the last bit: only the distribution tells."""
     monkeypatch.setattr(orthogonal, "_grow", MUTANTS[mutant])
-    sixes, threes = _draw(6), _draw(3)
+    sixes, threes = _draw(6, 1000), _draw(3, 1000)
 
     products = sixes @ sixes.transpose(0, 2, 1)
     assert_allclose(products, np.broadcast_to(np.eye(6), products.shape), atol=1e-13)
     assert _deviations(sixes, threes) != []
 
 
-def _draw(dimension: int) -> np.ndarray:
+def _draw(dimension: int, samples: int) -> np.ndarray:
     seeds = (
-        hashlib.sha256(f"{dimension} {i}".encode()).digest() for i in range(SAMPLES)
+        hashlib.sha256(f"{dimension} {i}".encode()).digest() for i in range(samples)
     )
     return np.stack([haar(seed, dimension) for seed in seeds])
 
@@ -189,16 +188,20 @@ def _deviations(sixes: np.ndarray, threes: np.ndarray) -> list[str]:
     """Which properties of the Haar measure the samples lack, at 5 deviations.
 
     `E tr^2 = 1`, `E tr^4 = 3` on O(n), n >= 4 (Diaconis & Shahshahani 1994); half have
-    determinant 1; `E Q_ij = 0`; on O(3) each entry is uniform in [-1, 1] (Archimedes).
+    determinant 1, whatever the entries are; `E Q_ij = 0`; on O(3) each entry is uniform
+    in [-1, 1] (Archimedes).
     """
     trace = np.trace(sixes, axis1=1, axis2=2)
-    root = math.sqrt(SAMPLES)
+    turned = threes * np.linalg.det(threes)[:, None, None]
+    root = math.sqrt(len(sixes))
     bounds = {
         "tr^2": abs((trace**2).mean() - 1) / (math.sqrt(2) / root),
         "tr^4": abs((trace**4).mean() - 3) / (math.sqrt(96) / root),
         "determinant": abs(np.linalg.det(sixes).mean()) / (1 / root),
         "mean of an entry": np.abs(sixes.mean(axis=0)).max()
         / (math.sqrt(1 / 6) / root),
+        "determinant against an entry": np.abs(turned.mean(axis=0)).max()
+        / (math.sqrt(1 / 3) / root),
         "entries of O(3)": -math.log10(
             min(
                 kstest(threes[:, i, j], "uniform", args=(-1, 2)).pvalue + 1e-300
