@@ -71,6 +71,8 @@ def open_registry(
             for party in (identity.spiffe, *settings.parties):
                 enrol(change, party)
         yield registry
+        # What no checkpoint covers could be cut off unseen while we are away.
+        audit_log.checkpoint()
 
 
 @contextmanager

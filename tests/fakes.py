@@ -126,7 +126,7 @@ def _commitment(key_id: str, version: int) -> bytes:
     return hashlib.sha256(f"{key_id}/{version}".encode()).digest()
 
 
-class Aborted(Exception):  # noqa: N818 -- what gRPC's `abort` does to a handler
+class Aborted(Exception):
     """A call was ended with a status; `args` are the status and the details."""
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parties.data_owner.keyring import Keyring
 from rich.console import Console
 
 from core.blocks import encrypt, to_blocks
@@ -34,6 +33,7 @@ from orchestrator.simulation.run import running
 from orchestrator.simulation.setup import Stage, bring_up
 from orchestrator.simulation.training import release_folder
 from orchestrator.simulation.workspace import create_workspace
+from parties.data_owner.keyring import Keyring
 from parties.model_provider.release import read_release
 from tests.federation.needles import (
     Needle,

@@ -1,0 +1,60 @@
+"""Records of the audit log as sentences for a person."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Kind -> sentence, filled with facts; a kind without one is told as it is.
+_SENTENCES = {
+    "party.enrolled": "enrols {party}",
+    "party.keys_registered": "registers its public keys",
+    "party.revoked": "revokes {party}",
+    "key_holder.started": "has started",
+    "server.started": "has started",
+    "model.registered": "registers {model} version {model_version}, signed",
+    "model.granted": "lets {owner} use {model}",
+    "embedding.stored": "takes the plain embedding of {model} version {model_version}",
+    "backbone.stored": "takes the backbone of {model} version {model_version}",
+    "alias.moved": "makes version {model_version} of {model} the {alias}",
+    "key.created": "asks for {key_id} version {key_version}",
+    "key.drawn": "has {key_id} version {key_version} drawn",
+    "key.fetched": "hands {key_id} version {key_version}, sealed, to its owner",
+    "key.confirmed": "has seen {owner} prove that it holds {key_id} version "
+    "{key_version}",
+    "key.activated": "makes {key_id} version {key_version} active",
+    "key.retiring": "retires {key_id} version {key_version}; it is still served",
+    "key.expired": "refuses {key_id} version {key_version} from now on",
+    "key.revoked": "revokes {key_id} version {key_version}: {reason}",
+    "key.destroyed": "has the seed of {key_id} version {key_version} destroyed",
+    "issued.prepared": "has {model} prepared for {key_id} version {key_version}",
+    "issued.stored": "holds {model} issued for {key_id} version {key_version}",
+    "issued.live": "lets {model} answer {key_id} version {key_version}",
+    "issued.retiring": "will delete {model} for {key_id} version {key_version}",
+    "issued.deleted": "deletes {model} issued for {key_id} version {key_version}",
+    "issued.gone": "has seen {model} for {key_id} version {key_version} deleted",
+    "refused": "refuses {caller}: {kind}",
+    "inference.refused": "refuses to release an answer to {owner}: {refusal}",
+}
+
+
+def sentence(kind: str, subject: Mapping[str, Any]) -> str:
+    """What a record says, in words.
+
+    Args:
+        kind: such as `key.drawn`.
+        subject: the record's facts.
+    """
+    facts = {name: short(value) for name, value in subject.items()}
+    try:
+        return _SENTENCES[kind].format_map(facts)
+    except KeyError:
+        told = ", ".join(f"{name} {value}" for name, value in facts.items())
+        return f"{kind.replace('.', ' ')}: {told}"
+
+
+def short(value: object) -> str:
+    """A party by its organisation; anything else as it is."""
+    text = str(value)
+    if text.startswith("spiffe://"):
+        _, organisation, role = text.removeprefix("spiffe://").split("/")
+        return organisation if role == "data-owner" else f"{organisation} ({role})"
+    return text
