@@ -129,17 +129,23 @@ class FetchSealedKeyRequest(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SEALING_KEY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     version: _builtins.int
+    sealing_key: _builtins.bytes
+    """The caller's own sealing key. The registry must name the same one: a registry that
+    put another in its place, to open the envelope itself, is found.
+    """
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        sealing_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "sealing_key", b"sealing_key", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,7 +39,9 @@ class Party(_message.Message):
     signing_key: _builtins.bytes
     """Ed25519 public key, 32 raw bytes; empty until registered."""
     sealing_key: _builtins.bytes
-    """The X25519 public key, 32 raw bytes, that keys are sealed to; empty if it has none."""
+    """The HPKE public key that keys are sealed to, as `core.sealing` writes it; empty if
+    the party has none.
+    """
     def __init__(
         self,
         *,

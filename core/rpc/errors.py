@@ -56,6 +56,13 @@ _ADVICE: Final[Mapping[str, str]] = MappingProxyType(
         "certificate as expired or signed by another authority",
     }
 )
+_NOT_ALLOWED: Final = frozenset(
+    {
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.UNAUTHENTICATED,
+    }
+)
 _LET_DOWN: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
 
 
@@ -73,6 +80,10 @@ class RemoteError(KeymixerError):
     @property
     def kind(self) -> str:
         return self._kind
+
+
+class RemoteRefusedError(RemoteError, Refused):
+    """A peer answered that the caller, or the state of things, does not allow it."""
 
 
 class RemoteUnavailableError(RemoteError, PeerUnavailable):
@@ -139,11 +150,16 @@ def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
     status, details = error.code(), error.details() or ""
     said = _DETAILS.fullmatch(details)
     if said is not None:
-        kind = RemoteUnavailableError if status in _LET_DOWN else RemoteError
-        return kind(said["kind"], said["hint"] or "", status, peer=peer)
+        return _remote(status)(said["kind"], said["hint"] or "", status, peer=peer)
     if status in _LET_DOWN:
         return PeerUnavailable(f"{peer} {_why(status, details)}")
     return RemoteError(*_without_details(status, details), status, peer=peer)
+
+
+def _remote(status: StatusCode) -> type[RemoteError]:
+    if status in _LET_DOWN:
+        return RemoteUnavailableError
+    return RemoteRefusedError if status in _NOT_ALLOWED else RemoteError
 
 
 def _why(status: StatusCode, details: str) -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from core.errors import NotFound, ShapeError
 from core.manifest import Manifest
 from core.rpc.channel import open_channel
+from core.rpc.errors import RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
 from core.rpc.party import ensure_signing_key
 from core.rpc.settings import Peer
@@ -26,8 +27,6 @@ from parties.data_owner.answers import Answers, joined
 from parties.data_owner.delivery import Delivery
 from parties.data_owner.errors import (
     NoKeyError,
-    PeerRefusedError,
-    answers_of,
 )
 from parties.data_owner.inference import (
     Blocks,
@@ -131,7 +130,7 @@ class Client:
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """This owner's key versions, as the registry has them."""
-        with answers_of("orchestrator"):
+        with remote_errors("orchestrator"):
             answer = self._keys.ListKeyVersions(registry_pb2.ListKeyVersionsRequest())
         return [v for v in answer.versions if v.owner == str(self._owner)]
 
@@ -168,7 +167,7 @@ class Client:
         For questions that must be refused: it needs no key.
         """
         request = registry_pb2.ListModelVersionsRequest(name=self._model or "")
-        with answers_of("orchestrator"):
+        with remote_errors("orchestrator"):
             versions = self._keys.ListModelVersions(request).versions
         if not versions:
             raise NotFound("the registry knows no model")
@@ -203,7 +202,7 @@ class Client:
     def ask(self, blocks: Blocks, use: Use) -> Answers:
         """Ask about encrypted blocks in one request, under the key `use` names."""
         request = request_for(blocks, use)
-        with answers_of("inference server"):
+        with remote_errors("inference server"):
             answer = self._server.ModelInfer(request)
         return read_answer(request, answer, use, self._settings.max_message_bytes)
 
@@ -211,7 +210,7 @@ class Client:
         use = self.use()
         try:
             return self.ask(use.encrypt(images), use)
-        except PeerRefusedError as error:
+        except RemoteRefusedError as error:
             if error.kind != "KeyRefused":
                 raise
             use = self.use(fresh=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from core.errors import SignatureError
 from core.orthogonal import GENERATOR
+from core.rpc.errors import remote_errors
 from core.rpc.identity import SpiffeId
 from core.sealing import SealContext, SealingKey, fingerprint, open_sealed, signed_part
 from core.statements import ENVELOPE, verify
-from parties.data_owner.errors import answers_of
 from parties.data_owner.keyring import KeyFacts, Keyring
 from protos import key_holder_pb2 as pb
 from protos.key_holder_pb2_grpc import KeyHolderServiceStub
@@ -38,9 +38,11 @@ class Delivery:
         if announced.generator != GENERATOR:
             raise SignatureError(f"unknown generator {announced.generator!r:.80}")
         request = pb.FetchSealedKeyRequest(
-            key_id=announced.key_id, version=announced.version
+            key_id=announced.key_id,
+            version=announced.version,
+            sealing_key=self.sealing_key.public_bytes(),
         )
-        with answers_of("key holder"):
+        with remote_errors("key holder"):
             sealed = self.stub.FetchSealedKey(request)
         context = self._expected(announced, sealed.expires_at_ms)
         part = signed_part(sealed.envelope, context)
@@ -52,7 +54,7 @@ class Delivery:
         """Prove to the key holder that this owner holds the key."""
         tag = self.keyring.possession_tag(key_id, version, str(self.owner))
         request = pb.ProvePossessionRequest(key_id=key_id, version=version, tag=tag)
-        with answers_of("key holder"):
+        with remote_errors("key holder"):
             self.stub.ProvePossession(request)
 
     def _expected(self, announced: KeyVersion, expires_at_ms: int) -> SealContext:

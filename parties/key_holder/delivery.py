@@ -35,12 +35,18 @@ class Delivery:
     lifetime_s: float
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
-    def seal_for(self, caller: str, key_id: str, version: int) -> SealedKey:
-        """Seal the caller's own key version to its registered sealing key."""
+    def seal_for(
+        self, caller: str, key_id: str, version: int, sealing_key: bytes
+    ) -> SealedKey:
+        """Seal the caller's own key version to the sealing key it holds.
+
+        The caller says which, over mutual TLS, and the registry must say the same: so
+        neither a lying registry nor a stolen certificate alone is given the key.
+        """
         identity = self._own(caller, key_id, version)
         public_key = active_party(self.registry, caller).sealing_key
-        if not public_key:
-            raise SignatureError("the owner has registered no sealing key")
+        if not public_key or public_key != sealing_key:
+            raise SignatureError("the registry names another sealing key, or none")
         context = self._context(identity, public_key)
         with self.vault.open_seed(key_id, version) as seed:
             envelope = seal(bytes(seed), public_key, context)

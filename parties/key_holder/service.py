@@ -73,7 +73,7 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
         named = _key(request.key_id, request.version)
         with self._answering("FetchSealedKey", named) as caller:
             sealed = self._office.delivery.seal_for(
-                caller, request.key_id, request.version
+                caller, request.key_id, request.version, request.sealing_key
             )
             self._record("key.fetched", caller, named)
             return pb.FetchSealedKeyResponse(

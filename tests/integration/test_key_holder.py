@@ -35,8 +35,11 @@ def cast(tmp_path: Path) -> Iterator[Cast]:
 
 def fetch(cast: Cast) -> bytes:
     """Fetch the owner's key and open it."""
+    request = pb.FetchSealedKeyRequest(
+        key_id="k", version=1, sealing_key=cast.sealing_key.public_bytes()
+    )
     with cast.keys(OWNER_ID) as keys:
-        sealed = keys.FetchSealedKey(pb.FetchSealedKeyRequest(key_id="k", version=1))
+        sealed = keys.FetchSealedKey(request)
     context = SealContext(
         federation="demo",
         key_holder=str(KEY_HOLDER_ID),

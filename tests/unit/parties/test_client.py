@@ -15,13 +15,13 @@ from core.errors import (
     TooLargeError,
 )
 from core.preprocessing import normalise
+from core.rpc.errors import RemoteRefusedError
 from core.sealing import ExpiredError
 from parties.data_owner.asking import Tally, Until, ask_until
 from parties.data_owner.client import Channels, Client
 from parties.data_owner.errors import (
     IncompleteError,
     NoKeyError,
-    PeerRefusedError,
     UnexpectedAnswerError,
 )
 from tests.unit.parties.owner_world import (
@@ -243,7 +243,7 @@ def test_a_refusal_is_the_servers_word(ready: Client, world: World) -> None:
     use = ready.use()
     world.live.clear()
 
-    with pytest.raises(PeerRefusedError) as caught:
+    with pytest.raises(RemoteRefusedError) as caught:
         ready.ask(use.encrypt(IMAGES), use)
     assert caught.value.kind == "KeyRefused"
     assert len(world.asked) == 1

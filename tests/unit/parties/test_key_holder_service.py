@@ -107,8 +107,12 @@ class KeyHouse:
         with self.asked_by(ORCHESTRATOR_ID) as service:
             return service.CreateKeyVersion(request, NO_CONTEXT)
 
-    def fetch(self, caller: SpiffeId = OWNER_ID) -> pb.FetchSealedKeyResponse:
-        request = pb.FetchSealedKeyRequest(key_id="k", version=1)
+    def fetch(
+        self, caller: SpiffeId = OWNER_ID, sealing_key: SealingKey = SEALING_KEY
+    ) -> pb.FetchSealedKeyResponse:
+        request = pb.FetchSealedKeyRequest(
+            key_id="k", version=1, sealing_key=sealing_key.public_bytes()
+        )
         with self.asked_by(caller) as service:
             return service.FetchSealedKey(request, NO_CONTEXT)
 
@@ -222,6 +226,22 @@ def test_a_revoked_owner_fetches_nothing(house: KeyHouse) -> None:
     with pytest.raises(RemoteError) as caught:
         house.fetch()
     assert kind_of(caught) == "NotAllowed"
+
+
+def test_a_registry_that_names_another_sealing_key_is_found(house: KeyHouse) -> None:
+    """Whoever runs the registry could otherwise have every key sealed to itself."""
+    house.registry.enrol(OWNER_ID, sealing_key=SealingKey.generate())
+
+    with pytest.raises(RemoteError) as caught:
+        house.fetch()
+    assert kind_of(caught) == "Signature"
+
+
+def test_a_stolen_certificate_alone_fetches_no_key(house: KeyHouse) -> None:
+    """The thief's own sealing key is not the registered one."""
+    with pytest.raises(RemoteError) as caught:
+        house.fetch(sealing_key=SealingKey.generate())
+    assert kind_of(caught) == "Signature"
 
 
 def test_an_owner_without_a_sealing_key_fetches_nothing(house: KeyHouse) -> None:
