@@ -9,7 +9,6 @@ from types import FrameType
 
 from rich.console import Console
 
-from core.errors import KeymixerError
 from core.rpc.identity import OPERATOR
 from core.wire import write_atomically
 from orchestrator.simulation.asking import ask
@@ -78,7 +77,7 @@ def running(
             processes(workspace.logs, record, launcher) as group,
         ):
             yield Stage(workspace, group, narrator, spec)
-    except (KeymixerError, KeyboardInterrupt):
+    except BaseException:
         narrator.console.print(
             f"\nEvery process was stopped. The logs are in {workspace.logs}",
             highlight=False,

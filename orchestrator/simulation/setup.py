@@ -42,6 +42,12 @@ HEALTH_SERVICES = {
 }
 
 
+class ServerNotReady(Unavailable):
+    """A server runs, but does not pass its health check."""
+
+    hint = "read the log that the message names"
+
+
 @dataclass
 class Stage:
     """Everything a running simulation holds."""
@@ -150,9 +156,10 @@ def _wait_until_ready(stage: Stage, role: str) -> None:
                 HEALTH_SERVICES[role],
                 timeout_s=1.0,
             )
-        except Unavailable:
+        except Unavailable as error:
             if time.monotonic() > deadline:
-                raise
+                log = stage.workspace.logs / f"{role}.log"
+                raise ServerNotReady(f"{error}; its log is {log}") from error
         else:
             return
 

@@ -111,6 +111,8 @@ def _count_refusal(
 ) -> None:
     refused: dict[str, int] = stage.reports.setdefault("refused", {})
     refused[kind] = refused.get(kind, 0) + 1
+    # What led to it comes first in the story.
+    stage.tell_news()
     stage.narrator.says(role, party, f"asks with {with_}: refused, {kind}")
 
 

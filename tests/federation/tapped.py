@@ -65,10 +65,11 @@ def _tapped_call(
         method: str,
         request_serializer: Any = None,
         response_deserializer: Deserializer | None = None,
+        *rest: Any,
         **options: Any,
     ) -> Any:
         tapped = _tapped(response_deserializer, keep)
-        return call(self, method, request_serializer, tapped, **options)
+        return call(self, method, request_serializer, tapped, *rest, **options)
 
     return stub
 
