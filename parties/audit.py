@@ -12,6 +12,7 @@ import grpc
 from core.errors import (
     AuditUnavailable,
     ConfigurationError,
+    Conflict,
     KeymixerError,
     Refused,
     Unavailable,
@@ -174,7 +175,8 @@ class Reporter:
 class ReportedRefusalError(RemoteError):
     """A refusal the log is told of already, as its caller sees it.
 
-    The guard reports every `Refused`, but knows no more than the method: this is none.
+    The guard reports every `Refused` and `Conflict`, but knows no more than the method:
+    this is neither.
     """
 
 
@@ -200,7 +202,7 @@ def known_to_the_log() -> Iterator[None]:
     """Keep the guard from reporting again what leaves the block."""
     try:
         yield
-    except Refused as error:
+    except (Refused, Conflict) as error:
         raise ReportedRefusalError(error.kind, error.hint, status_of(error)) from error
 
 

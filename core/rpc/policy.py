@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from threading import Timer
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import grpc
 
-from core.errors import NotAllowedError, Refused
+from core.errors import Conflict, NotAllowedError, Refused
 from core.rpc.errors import rpc_errors
 from core.rpc.identity import ROLES, SpiffeId, caller_of, claimed_id
 
@@ -30,7 +30,9 @@ ANYONE: Final = ROLES
 BASE: Final[Policy] = MappingProxyType(
     {
         "/grpc.health.v1.Health/Check": ANYONE,
-        "/grpc.health.v1.Health/Watch": ANYONE,
+        # Its `Watch` is left out. The library's non-blocking one deadlocks the server
+        # when a watcher goes away while the state is set (seen), and the blocking one
+        # holds a worker for as long as somebody watches. Poll `Check` instead.
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ANYONE,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYONE,
     }
@@ -84,7 +86,8 @@ class Guard(grpc.ServerInterceptor):
     Args:
         policy: who may call what; `BASE` is added.
         federation: the trust domain every caller must belong to.
-        on_refusal: told of every `Refused`, be it ours or the service's.
+        on_refusal: told of every `Refused` and every `Conflict` (a key that is not
+            active, a model that is not granted), be it ours or the service's.
         max_stream_s: a stream is cancelled after this time, so that a caller who sends
             or reads nothing cannot hold a worker for ever.
         admit: a last check of the caller on every call, such as `is it revoked?`;
@@ -130,7 +133,7 @@ class Guard(grpc.ServerInterceptor):
         except Exception as abort:
             # `context.abort` raised while the cause was being handled.
             cause = abort.__context__
-            if isinstance(cause, Refused):
+            if isinstance(cause, Refused | Conflict):
                 self._on_refusal(Refusal(claimed_id(context), method, cause.kind))
             raise
 
@@ -176,17 +179,12 @@ def _wrapped(
 
 
 def _behind(behaviour: Any, door: _Door, *, streaming: bool) -> _Behaviour:
-    # `wraps` carries over gRPC's mark on health's Watch, which then takes a callback
-    # instead of holding a thread for as long as somebody watches.
-    @wraps(behaviour)
-    def answer(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
         with door(context):
-            return behaviour(request, context, *callback)
+            return behaviour(request, context)
 
-    @wraps(behaviour)
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         with door(context):
             yield from behaviour(request, context)
 
-    calls_back = getattr(behaviour, "experimental_non_blocking", False)
-    return answers if streaming and not calls_back else answer
+    return answers if streaming else answer

@@ -125,7 +125,7 @@ def serve(
         try:
             yield running
         finally:
-            # Health first, so that whoever watches it stops sending.
+            # Health first, so that whoever asks for it stops sending.
             running.retire()
             server.stop(limits.drain_s).wait()
 
@@ -180,7 +180,7 @@ def _listen(server: grpc.Server, address: str, identity: Identity) -> int:
 def _equip(
     server: grpc.Server, address: str, port: int, service_names: Sequence[str]
 ) -> RunningServer:
-    servicer = health.HealthServicer(experimental_non_blocking=True)
+    servicer = health.HealthServicer(experimental_non_blocking=False)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
         (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server

@@ -278,6 +278,19 @@ def test_a_call_that_is_not_for_its_caller_is_refused_and_recorded(
     }
 
 
+def test_what_the_state_of_things_does_not_allow_is_recorded_too(office: Desk) -> None:
+    """An operator who asks for a key without a grant is refused, on record."""
+    office.release()
+    request = workflows_pb2.CreateKeyRequest(owner=str(BIRCH_ID), model=MODEL)
+    with pytest.raises(RemoteError) as caught, remote_errors("orchestrator"):
+        office.workflows(OPERATOR_ID).CreateKey(request)
+    eventually(lambda: bool(office.entries("refused")))
+    (entry,) = office.entries("refused")
+
+    assert entry.subject["kind"] == caught.value.kind == "NotGranted"
+    assert entry.subject["method"] == "/keymixer.v1.WorkflowService/CreateKey"
+
+
 def test_a_certificate_alone_makes_nobody_a_party(office: Desk) -> None:
     stranger = spiffe("stranger", DATA_OWNER)
     with pytest.raises(RemoteError) as caught, remote_errors("orchestrator"):

@@ -109,14 +109,14 @@ def listed(stub: Stub) -> set[str]:
     return {service.name for service in answer.list_services_response.service}
 
 
-def test_watchers_do_not_hold_workers(house: House, owner: Identity) -> None:
-    """The server has four workers; a watch lasts as long as the watcher likes."""
+def test_nobody_may_watch_health(house: House, owner: Identity) -> None:
+    """A watch holds a worker, or deadlocks the library: health is to be asked for."""
     with house.visit(owner) as stub:
-        watches = [watch(stub) for _ in range(6)]
-        assert {next(one).status for one in watches} == {Word.NOT_SERVING}
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(stub))
         assert stub.ask("Say")
-        house.server.set_serving(True)
-        assert {next(one).status for one in watches} == {Word.SERVING}
+
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 # Waiting for a peer
@@ -260,30 +260,6 @@ def test_a_call_that_outlives_the_drain_is_cancelled(
         assert time.monotonic() - start < 3
         with pytest.raises(grpc.RpcError):
             answer.result(1)
-
-
-def test_whoever_watches_health_hears_of_the_drain_while_calls_still_run(
-    federation: Federation, owner: Identity
-) -> None:
-    settings = ServerSettings(drain_s=1.5)
-    with (
-        opened(federation.enrol(SERVER), settings=settings) as house,
-        house.visit(owner) as stub,
-    ):
-        health = watch(stub)
-        assert next(health).status == Word.NOT_SERVING
-        house.server.set_serving(True)
-        assert next(health).status == Word.SERVING
-        answer = stub.start("Wait", b"x")
-        assert house.echo.entered.wait(5)
-
-        closing = threading.Thread(target=house.close)
-        closing.start()
-        assert next(health).status == Word.NOT_SERVING
-        assert not answer.done()
-        house.echo.release.set()
-        closing.join(10)
-        assert answer.result(1) == b"x"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

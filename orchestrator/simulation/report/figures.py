@@ -19,6 +19,7 @@ ROLE_COLOURS = {
     "outsider": RED,
 }
 Story = Sequence[Mapping[str, Any]]
+BEFORE = ("data", "train")
 
 
 def training_curve(curve: Sequence[Mapping[str, float]]) -> str:
@@ -27,6 +28,7 @@ def training_curve(curve: Sequence[Mapping[str, float]]) -> str:
     def draw(axes: Axes) -> None:
         epochs = [point["epoch"] for point in curve]
         axes.plot(epochs, [p["loss"] for p in curve], "o-", color=MUTED, label="loss")
+        axes.set_xticks(epochs)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss", color=MUTED)
         axes.set_ylim(bottom=0)
@@ -75,7 +77,14 @@ def accuracies(report: Mapping[str, Any]) -> str:
 
 
 def timeline(story: Story, seconds: Mapping[str, float]) -> str:
-    """What happened when: a lane for each party."""
+    """What happened when, from the start of the servers on: a lane for each party.
+
+    What comes before, fetching and training, has a figure of its own and would leave
+    no room here.
+    """
+    begin = sum(seconds.get(phase, 0.0) for phase in BEFORE)
+    story = [happening for happening in story if happening["at_s"] >= begin]
+    seconds = {name: s for name, s in seconds.items() if name not in BEFORE}
     parties = list(dict.fromkeys((s["role"], s["party"]) for s in story))
     order = list(ROLE_COLOURS)
     parties.sort(key=lambda who: order.index(who[0]) if who[0] in order else 99)
@@ -94,14 +103,13 @@ def timeline(story: Story, seconds: Mapping[str, float]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("seconds since the start (red: refused)")
         axes.grid(visible=False, axis="y")
-        _phases(axes, seconds, len(lanes))
+        _phases(axes, begin, seconds, len(lanes))
 
     return _svg(draw, (10.5, 0.36 * len(lanes) + 1.3), "Timeline of events by party")
 
 
-def _phases(axes: Axes, seconds: Mapping[str, float], lanes: int) -> None:
+def _phases(axes: Axes, begin: float, seconds: Mapping[str, float], lanes: int) -> None:
     """Shade the phases; names alternate in height so that short ones stay readable."""
-    begin = 0.0
     phases = [(name, s) for name, s in seconds.items() if name != "total"]
     total = sum(s for _, s in phases) or 1.0
     for number, (name, length) in enumerate(phases):

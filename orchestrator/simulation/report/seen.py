@@ -1,7 +1,9 @@
 """What each party may see, and what lies in its folder at the end of the run."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from core.rpc.identity import (
@@ -40,6 +42,39 @@ _DOES = {
     MODEL_PROVIDER: "trained the model",
     DATA_OWNER: "encrypts its images and asks",
 }
+# Path in a party's folder -> what it is; the first match counts. Unnamed files are
+# told by their own name, so that nothing a party holds is left out.
+_KINDS = {
+    "address": None,
+    "settings.json": None,
+    "*.pem": None,
+    "*.json": None,
+    "*.sig": None,
+    "*.identity": None,
+    "*.wrapped": None,
+    "identity.key": "its identity",
+    "signing.key": "its signing key",
+    "sealing.key": "the key that opens sealed keys",
+    "kek.key": "a key-encryption key",
+    "log.key": "the log's signing key",
+    "registry.db*": "the registry and the audit log",
+    "checkpoint.txt": "the last signed checkpoint",
+    "keys/*.sealed": "keys, encrypted",
+    "keys/*/*.key": "own keys, encrypted",
+    "destroyed/*": "notes of destroyed keys",
+    "embeddings/*.sealed": "plain embeddings, encrypted",
+    "releases/*/embedding.safetensors": "plain embeddings",
+    "releases/*/backbone.safetensors": "backbones",
+    "backbones/*": "backbones",
+    "issued/*": "issued embeddings",
+    "benchmark.npz": "test images, for the comparison",
+    "plain.npz": "plain answers to them",
+    "images.npz": "its own images",
+    "samples.npz": "sample pictures",
+    "answers.npz": "its answers",
+    "rotation.npz": "its answers during the rotation",
+    "wrong-key.npz": "its answers under a wrong key",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +92,8 @@ class PartyView:
 def party_views(workspace: Workspace) -> Iterator[PartyView]:
     """One row a party, with what its folder holds."""
     for party in workspace.federation.parties():
-        files = [f for f in workspace.folder(party).rglob("*") if f.is_file()]
+        folder = workspace.folder(party)
+        files = [f for f in folder.rglob("*") if f.is_file()]
         size = sum(f.stat().st_size for f in files) / 1024
         yield PartyView(
             party.organisation,
@@ -65,12 +101,24 @@ def party_views(workspace: Workspace) -> Iterator[PartyView]:
             _DOES[party.role],
             len(files),
             round(size, 1),
-            _kinds(files),
+            holdings(f.relative_to(folder) for f in files),
         )
 
 
-def _kinds(files: list[Path]) -> str:
-    """The names of what is held, without counting copies."""
-    names = sorted({f.name for f in files if f.suffix != ".pem"})
-    shown = ", ".join(names[:7])
-    return shown if len(names) <= 7 else f"{shown}, and {len(names) - 7} more"  # noqa: PLR2004 -- as many as a cell holds
+def holdings(paths: Iterable[Path]) -> str:
+    """What the files are, in words; more than one of a kind with their number."""
+    counts = Counter(kind for kind in map(_kind, paths) if kind)
+    order = [*_KINDS.values(), *sorted(counts)]
+    kinds = sorted(counts, key=order.index)
+    return ", ".join(_counted(kind, counts[kind]) for kind in kinds)
+
+
+def _kind(path: Path) -> str | None:
+    for pattern, kind in _KINDS.items():
+        if fnmatch(str(path), pattern):
+            return kind
+    return str(path)
+
+
+def _counted(kind: str, count: int) -> str:
+    return kind if count == 1 else f"{kind} ({count})"

@@ -1,0 +1,64 @@
+"""The report's parts: what parties hold in words, figures as SVG, pictures inside."""
+
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.simulation.report.figures import accuracies, timeline, training_curve
+from orchestrator.simulation.report.pictures import data_uri
+from orchestrator.simulation.report.seen import COLUMNS, PROMISE, holdings
+
+
+def test_what_a_party_holds_is_told_in_words() -> None:
+    held = ["identity.key", "keys/a-1.sealed", "keys/b-1.sealed", "settings.json"]
+
+    assert "its identity, keys, encrypted (2)" == holdings(map(Path, held))
+
+
+def test_a_file_nobody_expected_is_told_by_its_name() -> None:
+    """A leak would show in the report, not hide behind `and 3 more`."""
+    assert "notes/embedding.npy" in holdings([Path("notes/embedding.npy")])
+
+
+def test_the_promise_has_a_cell_for_every_party() -> None:
+    assert {len(COLUMNS)} == {len(cells) for cells in PROMISE.values()}
+
+
+def test_the_training_curve_says_the_last_accuracy() -> None:
+    curve = [
+        {"epoch": 1, "loss": 1.5, "accuracy": 0.5},
+        {"epoch": 2, "loss": 1.0, "accuracy": 0.731},
+    ]
+
+    drawn = training_curve(curve)
+
+    assert drawn.startswith("<svg")
+    assert "Training curve" in drawn
+
+
+def test_bars_are_drawn_for_the_three_accuracies() -> None:
+    drawn = accuracies(
+        {"plain_accuracy": 0.9, "keyed_accuracy": 0.9, "wrong_key_accuracy": 0.1}
+    )
+
+    assert "Accuracy of the plain, keyed and wrong-key answers" in drawn
+
+
+def test_the_timeline_leaves_out_what_was_before_the_servers() -> None:
+    """Minutes of training would leave no room for the seconds that follow."""
+    seconds = {"data": 1.0, "train": 100.0, "start": 2.0, "total": 103.0}
+    early = {"at_s": 50.0, "role": "model-provider", "party": "early", "text": "trains"}
+    late = {"at_s": 102.0, "role": "operator", "party": "late", "text": "asks"}
+
+    with_both = timeline([early, late], seconds)
+    only_late = timeline([late], seconds)
+
+    assert len(only_late) == len(with_both)
+
+
+def test_a_picture_stands_in_the_page_itself() -> None:
+    grey = np.zeros((4, 4, 1), np.uint8)
+    colour = np.zeros((4, 4, 3), np.uint8)
+
+    for image in (grey, colour):
+        assert data_uri(image).startswith("data:image/png;base64,")
