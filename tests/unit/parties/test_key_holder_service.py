@@ -13,7 +13,6 @@ from core.errors import (
     AuditUnavailable,
     CorruptFileError,
     KeymixerError,
-    KeyRefusedError,
     NotFound,
 )
 from core.keys import possession_tag
@@ -350,10 +349,10 @@ def test_a_destroyed_key_is_gone_for_its_owner_too(house: KeyHouse) -> None:
         service.DestroyKeyVersion(request, NO_CONTEXT)
         service.DestroyKeyVersion(request, NO_CONTEXT)
 
-    with pytest.raises(KeyRefusedError):
-        house.fetch()
-    with pytest.raises(KeyRefusedError):
-        house.draw()
+    for call in (house.fetch, house.draw):
+        with pytest.raises(RemoteError) as caught:
+            call()
+        assert kind_of(caught) == "KeyDestroyed"
 
 
 def test_an_unknown_key_version_is_not_found_and_that_is_on_record(
