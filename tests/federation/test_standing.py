@@ -120,7 +120,7 @@ def test_encrypt_writes_blocks_and_a_picture_that_differs(
     (picture,) = tmp_path.glob("*.png")
 
     with Image.open(picture) as view:
-        assert view.size == (8, 8)
+        assert min(view.size) >= 200  # large enough for the eye
     assert picture.read_bytes() != pictures[0].read_bytes()
 
 
