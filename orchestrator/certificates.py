@@ -11,7 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from core.errors import ConfigurationError, CorruptFileError, SignatureError
-from core.rpc.identity import SpiffeId, dns_name
+from core.rpc.identity import (
+    SpiffeId,
+    dns_name,
+    new_private_key,
+    parse_private_key,
+)
 from core.rpc.private_files import ensure_private, read_private, write_public
 
 KEY_FILE: Final = "ca.key"
@@ -40,7 +45,9 @@ class DevelopmentCA:
     @classmethod
     def create(cls, folder: Path) -> Self:
         """Make the authority, once; an authority that is there already is loaded."""
-        key = _parse_key(ensure_private(folder / KEY_FILE, _new_key), folder)
+        key = parse_private_key(
+            ensure_private(folder / KEY_FILE, new_private_key), folder / KEY_FILE
+        )
         if not (folder / CERTIFICATE_FILE).exists():
             write_public(folder / CERTIFICATE_FILE, _self_signed(key))
         return cls.load(folder)
@@ -53,7 +60,7 @@ class DevelopmentCA:
             ConfigurationError: a file is missing, or others may read the key.
             CorruptFileError: a file cannot be read, or they do not belong together.
         """
-        key = _parse_key(read_private(folder / KEY_FILE), folder)
+        key = parse_private_key(read_private(folder / KEY_FILE), folder / KEY_FILE)
         try:
             authority = cls(key, (folder / CERTIFICATE_FILE).read_bytes())
         except FileNotFoundError as error:
@@ -165,21 +172,3 @@ def _requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     ):
         raise CorruptFileError("the signing request's key is not on the curve P-256")
     return public_key
-
-
-def _new_key() -> bytes:
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _parse_key(pem: bytes, folder: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise CorruptFileError(f"{folder / KEY_FILE} is not a private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CorruptFileError(f"{folder / KEY_FILE} is not an elliptic-curve key")
-    return key

@@ -124,7 +124,7 @@ def create_identity(folder: Path, spiffe: SpiffeId) -> bytes:
     The private key never leaves the folder. A P-256 key, because gRPC's handshake
     fails with Ed25519 certificates.
     """
-    pem = ensure_private(folder / KEY_FILE, _new_key)
+    pem = ensure_private(folder / KEY_FILE, new_private_key)
     names = x509.SubjectAlternativeName(
         [x509.UniformResourceIdentifier(str(spiffe)), x509.DNSName(dns_name(spiffe))]
     )
@@ -132,7 +132,7 @@ def create_identity(folder: Path, spiffe: SpiffeId) -> bytes:
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
         .add_extension(names, critical=True)
-        .sign(_private_key(pem, folder), hashes.SHA256())
+        .sign(parse_private_key(pem, folder / KEY_FILE), hashes.SHA256())
     )
     return request.public_bytes(serialization.Encoding.PEM)
 
@@ -156,7 +156,10 @@ def load_identity(folder: Path, *, expected: SpiffeId | None = None) -> Identity
     private_key = read_private(folder / KEY_FILE)
     certificate, ca = _read(folder / CERTIFICATE_FILE), _read(folder / CA_FILE)
     parsed = _certificate(certificate, folder / CERTIFICATE_FILE)
-    if _private_key(private_key, folder).public_key() != parsed.public_key():
+    if (
+        parse_private_key(private_key, folder / KEY_FILE).public_key()
+        != parsed.public_key()
+    ):
         raise CorruptFileError(f"{folder / KEY_FILE} is not the certificate's key")
     _check_issuer(parsed, _authorities(ca, folder / CA_FILE))
     check_validity(parsed.not_valid_before_utc, parsed.not_valid_after_utc)
@@ -222,7 +225,8 @@ def _validity(pem: bytes) -> tuple[datetime, datetime]:
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
-def _new_key() -> bytes:
+def new_private_key() -> bytes:
+    """Draw a P-256 key; PKCS #8 in PEM, not encrypted: it belongs in a 0600 file."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -230,13 +234,14 @@ def _new_key() -> bytes:
     )
 
 
-def _private_key(pem: bytes, folder: Path) -> ec.EllipticCurvePrivateKey:
+def parse_private_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read what `new_private_key` wrote; `path` is for the message of the error."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise CorruptFileError(f"{folder / KEY_FILE} is not a private key") from error
+        raise CorruptFileError(f"{path} is not a private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CorruptFileError(f"{folder / KEY_FILE} is not an elliptic-curve key")
+        raise CorruptFileError(f"{path} is not an elliptic-curve key")
     return key
 
 
