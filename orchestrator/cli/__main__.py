@@ -7,11 +7,12 @@ has neither torch nor SQLAlchemy.
 
 import sys
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 import typer
 
 from core.console import EXIT_CODES, exit_code, print_error
-from core.errors import KeymixerError
+from core.errors import ConfigurationError, KeymixerError, StorageError
 from orchestrator.cli import audit, federation, registry
 
 
@@ -40,14 +41,23 @@ def main() -> None:
     try:
         build()()
     except KeymixerError as error:
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(exit_code(error))
+        _end(error)
     except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"error: this command needs {error.name!r}, which is not installed\n"
-            "next: pip install 'keymixer[simulation]'\n"
-        )
-        sys.exit(1)
+        _end(NotInstalledError(f"this command needs {error.name!r}"))
+    except OSError as error:
+        # A full disk, a folder of somebody else: the message names the path.
+        _end(StorageError(str(error)))
+
+
+class NotInstalledError(ConfigurationError):
+    """A command needs a package that this installation is without."""
+
+    hint = "pip install 'keymixer[simulation]', from a checkout '.[simulation]'"
+
+
+def _end(error: KeymixerError) -> NoReturn:
+    print_error(error, as_json="--json" in sys.argv)
+    sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":

@@ -120,3 +120,33 @@ def test_with_json_the_error_is_json(
 
     assert error["kind"] == "Configuration"
     assert set(error) == {"kind", "message", "next"}
+
+
+def test_a_disk_that_cannot_be_written_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A file stands where the folder of runs should be."""
+    blocked = tmp_path / "runs"
+    blocked.write_text("in the way")
+    scenario = "deploy/scenarios/digits.yaml"
+
+    code = _main(monkeypatch, "simulate", scenario, "--runs", str(blocked), "--json")
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert code == 4
+    assert error["kind"] == "Storage"
+    assert str(blocked) in error["message"]
+
+
+def test_a_command_whose_packages_are_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data owner's installation has no `jinja2`, and types `keymixer simulate`."""
+    monkeypatch.setitem(sys.modules, "orchestrator.simulation.run", None)
+
+    code = _main(monkeypatch, "simulate", "--json")
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert code == 1
+    assert error["kind"] == "NotInstalled"
+    assert "pip install" in error["next"]
