@@ -39,7 +39,7 @@ format: $(VENV)/dev
 # The stubs come from the project's own environment: a newer generator would ask for a
 # protobuf that flwr refuses.
 protos: $(VENV)/dev
-	$(RUN) grpc_tools.protoc -I . --python_out=. --grpc_python_out=. \
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(RUN) grpc_tools.protoc -I . --python_out=. --grpc_python_out=. \
 	    --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/*.proto
 
 clean:
