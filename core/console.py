@@ -67,7 +67,7 @@ def print_rows(
         return
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in columns.values():
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(row[field])) for field in columns))
     Console().print(table if rows else f"{title}: none yet")

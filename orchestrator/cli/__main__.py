@@ -13,7 +13,7 @@ import typer
 
 from core.console import EXIT_CODES, exit_code, print_error
 from core.errors import ConfigurationError, KeymixerError, StorageError
-from orchestrator.cli import audit, federation, registry
+from orchestrator.cli import audit, federation, keys, registry
 
 
 def build() -> typer.Typer:
@@ -30,6 +30,7 @@ def build() -> typer.Typer:
     )
     for group in (federation.app, registry.app):
         app.add_typer(group)
+    app.add_typer(keys.app, name="keys")
     app.add_typer(audit.app, name="audit")
     for entry in entry_points(group="keymixer.commands"):
         app.add_typer(entry.load())

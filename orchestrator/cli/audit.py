@@ -14,6 +14,8 @@ from core.console import EXIT_CODES, print_json, print_rows
 from core.errors import NotFound
 from orchestrator.cli.options import LATEST, AsJson, Run
 
+DIGEST_DIGITS = 64
+
 app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 
 
@@ -104,8 +106,16 @@ def _records(run: Path, start: int, kind: str, limit: int) -> list[tuple[int, by
 def _row(body: bytes) -> dict[str, Any]:
     record = json.loads(body)
     moment = datetime.fromtimestamp(record["time_ms"] / 1000, tz=UTC)
-    facts = ", ".join(f"{k}={v}" for k, v in record["subject"].items())
+    facts = ", ".join(f"{k} {_brief(v)}" for k, v in record["subject"].items())
     return {**record, "time": moment.strftime("%H:%M:%S.%f")[:-3], "facts": facts}
+
+
+def _brief(fact: object) -> str:
+    """A fact for the eye; `audit show` has it whole."""
+    from orchestrator.simulation.sentences import short
+
+    text = f"{fact:.1f}" if isinstance(fact, float) else short(fact)
+    return f"{text[:12]}..." if len(text) == DIGEST_DIGITS else text
 
 
 def _own_key(folder: Path) -> bytes:

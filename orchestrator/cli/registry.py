@@ -1,4 +1,4 @@
-"""`keymixer parties | models | keys | issued`: what the registry holds."""
+"""`keymixer parties | models | issued`: what the registry holds."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def parties(run: Run = LATEST, *, json_: AsJson = False) -> None:
             "spiffe_id": party.spiffe_id,
             "signing_key": party.signing_key.hex(),
         }
-        for party in _ask(run, lambda operator: operator.parties())
+        for party in ask(run, lambda operator: operator.parties())
     ]
     columns = {
         "organisation": "organisation",
@@ -49,7 +49,7 @@ def models(run: Run = LATEST, *, json_: AsJson = False) -> None:
     Example: keymixer models --json
     """
     rows = []
-    for version in _ask(run, lambda operator: operator.models()):
+    for version in ask(run, lambda operator: operator.models()):
         manifest = json.loads(version.manifest)
         rows.append(
             {
@@ -58,7 +58,7 @@ def models(run: Run = LATEST, *, json_: AsJson = False) -> None:
                 "aliases": ", ".join(version.aliases),
                 "provider": version.provider,
                 "metrics": _metrics(manifest["metrics"]),
-                "created": _when(version.created_at_ms),
+                "created": when(version.created_at_ms),
                 "manifest": manifest,
             }
         )
@@ -70,38 +70,6 @@ def models(run: Run = LATEST, *, json_: AsJson = False) -> None:
         "created": "created",
     }
     print_rows("Models", rows, columns, as_json=json_)
-
-
-@app.command(epilog=EXIT_CODES)
-def keys(run: Run = LATEST, *, json_: AsJson = False) -> None:
-    """List the key versions and their states; never a key.
-
-    Example: keymixer keys
-    """
-    rows = [
-        {
-            "key_id": key.key_id,
-            "version": key.version,
-            "owner": key.owner,
-            "state": key.state,
-            "primary": key.primary,
-            "confirmed": key.confirmed,
-            "generator": key.generator,
-            "created": _when(key.created_at_ms),
-            "refused_from": _when(key.retire_at_ms) if key.retire_at_ms else "",
-            "commitment": key.commitment.hex(),
-        }
-        for key in _ask(run, lambda operator: operator.key_versions())
-    ]
-    columns = {
-        "key_id": "key",
-        "version": "version",
-        "state": "state",
-        "primary": "primary",
-        "created": "created",
-        "refused_from": "refused from",
-    }
-    print_rows("Keys", rows, columns, as_json=json_)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -118,9 +86,9 @@ def issued(run: Run = LATEST, *, json_: AsJson = False) -> None:
             "model_version": one.model_version,
             "state": one.state,
             "digest": one.digest.hex(),
-            "created": _when(one.created_at_ms),
+            "created": when(one.created_at_ms),
         }
-        for one in _ask(run, lambda operator: operator.issued())
+        for one in ask(run, lambda operator: operator.issued())
     ]
     columns = {
         "key_id": "key",
@@ -133,7 +101,8 @@ def issued(run: Run = LATEST, *, json_: AsJson = False) -> None:
     print_rows("Issued models", rows, columns, as_json=json_)
 
 
-def _ask(run: Path, question: "Callable[[Operator], Sequence[Any]]") -> Sequence[Any]:
+def ask(run: Path, question: "Callable[[Operator], Sequence[Any]]") -> Sequence[Any]:
+    """Ask the orchestrator of a run as its operator."""
     from core.rpc.identity import OPERATOR
     from orchestrator.operator import operator
     from orchestrator.simulation.workspace import open_workspace
@@ -146,6 +115,7 @@ def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _when(milliseconds: int) -> str:
+def when(milliseconds: int) -> str:
+    """A time for the eye, in UTC."""
     moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -23,7 +23,7 @@ from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.training import obtain_release, release_folder
-from orchestrator.simulation.workspace import SERVERS, Workspace
+from orchestrator.simulation.workspace import SERVERS, Workspace, assign_ports
 from orchestrator.simulation.world import Dealt, deal, split
 
 READY_S = 60.0
@@ -130,6 +130,7 @@ def train(stage: Stage, *, retrain: bool) -> None:
 
 def start_servers(stage: Stage) -> None:
     """Start the three servers; ready means a passed health check over mutual TLS."""
+    assign_ports(stage.workspace)
     for role in SERVERS:
         party = stage.workspace.federation.only(role)
         folder = stage.workspace.folder(party)

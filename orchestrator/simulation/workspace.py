@@ -25,7 +25,6 @@ from core.rpc.identity import (
     INFERENCE_SERVER,
     KEY_HOLDER,
     MODEL_PROVIDER,
-    OPERATOR,
     ORCHESTRATOR,
     SpiffeId,
     create_identity,
@@ -84,7 +83,7 @@ def create_workspace(runs: Path, scenario: Path) -> Workspace:
     (root / "federation.yaml").write_bytes(scenario.read_bytes())
     authority = DevelopmentCA.create(root / "ca")
     certify(workspace, authority)
-    _write_settings(workspace, _free_addresses())
+    assign_ports(workspace)
     return workspace
 
 
@@ -103,11 +102,19 @@ def open_workspace(root: Path) -> Workspace:
 
 
 def reopen_workspace(root: Path) -> Workspace:
-    """Open a stopped run to start it again: fresh certificates, free ports."""
+    """Open a stopped run to start it again, with fresh certificates."""
     workspace = open_workspace(root)
     certify(workspace, DevelopmentCA.load(workspace.root / "ca"))
-    _write_settings(workspace, _free_addresses())
     return workspace
+
+
+def assign_ports(workspace: Workspace) -> None:
+    """Find free ports for the servers and tell every party.
+
+    To be called just before the servers start: while a model is trained, somebody else
+    may take a port that was free before.
+    """
+    _write_settings(workspace, _free_addresses())
 
 
 def certify(workspace: Workspace, authority: DevelopmentCA) -> None:
@@ -165,14 +172,3 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
             own["parties"] = [{"spiffe_id": str(p)} for p in federation.parties()]
         content = json.dumps({**common, **own}, indent=2).encode()
         write_atomically(workspace.folder(party) / "settings.json", content)
-
-
-__all__ = [
-    "OPERATOR",
-    "SERVERS",
-    "Workspace",
-    "create_workspace",
-    "open_workspace",
-    "point_latest",
-    "reopen_workspace",
-]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,30 @@ def test_the_running_log_verifies(shell: Shell) -> None:
     assert shell.json("audit", "verify")["verified"] is True
 
 
+def test_a_key_can_be_rotated_and_revoked(shell: Shell, pictures: list[Path]) -> None:
+    """Rotated, the owner goes on by itself; revoked, it is refused, and that is final."""
+    made = shell.json("keys", "rotate", "post-office", "--overlap", "0")
+    shell.json("predict", str(pictures[0]), "--owner", "post-office")
+    ended = shell.json("keys", "revoke", "savings-bank", "--reason", "trial ended")
+    refused = shell.json(
+        "predict", str(pictures[0]), "--owner", "savings-bank", code=3
+    )["error"]
+    states = {(k["key_id"], k["version"]): k["state"] for k in shell.json("keys")}
+
+    assert made == {"key_id": "post-office.digits", "version": 2}
+    assert ended == {"owner": "savings-bank", "versions": [1]}
+    assert refused["kind"] == "NoKey"
+    assert states["savings-bank.digits", 1] in {"destroy_scheduled", "destroyed"}
+    assert ("post-office.digits", 2) in states
+
+
+def test_a_key_of_an_unknown_owner_is_not_found(shell: Shell) -> None:
+    error = shell.json("keys", "rotate", "nobody", code=1)["error"]
+
+    assert error["kind"] == "NotFound"
+    assert "post-office" in error["message"]
+
+
 def test_a_file_that_is_no_image_is_named(shell: Shell, tmp_path: Path) -> None:
     text = tmp_path / "letter.png"
     text.write_text("dear colleague")
@@ -164,7 +189,7 @@ def test_down_and_up_again_keeps_keys_and_log(
     shell: Shell, pictures: list[Path]
 ) -> None:
     """Everything acknowledged is on disk: the same keys answer after a restart."""
-    keys = shell.json("keys")
+    keys = _settled(shell)
     size = shell.json("audit", "verify")["size"]
     latest = str(shell.runs / "latest")
 
@@ -176,3 +201,14 @@ def test_down_and_up_again_keeps_keys_and_log(
     assert keys == shell.json("keys")
     assert shell.json("audit", "verify")["size"] >= size
     assert shell.json("predict", str(pictures[3]), "--owner", "archive")
+
+
+def _settled(shell: Shell) -> Any:
+    """The keys, once nothing that was rotated or revoked is still on its way."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        keys = shell.json("keys")
+        if {key["state"] for key in keys} <= {"active", "destroyed"}:
+            return keys
+        time.sleep(0.2)
+    raise AssertionError(keys)
