@@ -141,7 +141,7 @@ def test_the_running_log_verifies(shell: Shell) -> None:
 
 
 def test_a_key_can_be_rotated_and_revoked(shell: Shell, pictures: list[Path]) -> None:
-    """Rotated, the owner goes on by itself; revoked, it is refused, and that is final."""
+    """Rotated, the owner goes on by itself; revoked, it is refused."""
     made = shell.json("keys", "rotate", "post-office", "--overlap", "0")
     shell.json("predict", str(pictures[0]), "--owner", "post-office")
     ended = shell.json("keys", "revoke", "savings-bank", "--reason", "trial ended")
