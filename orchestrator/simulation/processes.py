@@ -82,6 +82,8 @@ class Processes:
             code = child.wait()
         self._forget(name)
         if code != 0:
+            # A server that died is why; what it left without an answer is not.
+            self.check()
             raise ProcessFailed(_ended(process, code))
         return events
 

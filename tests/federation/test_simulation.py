@@ -181,6 +181,38 @@ def test_interrupted_it_stops_every_process(
     assert not [process for process in load(record) if is_running(process)]
 
 
+def test_a_server_that_is_killed_ends_the_run_and_is_named(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Whoever asked it fails too, but the message names the server and its log."""
+    command = ("simulate", SCENARIO, "--runs", str(tmp_path))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", *command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    record = _appears(tmp_path, "*/processes.json", child)
+    (server,) = _started(record, "inference-server", child)
+    os.kill(server, signal.SIGKILL)
+    _, said = child.communicate(timeout=90)
+
+    assert child.returncode == 4
+    assert "inference-server ended with signal 9" in said
+    assert "inference-server.log" in said
+    assert not [process for process in load(record) if is_running(process)]
+
+
+def _started(record: Path, name: str, child: subprocess.Popen[str]) -> list[int]:
+    """The pid of a process, once the simulation has started it."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and child.poll() is None:
+        if found := [p.pid for p in load(record) if p.name == name]:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{name} was not started")
+
+
 def _appears(folder: Path, pattern: str, child: subprocess.Popen[str]) -> Path:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and child.poll() is None:
