@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.errors import Conflict, KeymixerError, NotFound, Refused, Unavailable
+from core.errors import Conflict, KeymixerError, Refused, Unavailable
 
 OK: Final = 0
 FAILED: Final = 1
@@ -24,6 +24,7 @@ EXIT_CODES: Final = (
 )
 
 Row = Mapping[str, Any]
+_IDS: Final = frozenset({"key_id", "spiffe_id"})
 
 
 def exit_code(error: KeymixerError) -> int:
@@ -49,7 +50,8 @@ def print_error(error: KeymixerError, *, as_json: bool) -> None:
     console.print(
         f"[red]error:[/red] {escape(f'{error.kind}: {error}')}", highlight=False
     )
-    if error.hint and not isinstance(error, NotFound):
+    # A peer's answer holds its hint already.
+    if error.hint and error.hint not in str(error):
         console.print(f"next: {escape(error.hint)}", highlight=False)
 
 
@@ -66,8 +68,9 @@ def print_rows(
         print_json(list(rows))
         return
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in columns.values():
-        table.add_column(heading, overflow="fold")
+    for field, heading in columns.items():
+        # Ids are to be copied: they stay on one line.
+        table.add_column(heading, overflow="fold", no_wrap=field in _IDS)
     for row in rows:
         table.add_row(*(escape(str(row[field])) for field in columns))
     Console().print(table if rows else f"{title}: none yet")

@@ -109,7 +109,7 @@ class TrainingDivergedError(InvalidInput):
 class ConfigurationError(InvalidInput):
     """A federation file or a setting is wrong."""
 
-    hint = "correct the named field"
+    hint = "correct what the message names"
 
 
 class Refused(KeymixerError):
@@ -185,10 +185,10 @@ class AuditUnavailable(Unavailable):
 class PeerUnavailable(Unavailable):
     """A party does not answer."""
 
-    hint = "see `keymixer status`"
+    hint = "see `keymixer status`; `keymixer up --resume RUN` starts a stopped run"
 
 
 class StorageError(Unavailable):
     """The disk is full or not writable."""
 
-    hint = "free space on the disk and try again"
+    hint = "free space on the disk, or name a folder you can write to"

@@ -185,20 +185,24 @@ def read_federation(path: Path) -> Federation:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{path}: expected fields such as `federation:`")
         return Federation.model_validate(content)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_readable(error)}") from error
 
 
 def _readable(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+    found = (
+        ".".join(map(str, problem["loc"])) + f": {problem['msg']}"
         for problem in error.errors()
     )
+    # What is wrong with the file as a whole has no place, and pydantic's own prefix.
+    return "; ".join(each.removeprefix(": Value error, ") for each in found)
 
 
 def _unique(where: str, names: list[str]) -> None:

@@ -6,8 +6,8 @@ has neither torch nor SQLAlchemy.
 """
 
 import sys
-from importlib.metadata import entry_points
-from typing import NoReturn
+from importlib.metadata import entry_points, version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,19 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        *,
+        _show: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=_version, is_eager=True, help="Say which."
+            ),
+        ] = False,
+    ) -> None:
+        """Take the options that stand before a command."""
+
     for group in (federation.app, registry.app):
         app.add_typer(group)
     app.add_typer(keys.app, name="keys")
@@ -35,6 +48,12 @@ def build() -> typer.Typer:
     for entry in entry_points(group="keymixer.commands"):
         app.add_typer(entry.load())
     return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"keymixer {version('keymixer')}\n")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -47,7 +66,8 @@ def main() -> None:
         _end(NotInstalledError(f"this command needs {error.name!r}"))
     except OSError as error:
         # A full disk, a folder of somebody else: the message names the path.
-        _end(StorageError(str(error)))
+        path = f"{error.filename}: " if error.filename else ""
+        _end(StorageError(f"{path}{error.strerror or error}"))
 
 
 class NotInstalledError(ConfigurationError):

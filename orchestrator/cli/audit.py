@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core.console import EXIT_CODES, print_json, print_rows
-from core.errors import NotFound
+from core.errors import NotFound, Refused
 from orchestrator.cli.options import LATEST, AsJson, Run
 
 DIGEST_DIGITS = 64
+KEY_BYTES = 32
 
 app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 
@@ -75,7 +76,7 @@ def verify(
     from orchestrator.simulation.workspace import open_workspace
 
     folder = open_workspace(run).server_folder(ORCHESTRATOR)
-    key = bytes.fromhex(public_key) if public_key else _own_key(folder)
+    key = _read_key(public_key) if public_key else _own_key(folder)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("records", total=None)
 
@@ -83,14 +84,30 @@ def verify(
             progress.update(task, completed=done, total=total)
 
         report = verify_log(folder / "registry.db", key, on_progress=update)
+    if report.checkpoints == 0:
+        raise NotSignedError(f"no checkpoint signs any of its {report.size} records")
     if json_:
-        print_json({"verified": True, "size": report.size, "root": report.root.hex()})
+        print_json(
+            {
+                "verified": True,
+                "size": report.size,
+                "signed_size": report.signed_size,
+                "root": report.root.hex(),
+            }
+        )
     else:
         Console().print(
-            f"{report.size} records verified; root {report.root.hex()}",
+            f"{report.size} records verified, the first {report.signed_size} of them "
+            f"signed; root {report.root.hex()}",
             highlight=False,
             soft_wrap=True,
         )
+
+
+class NotSignedError(Refused):
+    """A log without a checkpoint could be anybody's, and could be cut unseen."""
+
+    hint = "start the orchestrator, which signs its log, and verify again"
 
 
 def _records(run: Path, start: int, kind: str, limit: int) -> list[tuple[int, bytes]]:
@@ -116,6 +133,16 @@ def _brief(fact: object) -> str:
 
     text = f"{fact:.1f}" if isinstance(fact, float) else short(fact)
     return f"{text[:12]}..." if len(text) == DIGEST_DIGITS else text
+
+
+def _read_key(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise typer.BadParameter(f"expected {2 * KEY_BYTES} hex digits")
+    return key
 
 
 def _own_key(folder: Path) -> bytes:

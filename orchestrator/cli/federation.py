@@ -7,7 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from core.console import EXIT_CODES, INTERRUPTED, print_json, print_rows
+from core.console import (
+    EXIT_CODES,
+    INTERRUPTED,
+    UNAVAILABLE,
+    print_json,
+    print_rows,
+)
 from orchestrator.cli.options import LATEST, RUNS, AsJson, Run
 
 app = typer.Typer()
@@ -69,6 +75,10 @@ def up(
     from orchestrator.simulation.standing import resume_run, start_run
 
     console = Console(stderr=True)
+    if resume and (data or retrain):
+        raise typer.BadParameter(
+            "a run is started again as it was: no --data, --retrain"
+        )
     try:
         if resume:
             root = resume_run(resume, console=console)
@@ -80,7 +90,10 @@ def up(
         raise typer.Exit(INTERRUPTED) from None
     console.print(
         "\nThe federation is up. Next: `keymixer status`, `keymixer predict IMAGE...`, "
-        "`keymixer down`."
+        "`keymixer down`.\nIts certificates end in 24 hours; `keymixer down` and "
+        f"`keymixer up --resume {root}` make new ones.",
+        highlight=False,
+        soft_wrap=True,
     )
     if json_:
         print_json({"run": str(root), "servers": _status(root)})
@@ -105,10 +118,19 @@ def down(run: Run = LATEST, *, json_: AsJson = False) -> None:
 def status(run: Run = LATEST, *, json_: AsJson = False) -> None:
     """Say which servers of a federation run, and whether they are healthy.
 
+    Ends with 4 unless all of them serve.
+
     Example: keymixer status
     """
     columns = {"role": "server", "state": "state", "address": "address", "pid": "pid"}
-    print_rows(f"Federation in {run.resolve()}", _status(run), columns, as_json=json_)
+    rows = _status(run)
+    print_rows(f"Federation in {run.resolve()}", rows, columns, as_json=json_)
+    if all(row["state"] == "serving" for row in rows):
+        return
+    if not json_:
+        again = f"`keymixer down --run {run}`, then `keymixer up --resume {run}`"
+        Console(stderr=True).print(f"next: {again}", highlight=False, soft_wrap=True)
+    raise typer.Exit(UNAVAILABLE)
 
 
 def _status(run: Path) -> list[dict[str, Any]]:

@@ -43,6 +43,23 @@ def list_(run: Run = LATEST, *, json_: AsJson = False) -> None:
 
 
 @app.command(epilog=EXIT_CODES)
+def create(
+    owner: Owner, run: Run = LATEST, *, model: Model = "", json_: AsJson = False
+) -> None:
+    """Have a key drawn for an owner that has none, or whose key was revoked.
+
+    A new key does not undo a leak: see docs/threat-model.md, "When something leaks".
+
+    Example: keymixer keys create st-anna
+    """
+    with _connected(run, owner, model) as (operator, _, spiffe, named):
+        operator.grant(spiffe, named)
+        key_id, version = operator.create_key(spiffe, named)
+    told = f"{key_id} version {version} is on its way: see `keymixer keys`"
+    _tell({"key_id": key_id, "version": version}, told, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
 def rotate(
     owner: Owner,
     run: Run = LATEST,
@@ -84,10 +101,14 @@ def revoke(
 ) -> None:
     """End an owner's key at once: its next request is refused, then it is destroyed.
 
+    `keymixer keys create` has another one drawn.
+
     Pictures that were sent already are not protected by this.
 
     Example: keymixer keys revoke st-anna --reason "contract ended"
     """
+    if not reason.strip():
+        raise typer.BadParameter("say why; it is put on record", param_hint="--reason")
     with _connected(run, owner, model) as (operator, _, spiffe, named):
         versions = operator.revoke_key(spiffe, named, reason)
     told = (

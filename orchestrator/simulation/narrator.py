@@ -99,9 +99,10 @@ class Narrator:
     def tells(self, body: bytes) -> None:
         """Tell one record of the audit log, unless it is one of many inferences."""
         record = json.loads(body)
-        if record["kind"] == "inference":
+        at_s = record["time_ms"] / 1000 - self.epoch_s
+        # What happened before we began is another run's story.
+        if record["kind"] == "inference" or at_s < -1:
             return
         *_, organisation, role = record["actor"].split("/")
-        at_s = record["time_ms"] / 1000 - self.epoch_s
         told = sentence(record["kind"], record["subject"])
         self._tell(at_s, role, organisation, told)

@@ -94,11 +94,6 @@ class Processes:
                 process = next(p for p in reversed(self.seen) if p.name == name)
                 raise ProcessFailed(_ended(process, child.returncode))
 
-    def alive(self, name: str) -> bool:
-        """Whether the process with this name runs."""
-        child = self._running.get(name)
-        return child is not None and child.poll() is None
-
     def stop(self) -> None:
         """Ask every process to end, the last started first; kill what does not."""
         with self._lock:
@@ -249,7 +244,9 @@ def _event(line: bytes) -> Event | None:
 
 
 def _ended(process: Process, code: int) -> str:
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"signal {-code} (somebody ended it, or memory ran out)"
     last = _last_lines(Path(process.log))
     return f"{process.name} ended with {how}; its log is {process.log}\n{last}"
 

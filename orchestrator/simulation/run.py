@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,26 +79,36 @@ def running(
         ):
             yield Stage(workspace, group, narrator, spec)
     except BaseException:
-        narrator.console.print(
-            f"\nEvery process was stopped. The logs are in {workspace.logs}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say_where_the_logs_are(workspace, narrator)
         raise
+
+
+def _say_where_the_logs_are(workspace: Workspace, narrator: Narrator) -> None:
+    """Say it, or leave nothing behind if nothing was started."""
+    if not any(workspace.logs.iterdir()):
+        shutil.rmtree(workspace.root)
+        return
+    narrator.console.print(
+        f"\nEvery process was stopped. The logs are in {workspace.logs}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @contextlib.contextmanager
 def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM stops the federation as Ctrl-C does."""
+    """SIGTERM, and a terminal that is closed, stop the federation as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def write_report(stage: Stage) -> None:

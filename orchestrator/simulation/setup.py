@@ -27,7 +27,6 @@ from orchestrator.simulation.workspace import SERVERS, Workspace, assign_ports
 from orchestrator.simulation.world import Dealt, deal, split
 
 READY_S = 60.0
-KEYS_S = 60.0
 # The orchestrator first: the others register with it before they are healthy.
 _MODULES = {
     ORCHESTRATOR: "orchestrator",
@@ -109,6 +108,10 @@ def fetch_data(stage: Stage) -> None:
     scenario = stage.workspace.federation.simulation
     shares = scenario.shares or dict.fromkeys(stage.owners, 1.0)
     count = min(scenario.images, len(stage.data.images))
+    if count < scenario.images:
+        stage.narrator.console.print(
+            f"  The scenario asks for {scenario.images:,} images; there are {count:,}."
+        )
     stage.dealt = split(count, shares)
     deal(stage.data, stage.dealt, stage.workspace.owner_folder)
     for owner, part in stage.dealt.parts.items():
@@ -136,14 +139,14 @@ def start_servers(stage: Stage) -> None:
         folder = stage.workspace.folder(party)
         stage.running.start(role, role, [_MODULES[role], "--folder", str(folder)])
     for role in SERVERS:
-        _wait_until_ready(stage, role)
+        wait_until_ready(stage, role)
         party = stage.workspace.federation.only(role)
         address = stage.workspace.address(role)
         stage.narrator.says(role, party.organisation, f"is ready on {address}")
     stage.tell_news()
 
 
-def _wait_until_ready(stage: Stage, role: str) -> None:
+def wait_until_ready(stage: Stage, role: str) -> None:
     """Poll in short waits, so that a server that died is noticed at once."""
     identity = load_identity(stage.workspace.server_folder(OPERATOR))
     deadline = time.monotonic() + READY_S

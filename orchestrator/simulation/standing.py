@@ -32,6 +32,7 @@ def start_run(
     retrain: bool = False,
 ) -> Path:
     """Bring a new federation up, issue its keys, and leave its servers running."""
+    _warn_of_another(runs, console)
     workspace = create_workspace(runs, scenario)
     spec = data or workspace.federation.simulation.data
     with running(workspace, Narrator(console), spec) as stage:
@@ -78,6 +79,18 @@ def server_states(root: Path) -> list[dict[str, Any]]:
         }
         for role in SERVERS
     ]
+
+
+def _warn_of_another(runs: Path, console: Console) -> None:
+    """`runs/latest` will point to the new run: say how the other is stopped."""
+    latest = runs / "latest"
+    if latest.exists() and any(map(processes.is_running, _started(latest))):
+        stop = f"keymixer down --run {latest.resolve()}"
+        console.print(
+            f"Another federation runs: `{stop}` stops it.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _leave(workspace: Workspace, started: processes.Processes) -> None:

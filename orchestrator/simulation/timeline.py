@@ -17,7 +17,7 @@ from orchestrator.federation import (
     Revoke,
     Rotate,
 )
-from orchestrator.simulation.setup import Stage, ask_owner
+from orchestrator.simulation.setup import Stage, ask_owner, wait_until_ready
 from protos import open_inference_pb2
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -72,7 +72,11 @@ def ask_with_key_of(stage: Stage, event: AskWithKeyOf) -> None:
 
 
 def call_without_certificate(stage: Stage, _: CallWithoutCertificate) -> None:
-    """Somebody without a certificate calls; the handshake fails."""
+    """Somebody without a certificate calls; the handshake fails.
+
+    The server must answer the operator just before: otherwise a dead one would pass.
+    """
+    wait_until_ready(stage, INFERENCE_SERVER)
     server = stage.workspace.federation.only(INFERENCE_SERVER)
     authority = (stage.workspace.folder(server) / "ca.pem").read_bytes()
     options = [("grpc.ssl_target_name_override", dns_name(server))]
@@ -83,7 +87,9 @@ def call_without_certificate(stage: Stage, _: CallWithoutCertificate) -> None:
             GRPCInferenceServiceStub(channel).ServerLive(
                 open_inference_pb2.ServerLiveRequest(), timeout=5.0
             )
-        except grpc.RpcError:
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
             _count_refusal(stage, "NoCertificate", "outsider", "somebody")
         else:
             raise Unavailable("a call without a certificate was answered")
@@ -151,12 +157,17 @@ def _primary(stage: Stage, owner: str) -> int:
         versions = [
             k for k in connected.key_versions() if k.owner == owner and k.primary
         ]
+    if not versions:
+        raise Unavailable(f"{owner} has no primary key version")
     return versions[0].version
 
 
 def _key_id(stage: Stage, owner: str) -> str:
     with stage.operator() as connected:
-        return next(k.key_id for k in connected.key_versions() if k.owner == owner)
+        found = [k.key_id for k in connected.key_versions() if k.owner == owner]
+    if not found:
+        raise Unavailable(f"{owner} has no key")
+    return found[0]
 
 
 def _wait_until_destroyed(stage: Stage, key_id: str, version: int) -> None:
@@ -164,7 +175,7 @@ def _wait_until_destroyed(stage: Stage, key_id: str, version: int) -> None:
     with stage.operator() as connected:
         while time.monotonic() < deadline:
             states = {(k.key_id, k.version): k.state for k in connected.key_versions()}
-            if states[key_id, version] == "destroyed":
+            if states.get((key_id, version)) == "destroyed":
                 return
             time.sleep(0.1)
     raise Unavailable(f"{key_id} version {version} was not destroyed in time")

@@ -5,6 +5,7 @@ party receives, and at the end every file and log it wrote is read as well. Then
 secret is searched, in every form it could have, wherever the promise says `never`.
 """
 
+import base64
 import io
 import sys
 from collections.abc import Iterator
@@ -251,31 +252,59 @@ def test_the_files_are_searched_where_secrets_may_lie(evidence: Evidence) -> Non
     assert search(owner, evidence.secrets["images of ward-one"])
 
 
-def test_a_planted_leak_is_found_in_every_form(
-    evidence: Evidence, tmp_path: Path
-) -> None:
-    """Every needle of every secret is found when it lies in the middle of a file."""
-    for what, needles in evidence.secrets.items():
-        for needle in needles:
-            leak = tmp_path / "leak"
-            leak.write_bytes(b"\x00" * 5 + needle.data + b"\xff" * 5)
-            found = {each.needle for each in search([leak], [needle])}
-
-            assert {needle} == found, what
-
-
-@pytest.mark.parametrize("dtype", ["<f8", "<f4", "<f2"])
-def test_a_planted_embedding_is_found_whatever_its_type(
+@pytest.mark.parametrize("dtype", ["<f8", "<f4", "<f2", "uint8"])
+def test_a_planted_secret_is_found_whatever_its_type(
     evidence: Evidence, tmp_path: Path, dtype: str
 ) -> None:
-    """Planted as a whole array, not as the needle we search for."""
-    stage = evidence.stage
+    """Planted as whole arrays in the middle of a file, not as the needles."""
+    leak = tmp_path / "cache.bin"
+    for what, array in _arrays(evidence.stage).items():
+        leak.write_bytes(b"\x00" * 5 + _as(array, dtype).tobytes() + b"\xff" * 5)
+
+        assert search([leak], evidence.secrets[what]), what
+
+
+@pytest.mark.parametrize("form", ["raw", "hex", "base64"])
+def test_a_planted_seed_is_found_in_a_log_line(
+    evidence: Evidence, tmp_path: Path, form: str
+) -> None:
+    seed = Keyring(evidence.stage.workspace.owner_folder("ward-one"))._open(
+        "ward-one.digits", 1
+    )[1]
+    forms = {
+        "raw": seed,
+        "hex": seed.hex().encode(),
+        "base64": base64.b64encode(seed),
+    }
+    leak = tmp_path / "party.log"
+    leak.write_bytes(b'{"message": "' + forms[form] + b'"}')
+
+    assert search([leak], evidence.secrets["seed of ward-one"])
+
+
+def _arrays(stage: Stage) -> dict[str, np.ndarray]:
+    """The secrets as somebody careless would write them."""
+    folder = stage.workspace.owner_folder("ward-one")
     release = read_release(release_folder(stage.workspace, stage.model))
     weight = load_tensors(release.embedding)["weight"]
-    leak = tmp_path / "cache.bin"
-    leak.write_bytes(weight.astype(dtype).tobytes())
+    key = Keyring(folder).key("ward-one.digits", 1)
+    pixels = np.load(folder / "images.npz")["images"]
+    plain = normalise(pixels, release.manifest.preprocessing)
+    return {
+        "embedding": weight,
+        "matrix of ward-one": key.matrix,
+        "issued to ward-one": transform_embedding(weight, key),
+        "encrypted by ward-one": encrypt(plain, key),
+        "answers to ward-one": np.load(folder / "answers.npz")["logits"],
+    }
 
-    assert search([leak], evidence.secrets["embedding"])
+
+def _as(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype != "uint8":
+        return array.astype(dtype)
+    low, high = float(array.min()), float(array.max())
+    scaled = np.round((array.astype(np.float64) - low) / (high - low) * 255)
+    return scaled.astype(np.uint8)
 
 
 def test_a_planted_picture_is_found_as_pixels_and_as_floats(

@@ -1,6 +1,7 @@
 """`report.json`: everything that was measured, as `docs/report.md` describes it."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +14,7 @@ def build_report(stage: Stage) -> dict[str, Any]:
     """Put together what the phases left on the stage."""
     return {
         "run": stage.workspace.root.name,
+        "started": _started(stage),
         "federation": stage.workspace.federation.federation,
         "data": stage.require_data().name,
         "model": stage.model.name,
@@ -30,6 +32,11 @@ def build_report(stage: Stage) -> dict[str, Any]:
         "story": sorted(map(asdict, stage.narrator.story), key=itemgetter("at_s")),
         "versions": versions(),
     }
+
+
+def _started(stage: Stage) -> str:
+    moment = datetime.fromtimestamp(stage.narrator.epoch_s, tz=UTC)
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _requests(stage: Stage) -> dict[str, int]:

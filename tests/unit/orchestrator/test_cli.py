@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from core.errors import (
     SignatureError,
 )
 from orchestrator.cli.__main__ import build, main
+from orchestrator.simulation.workspace import create_workspace
 
 COMMANDS = [
     ("simulate",),
@@ -30,6 +32,7 @@ COMMANDS = [
     ("models",),
     ("keys",),
     ("keys", "list"),
+    ("keys", "create"),
     ("keys", "rotate"),
     ("keys", "revoke"),
     ("issued",),
@@ -66,6 +69,34 @@ def test_the_first_help_says_what_it_does_not_protect_against(
     shown = " ".join(_typed(app, "--help").output.split())
 
     assert "no protection against an inference server that attacks" in shown
+
+
+def test_it_says_which_version_it_is(app: typer.Typer) -> None:
+    assert _typed(app, "--version").output == f"keymixer {version('keymixer')}\n"
+
+
+def test_a_reason_must_say_something(app: typer.Typer) -> None:
+    assert _typed(app, "keys", "revoke", "archive", "--reason", " ").exit_code == 2
+
+
+@pytest.mark.parametrize("key", ["zz", "00", "11" * 33])
+def test_a_public_key_is_64_hex_digits(
+    app: typer.Typer, tmp_path: Path, key: str
+) -> None:
+    run = workspace(tmp_path)
+
+    assert (
+        _typed(app, "audit", "verify", "--run", run, "--public-key", key).exit_code == 2
+    )
+
+
+def workspace(folder: Path) -> str:
+    """The folder of a run that has not started anything yet."""
+    return str(create_workspace(folder, Path("deploy/scenarios/digits.yaml")).root)
+
+
+def test_a_run_is_resumed_as_it_was(app: typer.Typer) -> None:
+    assert _typed(app, "up", "--resume", "x", "--data", "digits").exit_code == 2
 
 
 def test_wrong_usage_ends_with_two(app: typer.Typer) -> None:

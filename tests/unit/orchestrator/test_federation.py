@@ -46,7 +46,7 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
     [
         ("federation", "Not A Domain", "federation"),
         ("unknown", 1, "unknown: Extra inputs"),
-        ("organisations", [], "exactly one organisation must be orchestrator"),
+        ("organisations", [], "yaml: exactly one organisation must be orchestrator"),
         ("models", [], "models"),
         (
             "policies",

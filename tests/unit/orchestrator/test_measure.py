@@ -40,14 +40,19 @@ def test_answers_for_other_images_are_not_compared() -> None:
     """Shuffled parts would otherwise look like a wrong model."""
     other = _answers([[1, 0]] * 4, [1, 1, 1, 1])
 
-    with pytest.raises(DataError, match="same images"):
-        top1_agreement(PLAIN, other)
+    for compare in (top1_agreement, max_logit_difference):
+        with pytest.raises(DataError, match="same images"):
+            compare(PLAIN, other)
 
 
 def test_the_owners_answers_are_put_together_in_order() -> None:
     whole = together([PLAIN, KEYED])
 
+    other = _answers([[0, 1]], [7])
+    labels = together([other, PLAIN]).labels.tolist()
+
     assert np.array_equal(whole.logits[4:], KEYED.logits)
+    assert labels == [7, 0, 1, 1, 1]
 
 
 def test_a_file_without_answers_is_an_error(tmp_path: Path) -> None:

@@ -136,6 +136,41 @@ def test_what_was_left_running_is_found_and_ended(
     assert not is_running(started)
 
 
+def test_what_ignores_the_request_to_end_is_killed_by_down(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'w').write('ready')\n"
+        "time.sleep(60)\n"
+    )
+    name = _module(tmp_path, monkeypatch, body)
+    monkeypatch.setattr(under_test, "TERMINATE_S", 0.3)
+    started = group.start("server", "role", [name, str(tmp_path / "ready")])
+    child = group._running["server"]
+    while not (tmp_path / "ready").is_file():
+        time.sleep(0.02)
+    group.release()
+
+    assert [started] == end([started])
+    child.returncode = None
+    child.wait()
+    assert _gone(started.pid)
+
+
+def test_a_server_that_died_is_named_before_whoever_asked_it(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "import sys; sys.exit(int(sys.argv[1]))"
+    name = _module(tmp_path, monkeypatch, body)
+    server = group.start("server", "role", [name, "7"])
+    assert _gone(server.pid)
+
+    with pytest.raises(ProcessFailed, match="server ended with exit code 7"):
+        group.run("asker", "role", [name, "4"])
+
+
 def test_another_process_with_the_same_pid_is_not_ours(group: Processes) -> None:
     """Pids are reused; the start time tells."""
     ours = under_test.Process("us", "role", os.getpid(), 1, "log")
