@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from threading import Timer
+from threading import BoundedSemaphore, Timer
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import grpc
 
-from core.errors import Conflict, NotAllowedError, Refused
+from core.errors import Conflict, Exhausted, NotAllowedError, Refused
 from core.rpc.errors import rpc_errors
-from core.rpc.identity import ROLES, SpiffeId, caller_of, claimed_id
+from core.rpc.identity import OPERATOR, ROLES, SpiffeId, caller_of, claimed_id
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +25,18 @@ log = logging.getLogger(__name__)
 Policy: TypeAlias = Mapping[str, frozenset[str]]
 
 ANYONE: Final = ROLES
+_OPERATORS: Final = frozenset({OPERATOR})
 
-# What every server offers to whoever proves a role of the federation.
+# What every server offers beside its own table. Reflection is a stream, which holds a
+# worker while it is open, so it is not for everybody.
 BASE: Final[Policy] = MappingProxyType(
     {
         "/grpc.health.v1.Health/Check": ANYONE,
         # Its `Watch` is left out. The library's non-blocking one deadlocks the server
         # when a watcher goes away while the state is set (seen), and the blocking one
         # holds a worker for as long as somebody watches. Poll `Check` instead.
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ANYONE,
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYONE,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _OPERATORS,
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _OPERATORS,
     }
 )
 
@@ -51,6 +53,12 @@ class Refusal:
     caller: str
     method: str
     kind: str
+
+
+class TooManyStreamsError(Exhausted):
+    """As many streams are open as a server keeps workers for."""
+
+    hint = "wait until an upload has ended and try again"
 
 
 def current_caller() -> SpiffeId:
@@ -90,6 +98,8 @@ class Guard(grpc.ServerInterceptor):
             active, a model that is not granted), be it ours or the service's.
         max_stream_s: a stream is cancelled after this time, so that a caller who sends
             or reads nothing cannot hold a worker for ever.
+        max_streams: so many may be open at once; one more is refused at once, so that
+            streams never take all workers from the short calls.
         admit: a last check of the caller on every call, such as `is it revoked?`;
             raises a `KeymixerError` to refuse.
     """
@@ -101,12 +111,14 @@ class Guard(grpc.ServerInterceptor):
         *,
         on_refusal: Callable[[Refusal], None],
         max_stream_s: float,
+        max_streams: int,
         admit: Callable[[SpiffeId], None] | None = None,
     ) -> None:
         self._policy = {**policy, **BASE}
         self._federation = federation
         self._on_refusal = on_refusal
         self._max_stream_s = max_stream_s
+        self._streams = BoundedSemaphore(max_streams)
         self._admit = admit
 
     def intercept_service(
@@ -119,23 +131,36 @@ class Guard(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        door: _Door = partial(self._door, handler_call_details.method)
-        if handler.request_streaming or handler.response_streaming:
+        streams = handler.request_streaming or handler.response_streaming
+        door: _Door = partial(self._door, handler_call_details.method, streams)
+        if streams:
             door = partial(_hurried, door, self._max_stream_s)
         return _wrapped(handler, door)
 
     @contextmanager
-    def _door(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    def _door(
+        self, method: str, streams: bool, context: grpc.ServicerContext
+    ) -> Iterator[None]:
         try:
             with rpc_errors(context, method):
                 self._enter(method, context)
-                yield
+                with self._stream() if streams else nullcontext():
+                    yield
         except Exception as abort:
             # `context.abort` raised while the cause was being handled.
             cause = abort.__context__
             if isinstance(cause, Refused | Conflict):
                 self._on_refusal(Refusal(claimed_id(context), method, cause.kind))
             raise
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        if not self._streams.acquire(blocking=False):
+            raise TooManyStreamsError("as many streams as may be are open")
+        try:
+            yield
+        finally:
+            self._streams.release()
 
     def _enter(self, method: str, context: grpc.ServicerContext) -> None:
         caller = caller_of(context, self._federation)

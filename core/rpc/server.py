@@ -27,6 +27,7 @@ class ServerSettings:
     """Bounds of one server."""
 
     max_message_bytes: int = 16 << 20
+    # Streams may hold a quarter of them, and at least one; so there should be two.
     workers: int = 16
     # Calls that run or wait for a worker; one more is refused as `Exhausted`.
     max_concurrent_calls: int = 128
@@ -92,7 +93,7 @@ def serve(
 
     Args:
         identity: ours; callers must hold a certificate of the same authority.
-        policy: who may call what; health and reflection are for every role.
+        policy: who may call what; health is for every role, reflection for operators.
         register: adds the servicers, such as `add_XServicer_to_server`.
         service_names: full names, for health and reflection.
         address: `host:port`; port 0 takes a free one.
@@ -114,6 +115,7 @@ def serve(
             federation,
             on_refusal=report,
             max_stream_s=limits.max_stream_s,
+            max_streams=max(1, limits.workers // 4),
             admit=admit,
         )
         server = _build(pool, guard, limits)

@@ -96,10 +96,17 @@ def test_health_and_reflection_are_not_for_another_federation(
 
 
 def test_reflection_names_what_is_served(house: House, federation: Federation) -> None:
-    with house.visit(federation.enrol(PROVIDER)) as stub:
+    with house.visit(federation.enrol(SpiffeId("demo", "office", OPERATOR))) as stub:
         names = listed(stub)
 
     assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_reflection_is_for_operators_only(house: House, owner: Identity) -> None:
+    with house.visit(owner) as stub, pytest.raises(grpc.RpcError) as caught:
+        listed(stub)
+
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def listed(stub: Stub) -> set[str]:

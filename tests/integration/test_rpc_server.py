@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -452,6 +453,27 @@ def test_a_caller_who_sends_nothing_cannot_hold_a_worker(
             )
         assert house.echo.left.wait(5)
         assert stub.ask("Say")
+
+
+def test_idle_streams_leave_workers_for_short_calls(
+    house: House, owner: Identity
+) -> None:
+    """Of four workers one may be held by a stream; the others stay free for calls."""
+    with house.visit(owner) as stub:
+        with endless() as requests:
+            answers = stub.exchange("Chat", chain([b"a"], requests))
+            assert next(answers)
+            refused(
+                "TooManyStreams",
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                lambda: stub.send("Sum", iter([b"a"])),
+            )
+            running = [stub.start("Wait", b"x") for _ in range(SETTINGS.workers - 2)]
+            assert stub.ask("Say")
+            house.echo.release.set()
+            assert [b"x"] * len(running) == [call.result(10) for call in running]
+        assert list(answers) == []
+        assert stub.send("Sum", iter([b"a"]))
 
 
 def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(

@@ -6,8 +6,15 @@ import time
 import pytest
 
 from core.errors import NotAllowedError
-from core.rpc.identity import DATA_OWNER, ROLES, SpiffeId
-from core.rpc.policy import ANYONE, Refusal, acting_as, authorise, current_caller
+from core.rpc.identity import DATA_OWNER, OPERATOR, ROLES, SpiffeId
+from core.rpc.policy import (
+    ANYONE,
+    BASE,
+    Refusal,
+    acting_as,
+    authorise,
+    current_caller,
+)
 from core.rpc.refusals import reporting
 
 OWNER = SpiffeId("demo", "clinic", DATA_OWNER)
@@ -35,6 +42,12 @@ def test_what_is_not_listed_is_refused(method: str) -> None:
 def test_a_role_nobody_has_heard_of_may_do_nothing() -> None:
     with pytest.raises(NotAllowedError):
         authorise(POLICY, "/x.Y/Any", SpiffeId("demo", "org", "janitor"))
+
+
+def test_everybody_may_ask_for_health_and_operators_alone_for_reflection() -> None:
+    roles = {method.split("/")[1].split(".")[1]: BASE[method] for method in BASE}
+
+    assert {"health": ROLES, "reflection": frozenset({OPERATOR})} == roles
 
 
 def test_outside_of_a_call_nobody_is_calling() -> None:
