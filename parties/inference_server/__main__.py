@@ -18,6 +18,7 @@ from core.rpc.identity import Identity, load_identity
 from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
+from parties.admission import only
 from parties.audit import GrpcAuditLog, Reporter
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.intake import Intake, reload
@@ -116,6 +117,7 @@ def _serving(
     identity: Identity,
 ) -> Iterator[RunningServer]:
     inference, model_store = services
+    peers = (settings.orchestrator, settings.key_holder)
 
     def register(server: grpc.Server) -> None:
         add_GRPCInferenceServiceServicer_to_server(inference, server)
@@ -130,6 +132,7 @@ def _serving(
         settings=ServerSettings(max_message_bytes=settings.max_message_bytes),
         on_refusal=ports.reporter.tell,
         federation=settings.federation,
+        admit=only(*(peer.spiffe_id for peer in peers if peer is not None)),
     ) as server:
         yield server
 

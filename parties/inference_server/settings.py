@@ -16,6 +16,8 @@ class Settings:
     federation: str
     listen: str
     orchestrator: Peer
+    # Whoever may send issued models; if it is left out, any key holder may.
+    key_holder: Peer | None = None
     engine_threads: int = 2
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
@@ -23,7 +25,7 @@ class Settings:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the file; the numbers may be left out."""
+        """Read the file; the key holder and the numbers may be left out."""
         found = read_settings(folder)
         numbers = (
             "engine_threads",
@@ -35,6 +37,9 @@ class Settings:
             federation=take_text(found, "federation"),
             listen=take_address(found, "listen"),
             orchestrator=Peer.read(found, "orchestrator"),
+            key_holder=Peer.read(found, "key_holder")
+            if "key_holder" in found
+            else None,
             **{name: _count(found, name) for name in numbers if name in found},
         )
 

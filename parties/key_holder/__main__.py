@@ -19,6 +19,7 @@ from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, serve
 from core.rpc.settings import Peer
+from parties.admission import only
 from parties.audit import GrpcAuditLog, Reporter
 from parties.key_holder.delivery import Delivery
 from parties.key_holder.inference_server import GrpcInferenceServer
@@ -104,6 +105,7 @@ def _serving(
         settings.listen,
         on_refusal=office.reporter.tell,
         federation=settings.federation,
+        admit=only(settings.orchestrator.spiffe_id),
     ) as server:
         yield server
 

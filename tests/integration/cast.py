@@ -190,7 +190,9 @@ class Cast:
 
     @contextmanager
     def inference_server(self) -> Iterator[None]:
-        folder = self.settle(SERVER_ID, ORCHESTRATOR_ID)
+        # The server never calls the key holder: any address will do.
+        self.addresses.setdefault(KEY_HOLDER_ID, "127.0.0.1:1")
+        folder = self.settle(SERVER_ID, ORCHESTRATOR_ID, KEY_HOLDER_ID)
         with inference_server.running(folder):
             self.found(SERVER_ID, INFERENCE_SERVICE)
             yield
