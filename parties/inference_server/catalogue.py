@@ -41,13 +41,20 @@ class Catalogue:
         self._issues: Mapping[IssuedName, StoredIssue] = {}
         self._changing = Lock()
 
-    def add_backbone(self, stored: StoredBackbone) -> None:
-        """Make a backbone ready. Raises `CorruptFileError` if it cannot be."""
+    def prepare(self, stored: StoredBackbone) -> ReadyBackbone:
+        """Load a backbone, not served yet. Raises `CorruptFileError` if it cannot."""
         architecture = stored.manifest.architecture
         backbone = self._engine.load(architecture, stored.tensors)
-        ready = ReadyBackbone(stored.manifest, backbone)
+        return ReadyBackbone(stored.manifest, backbone)
+
+    def serve(self, name: ModelName, ready: ReadyBackbone) -> None:
+        """Let a prepared backbone answer."""
         with self._changing:
-            self._backbones = {**self._backbones, stored.name: ready}
+            self._backbones = {**self._backbones, name: ready}
+
+    def add_backbone(self, stored: StoredBackbone) -> None:
+        """Prepare a backbone and serve it."""
+        self.serve(stored.name, self.prepare(stored))
 
     def add_issue(self, stored: StoredIssue) -> None:
         name = IssuedName.of(stored.statement)

@@ -4,7 +4,7 @@ Nothing is believed because it arrived: a backbone must be the one that its prov
 signed, an issued embedding the one that the key holder signed and the registry lists.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from threading import Lock
@@ -36,7 +36,12 @@ _MAY_BE_STORED = frozenset({"pending", "live"})
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """Checks what is delivered, keeps it on disk, and has it served."""
+    """Checks what is delivered, has it recorded, keeps it on disk, and has it served.
+
+    The record comes before the effect: what the log does not know is neither kept nor
+    served. After a crash in between there is a record without effect; the sender, who
+    got no answer, sends again.
+    """
 
     store: ModelStore
     catalogue: Catalogue
@@ -45,33 +50,41 @@ class Intake:
     _issuing: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def take_backbone(
-        self, provider: str, chunks: Iterable[pb.StoreBackboneRequest]
-    ) -> tuple[ModelName, str]:
-        """Store and serve a release's backbone; return its name and digest."""
+        self,
+        provider: str,
+        chunks: Iterable[pb.StoreBackboneRequest],
+        record: Callable[[ModelName, str], None],
+    ) -> None:
+        """Store and serve a release's backbone, its name and digest once recorded."""
         name, contents = open_upload(chunks)
         manifest = manifest_from(self.registry, provider, name.model, name.version)
         content = gather(contents, self.max_backbone_bytes)
-        stored = read_backbone(name, manifest, content)
-        self.catalogue.add_backbone(stored)
+        ready = self.catalogue.prepare(read_backbone(name, manifest, content))
+        record(name, manifest.backbone_digest)
         self.store.save_backbone(name, manifest, content)
-        return name, manifest.backbone_digest
+        self.catalogue.serve(name, ready)
 
     def take_issue(
-        self, key_holder: str, statement: bytes, signature: bytes, content: bytes
-    ) -> IssueStatement:
-        """Store and serve an issued embedding; return what it is."""
+        self,
+        key_holder: str,
+        request: pb.StoreIssuedModelRequest,
+        record: Callable[[IssueStatement], None],
+    ) -> None:
+        """Store and serve an issued embedding, once it is recorded what it is."""
         signing_key = active_party(self.registry, key_holder).signing_key
-        verify(signing_key, ISSUE, statement, signature)
-        facts = IssueStatement.from_bytes(statement)
+        verify(signing_key, ISSUE, request.statement, request.signature)
+        facts = IssueStatement.from_bytes(request.statement)
         ready = self.catalogue.backbone(facts.model, facts.model_version)
         _require_fit(ready.manifest.architecture, facts)
-        stored = read_issue(facts, content)
+        stored = read_issue(facts, request.embedding)
         # A deletion must not slip in between the registry's word and the file.
         with self._issuing:
             _require_listed(self.registry, facts)
-            self.store.save_issue(statement, signature, content)
+            record(facts)
+            self.store.save_issue(
+                request.statement, request.signature, request.embedding
+            )
             self.catalogue.add_issue(stored)
-        return facts
 
     def drop_issue(self, name: IssuedName) -> None:
         """Delete an issued embedding from memory and disk."""

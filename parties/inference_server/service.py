@@ -11,6 +11,7 @@ import grpc
 
 from core.errors import NotAllowedError
 from core.rpc.policy import current_caller
+from core.statements import IssueStatement
 from core.wire import to_bytes
 from parties.audit import (
     AuditLog,
@@ -24,7 +25,7 @@ from parties.inference_server.catalogue import Catalogue, Served
 from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
 from parties.inference_server.records import Answer, release
-from parties.inference_server.store import IssuedName
+from parties.inference_server.store import IssuedName, ModelName
 from protos import model_store_pb2 as store_pb
 from protos import model_store_pb2_grpc as store_rpc
 from protos import open_inference_pb2 as pb
@@ -169,20 +170,24 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         _context: grpc.ServicerContext,
     ) -> store_pb.StoreBackboneResponse:
         with self._answering("StoreBackbone", {}) as caller:
-            name, digest = self._intake.take_backbone(caller, request_iterator)
-            facts = {"model": name.model, "model_version": str(name.version)}
-            self._record("backbone.stored", caller, facts | {"digest": digest})
+
+            def record(name: ModelName, digest: str) -> None:
+                facts = {"model": name.model, "model_version": str(name.version)}
+                self._record("backbone.stored", caller, facts | {"digest": digest})
+
+            self._intake.take_backbone(caller, request_iterator, record)
             return store_pb.StoreBackboneResponse()
 
     def StoreIssuedModel(
         self, request: store_pb.StoreIssuedModelRequest, _context: grpc.ServicerContext
     ) -> store_pb.StoreIssuedModelResponse:
         with self._answering("StoreIssuedModel", {}) as caller:
-            facts = self._intake.take_issue(
-                caller, request.statement, request.signature, request.embedding
-            )
-            subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
-            self._record("issued.stored", caller, subject)
+
+            def record(facts: IssueStatement) -> None:
+                subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
+                self._record("issued.stored", caller, subject)
+
+            self._intake.take_issue(caller, request, record)
             return store_pb.StoreIssuedModelResponse()
 
     def DeleteIssuedModel(
@@ -192,6 +197,9 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
             request.key_id, request.key_version, request.model, request.model_version
         )
         with self._answering("DeleteIssuedModel", _issued(name)) as caller:
+            # Here the effect comes first: to delete twice is harmless, so a caller who
+            # got no answer asks again, and the orchestrator records `issued.gone` only
+            # after an answer.
             self._intake.drop_issue(name)
             self._record("issued.deleted", caller, _issued(name))
             return store_pb.DeleteIssuedModelResponse()

@@ -1,5 +1,6 @@
 """Take a provider's plain patch embedding into the vault, once it is proved its own."""
 
+from collections.abc import Callable
 from hashlib import sha256
 
 from core.errors import CorruptFileError, SignatureError
@@ -16,8 +17,13 @@ def take_embedding(
     model: str,
     version: int,
     content: bytes,
-) -> str:
-    """Store `embedding.safetensors` of a registered model version; return its digest.
+    record: Callable[[str], None],
+) -> None:
+    """Store `embedding.safetensors` of a registered model version.
+
+    `record` gets its digest before anything is stored, so what the log does not know is
+    not kept. After a crash in between there is a record without effect; the provider,
+    who got no answer, sends again.
 
     Raises:
         NotFound: for a model version the registry does not know.
@@ -34,5 +40,5 @@ def take_embedding(
     expected = (sizes.hidden, sizes.channels, *patch)
     if (got := read_weight(content).shape) != expected:
         raise CorruptFileError(f"weight: expected {expected}, got {got}")
+    record(digest)
     vault.store_embedding(model, version, content)
-    return digest

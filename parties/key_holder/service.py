@@ -46,15 +46,19 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
     ) -> pb.StoreEmbeddingResponse:
         named = {"model": request.model, "model_version": str(request.model_version)}
         with self._answering("StoreEmbedding", named) as caller:
-            digest = take_embedding(
+
+            def record(digest: str) -> None:
+                self._record("embedding.stored", caller, named | {"digest": digest})
+
+            take_embedding(
                 self._office.vault,
                 self._office.registry,
                 provider=caller,
                 model=request.model,
                 version=request.model_version,
                 content=request.embedding,
+                record=record,
             )
-            self._record("embedding.stored", caller, named | {"digest": digest})
             return pb.StoreEmbeddingResponse()
 
     def CreateKeyVersion(

@@ -281,6 +281,18 @@ def test_an_embedding_of_a_registered_release_is_taken_and_recorded(
     assert recorded["digest"] == house.release.manifest.embedding_digest
 
 
+def test_no_audit_no_embedding(house: KeyHouse) -> None:
+    house.audit.away = True
+
+    with pytest.raises(AuditUnavailable):
+        house.store()
+
+    assert not list((house.folder / "embeddings").iterdir())
+    house.audit.away = False
+    house.store()
+    assert list((house.folder / "embeddings").iterdir())
+
+
 def test_an_embedding_that_the_manifest_does_not_name_is_refused(
     house: KeyHouse,
 ) -> None:

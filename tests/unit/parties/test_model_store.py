@@ -276,6 +276,40 @@ def test_no_audit_no_backbone(shop: Shop) -> None:
     with pytest.raises(AuditUnavailable):
         shop.upload()
 
+    with pytest.raises(NotFound):
+        shop.catalogue.versions(MODEL)
+    assert not [path for path in shop.folder.rglob("*") if path.is_file()]
+    shop.audit.away = False
+    shop.upload()
+    assert [1] == shop.catalogue.versions(MODEL)
+
+
+def test_no_audit_no_issued_model(shop: Shop) -> None:
+    shop.upload()
+    shop.list_as_issued()
+    shop.audit.away = True
+
+    with pytest.raises(AuditUnavailable):
+        shop.deliver()
+
+    assert not shop.serves()
+    assert not list((shop.folder / "issued").iterdir())
+    shop.audit.away = False
+    shop.deliver()
+    assert shop.serves()
+
+
+def test_a_deletion_that_was_not_recorded_is_asked_for_again(stocked: Shop) -> None:
+    """It is gone all the same; the second time it is recorded."""
+    stocked.audit.away = True
+    with pytest.raises(AuditUnavailable):
+        stocked.delete()
+    stocked.audit.away = False
+    stocked.delete()
+
+    assert not stocked.serves()
+    assert len(stocked.audit.of_kind("issued.deleted")) == 1
+
 
 def test_an_issued_model_is_taken_recorded_and_served(stocked: Shop) -> None:
     stocked.deliver()
