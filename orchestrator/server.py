@@ -16,6 +16,7 @@ from core.wire import write_atomically
 from orchestrator.audit.events import RefusalRecorder
 from orchestrator.audit.keys import ensure_log_key
 from orchestrator.audit.service import AuditService
+from orchestrator.audit.signing import signing
 from orchestrator.audit.writer import AuditLog
 from orchestrator.policy import POLICY
 from orchestrator.registry.database import open_database
@@ -70,8 +71,10 @@ def open_registry(
         with registry.own_change() as change:
             for party in (identity.spiffe, *settings.parties):
                 enrol(change, party)
-        yield registry
         # What no checkpoint covers could be cut off unseen while we are away.
+        audit_log.checkpoint()
+        with signing(audit_log):
+            yield registry
         audit_log.checkpoint()
 
 
