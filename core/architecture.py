@@ -8,6 +8,11 @@ from core.errors import ConfigurationError
 
 # Far above any published ConvMixer, far below what exhausts a machine by one number.
 MAX_SIZE: Final = 65_536
+# 224x224 images in patches of 16 make 768. A key is a square of this size.
+MAX_DIMENSION: Final = 1024
+MAX_DEPTH: Final = 256
+# Weights of the patch embedding: 64 MiB in float32.
+MAX_EMBEDDING: Final = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Architecture:
                 f"patch_size: {self.height}x{self.width} images do not split into "
                 f"{self.patch_size}x{self.patch_size} patches"
             )
+        _require_bound("depth", self.depth, MAX_DEPTH)
+        _require_bound("channels x patch_size^2", self.dimension, MAX_DIMENSION)
+        weights = self.hidden * self.dimension
+        _require_bound("hidden x channels x patch_size^2", weights, MAX_EMBEDDING)
 
     @property
     def dimension(self) -> int:
@@ -70,3 +79,8 @@ def _require_size(name: str, value: object) -> int:
     ):
         raise ConfigurationError(f"{name}: expected 1 to {MAX_SIZE}, got {value!r:.40}")
     return value
+
+
+def _require_bound(name: str, value: int, bound: int) -> None:
+    if value > bound:
+        raise ConfigurationError(f"{name}: expected at most {bound}, got {value}")

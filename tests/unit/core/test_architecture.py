@@ -59,3 +59,33 @@ def test_images_that_do_not_split_into_patches_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match="patch_size"):
         Architecture(height=height, width=width)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"depth": 257}, "depth: expected at most 256, got 257"),
+        (
+            {"patch_size": 32, "channels": 2},
+            r"channels x patch_size\^2: expected at most 1024, got 2048",
+        ),
+        (
+            {"patch_size": 16, "channels": 4, "hidden": 16385},
+            r"hidden x channels x patch_size\^2: expected at most 16777216, got",
+        ),
+    ],
+)
+def test_sizes_that_exhaust_a_machine_together_are_refused(
+    sizes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Architecture.from_dict({**Architecture().to_dict(), **sizes})
+
+
+@pytest.mark.parametrize("patch_size", [14, 16])
+def test_the_patches_of_large_images_are_allowed(patch_size: int) -> None:
+    architecture = Architecture(
+        hidden=1536, depth=20, patch_size=patch_size, height=224, width=224
+    )
+
+    assert architecture.dimension in {588, 768}

@@ -1,5 +1,7 @@
 """The network is the paper's, comes apart at the embedding and goes together again."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,15 @@ def test_an_embedding_of_another_model_is_refused() -> None:
 
     with pytest.raises(CorruptFileError, match=r"embedding\.weight"):
         put_together(SMALL, backbone, np.zeros((8, 3, 2, 2), dtype=np.float32))
+
+
+def test_a_file_that_does_not_fit_takes_no_memory() -> None:
+    """The embedding alone would take 64 MiB."""
+    large = Architecture(hidden=16_384, depth=1, patch_size=16, channels=4)
+    tracemalloc.start()
+    with pytest.raises(CorruptFileError):
+        put_together(large, {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**23
