@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from core.architecture import Architecture
 from core.canonical import canonical, parse, take_fields
-from core.errors import CorruptFileError, InvalidInput
+from core.errors import CorruptFileError, InvalidInput, TooLargeError
 from core.preprocessing import Preprocessing
+
+# A thousand class names fit; a megabyte of lineage, kept for good, does not.
+MAX_BYTES: Final = 64 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -52,7 +55,10 @@ class Manifest:
 
         Raises:
             CorruptFileError: for another form, unknown fields, or facts that disagree.
+            TooLargeError: for more than `MAX_BYTES`.
         """
+        if len(data) > MAX_BYTES:
+            raise TooLargeError(f"manifest: at most {MAX_BYTES} bytes, got {len(data)}")
         fields = take_fields(parse(data), _FIELDS)
         try:
             architecture = Architecture.from_dict(fields["architecture"])

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Party(_message.Message):
-    """A party of the federation. All of it is public within the federation."""
+    """A party of the federation. All of it is public to whoever may see the party."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,7 +108,7 @@ Global___RegisterPublicKeysResponse: _TypeAlias = RegisterPublicKeysResponse  # 
 
 @_typing.final
 class ListPartiesRequest(_message.Message):
-    """Asks for all parties."""
+    """Asks for the parties."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,7 +125,7 @@ Global___ListPartiesRequest: _TypeAlias = ListPartiesRequest  # noqa: Y015
 
 @_typing.final
 class ListPartiesResponse(_message.Message):
-    """All parties the registry knows."""
+    """The parties that the caller may see."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

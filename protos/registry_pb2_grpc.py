@@ -93,7 +93,9 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListParties(self, request, context):
-        """The parties and their public keys. Public within the federation.
+        """The parties and their public keys. A data owner or a model provider sees itself, the
+        orchestrator, the key holder, the inference server and the model providers, but no
+        other data owner; the others see all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,10 @@ class RegistryServiceStub:
     RegisterPublicKeys: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterPublicKeysRequest, _registry_pb2.RegisterPublicKeysResponse]
     """A party registers its public keys once; a second, different set is refused."""
     ListParties: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListPartiesRequest, _registry_pb2.ListPartiesResponse]
-    """The parties and their public keys. Public within the federation."""
+    """The parties and their public keys. A data owner or a model provider sees itself, the
+    orchestrator, the key holder, the inference server and the model providers, but no
+    other data owner; the others see all.
+    """
     RegisterModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterModelVersionRequest, _registry_pb2.RegisterModelVersionResponse]
     """A provider registers a signed release and receives its integer version."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]
@@ -64,7 +67,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     RegisterPublicKeys: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterPublicKeysRequest, _registry_pb2.RegisterPublicKeysResponse]  # type: ignore[assignment]
     """A party registers its public keys once; a second, different set is refused."""
     ListParties: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListPartiesRequest, _registry_pb2.ListPartiesResponse]  # type: ignore[assignment]
-    """The parties and their public keys. Public within the federation."""
+    """The parties and their public keys. A data owner or a model provider sees itself, the
+    orchestrator, the key holder, the inference server and the model providers, but no
+    other data owner; the others see all.
+    """
     RegisterModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterModelVersionRequest, _registry_pb2.RegisterModelVersionResponse]  # type: ignore[assignment]
     """A provider registers a signed release and receives its integer version."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
@@ -98,7 +104,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListPartiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListPartiesResponse, _abc.Awaitable[_registry_pb2.ListPartiesResponse]]:
-        """The parties and their public keys. Public within the federation."""
+        """The parties and their public keys. A data owner or a model provider sees itself, the
+        orchestrator, the key holder, the inference server and the model providers, but no
+        other data owner; the others see all.
+        """
 
     @_abc_1.abstractmethod
     def RegisterModelVersion(

@@ -34,11 +34,10 @@ class RegistryService(rpc.RegistryServiceServicer):
     def ListParties(
         self, _request: pb.ListPartiesRequest, context: grpc.ServicerContext
     ) -> pb.ListPartiesResponse:
-        with (
-            rpc_errors(context),
-            self._registry.reading(current_caller()) as session,
-        ):
-            found = [_party(row) for row in store.parties(session)]
+        with rpc_errors(context):
+            caller = current_caller()
+            with self._registry.reading(caller) as session:
+                found = [_party(row) for row in store.parties_for(session, caller)]
             return pb.ListPartiesResponse(parties=found)
 
     def RegisterModelVersion(

@@ -27,8 +27,10 @@ from core.rpc.identity import (
     KEY_HOLDER,
     MODEL_PROVIDER,
     OPERATOR,
+    ORCHESTRATOR,
     SpiffeId,
 )
+from core.sealing import check_public_key, fingerprint
 from core.statements import MANIFEST, verify
 from orchestrator.audit.records import Fact
 from orchestrator.audit.writer import AuditLog
@@ -47,6 +49,10 @@ from orchestrator.registry.models import (
 
 CHAMPION: Final = "champion"
 SEES_ALL_KEYS: Final = frozenset({OPERATOR, KEY_HOLDER, INFERENCE_SERVER})
+SEE_NO_OTHER_OWNERS: Final = frozenset({DATA_OWNER, MODEL_PROVIDER})
+SEEN_BY_ALL: Final = frozenset(
+    {ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER, MODEL_PROVIDER}
+)
 
 _SIGNING_KEY_BYTES: Final = 32
 _SEALING_KEY_BYTES_AT_MOST: Final = 4096
@@ -129,7 +135,7 @@ def register_public_keys(
 
     Raises:
         Conflict: another set is registered already.
-        InvalidInput: a key has the wrong length.
+        InvalidInput: a key has the wrong length, or is no key.
     """
     _check_public_keys(signing_key, sealing_key)
     party = active_party(change.session, change.actor)
@@ -140,11 +146,9 @@ def register_public_keys(
         raise Conflict(f"{change.actor} has registered other public keys")
     party.signing_key = signing_key
     party.sealing_key = sealing_key or None
-    facts = {
-        "party": change.actor,
-        "signing_key": signing_key.hex(),
-        "sealing_key_sha256": hashlib.sha256(sealing_key).hexdigest(),
-    }
+    facts = {"party": change.actor, "signing_key": signing_key.hex()}
+    if sealing_key:
+        facts["sealing_key_sha256"] = fingerprint(sealing_key)
     change.record("party.keys_registered", facts)
     return party
 
@@ -154,19 +158,25 @@ def register_model_version(
 ) -> ModelVersion:
     """Register the actor's release under the next version of its name.
 
+    The same manifest once more is the version it already is.
+
     Raises:
         SignatureError: the actor's registered key did not sign this manifest.
+        TooLargeError: the manifest is longer than `core.manifest.MAX_BYTES`.
         NotAllowedError: the name belongs to another provider.
     """
     provider = active_party(change.session, change.actor)
     verify(_signing_key(provider), MANIFEST, manifest, signature)
     read = Manifest.from_bytes(manifest)
     model = _model_of(change.session, read.name, provider)
+    digest = hashlib.sha256(manifest).digest()
+    if known := _released(change.session, model, digest):
+        return known
     version = ModelVersion(
         model=model,
         version=_latest_version(change.session, model) + 1,
         manifest=manifest,
-        manifest_digest=hashlib.sha256(manifest).digest(),
+        manifest_digest=digest,
         signature=signature,
         embedding_digest=bytes.fromhex(read.embedding_digest),
         backbone_digest=bytes.fromhex(read.backbone_digest),
@@ -174,8 +184,7 @@ def register_model_version(
         created_at_ms=change.now_ms,
     )
     change.session.add(version)
-    digest = version.manifest_digest.hex()
-    facts = {**model_facts(version), "manifest_sha256": digest}
+    facts = {**model_facts(version), "manifest_sha256": digest.hex()}
     change.record("model.registered", facts)
     return version
 
@@ -253,9 +262,15 @@ def active_party(session: Session, spiffe_id: str) -> Party:
     return party
 
 
-def parties(session: Session) -> Sequence[Party]:
-    """All parties, in the order they were enrolled."""
+def parties_for(session: Session, caller: SpiffeId) -> Sequence[Party]:
+    """The parties a caller may see, in the order they were enrolled.
+
+    An owner or a provider sees itself and whom it deals with, but no (other) owner.
+    """
     query = select(Party).options(joinedload(Party.organisation)).order_by(Party.id)
+    if caller.role in SEE_NO_OTHER_OWNERS:
+        seen = Party.role.in_(SEEN_BY_ALL) | (Party.spiffe_id == str(caller))
+        query = query.where(seen)
     return session.scalars(query).all()
 
 
@@ -406,6 +421,8 @@ def _check_public_keys(signing_key: bytes, sealing_key: bytes) -> None:
             f"sealing_key: at most {_SEALING_KEY_BYTES_AT_MOST} bytes, "
             f"got {len(sealing_key)}"
         )
+    if sealing_key:
+        check_public_key(sealing_key)
 
 
 def _signing_key(party: Party) -> bytes:
@@ -424,6 +441,14 @@ def _model_of(session: Session, name: str, provider: Party) -> Model:
     if model.provider_party_id != provider.id:
         raise NotAllowedError("the model belongs to another provider")
     return model
+
+
+def _released(session: Session, model: Model, digest: bytes) -> ModelVersion | None:
+    """The version of a model that has this manifest, the first if there are more."""
+    query = _model_versions().where(
+        ModelVersion.model_id == model.id, ModelVersion.manifest_digest == digest
+    )
+    return session.scalar(query.order_by(ModelVersion.version).limit(1))
 
 
 def _latest_version(session: Session, model: Model) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from core.architecture import Architecture
 from core.canonical import canonical
-from core.errors import CorruptFileError, InvalidInput
-from core.manifest import Manifest
+from core.errors import CorruptFileError, InvalidInput, TooLargeError
+from core.manifest import MAX_BYTES, Manifest
 from core.preprocessing import Preprocessing
 
 MANIFEST = Manifest(
@@ -95,6 +95,16 @@ def test_a_field_of_another_type_is_refused(name: str, value: Any) -> None:
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptFileError):
         Manifest.from_bytes(data)
+
+
+def test_a_manifest_has_a_bound() -> None:
+    room = MAX_BYTES - len(replace(MANIFEST, lineage={"note": ""}).to_bytes())
+    longest = replace(MANIFEST, lineage={"note": "x" * room})
+    longer = replace(MANIFEST, lineage={"note": "x" * (room + 1)})
+
+    assert Manifest.from_bytes(longest.to_bytes()) == longest
+    with pytest.raises(TooLargeError, match="65536 bytes, got 65537"):
+        Manifest.from_bytes(longer.to_bytes())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import acting_as
+from core.sealing import X25519, SealingKey
 from core.statements import MANIFEST, sign
 from orchestrator.registry.service import RegistryService
 from protos import registry_pb2 as pb
@@ -27,6 +28,8 @@ from tests.unit.orchestrator.office import (
     manifest_bytes,
     spiffe,
 )
+
+SEALING = SealingKey(X25519, b"a" * 32).public_bytes()
 
 
 def ask(
@@ -52,7 +55,7 @@ def refusal(
 
 
 def test_a_party_reads_back_what_it_registered(office: Office) -> None:
-    request = pb.RegisterPublicKeysRequest(signing_key=b"s" * 32, sealing_key=b"seal")
+    request = pb.RegisterPublicKeysRequest(signing_key=b"s" * 32, sealing_key=SEALING)
     method = RegistryService.RegisterPublicKeys
     party = ask(office, ALDER_ID, method, request).party
 
@@ -62,7 +65,7 @@ def test_a_party_reads_back_what_it_registered(office: Office) -> None:
         role="data-owner",
         state="active",
         signing_key=b"s" * 32,
-        sealing_key=b"seal",
+        sealing_key=SEALING,
     )
     request.signing_key = b"t" * 32
     assert refusal(office, ALDER_ID, method, request) == (
@@ -71,11 +74,25 @@ def test_a_party_reads_back_what_it_registered(office: Office) -> None:
     )
 
 
-def test_every_party_may_know_every_party(office: Office) -> None:
+@pytest.mark.parametrize(
+    ("caller", "unseen"),
+    [
+        (BIRCH_ID, {ALDER_ID, OPERATOR_ID}),
+        (PROVIDER_ID, {ALDER_ID, BIRCH_ID, OPERATOR_ID}),
+        (OPERATOR_ID, set()),
+        (KEY_HOLDER_ID, set()),
+        (SERVER_ID, set()),
+    ],
+)
+def test_who_the_owners_are_is_for_those_who_serve_them(
+    office: Office, caller: SpiffeId, unseen: set[SpiffeId]
+) -> None:
     method = RegistryService.ListParties
-    parties = ask(office, BIRCH_ID, method, pb.ListPartiesRequest()).parties
+    parties = ask(office, caller, method, pb.ListPartiesRequest()).parties
 
-    assert [party.spiffe_id for party in parties] == [str(p) for p in EVERYBODY]
+    assert [party.spiffe_id for party in parties] == [
+        str(party) for party in EVERYBODY if party not in unseen
+    ]
 
 
 def test_a_release_is_registered_and_listed_with_its_aliases(office: Office) -> None:

@@ -1,5 +1,6 @@
 """The registry's rows: who may change them, and that the log says so."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,8 +14,11 @@ from core.errors import (
     NotFound,
     NotGrantedError,
     SignatureError,
+    TooLargeError,
 )
+from core.manifest import MAX_BYTES
 from core.rpc.identity import DATA_OWNER
+from core.sealing import X25519, SealingKey
 from core.statements import ISSUE, MANIFEST, sign
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import PartyState
@@ -38,12 +42,15 @@ from tests.unit.orchestrator.office import (
     spiffe,
 )
 
+SEALING = SealingKey(X25519, b"a" * 32).public_bytes()
+OTHER_SEALING = SealingKey(X25519, b"b" * 32).public_bytes()
+
 
 def test_a_party_is_enrolled_once(office: Office) -> None:
     with office.registry.own_change() as change:
         store.enrol(change, ALDER_ID)
-    with office.registry.reading(ALDER_ID) as session:
-        known = [party.spiffe_id for party in store.parties(session)]
+    with office.registry.reading(OPERATOR_ID) as session:
+        known = [party.spiffe_id for party in store.parties_for(session, OPERATOR_ID)]
 
     assert known == [str(party) for party in EVERYBODY]
     assert len(office.entries("party.enrolled")) == len(EVERYBODY)
@@ -84,17 +91,43 @@ def test_a_change_that_fails_leaves_neither_rows_nor_records(office: Office) -> 
 
 def test_the_first_public_keys_stay(office: Office) -> None:
     with office.change(ALDER_ID) as change:
-        store.register_public_keys(change, b"s" * 32, b"sealing")
+        store.register_public_keys(change, b"s" * 32, SEALING)
     with office.change(ALDER_ID) as change:
-        again = store.register_public_keys(change, b"s" * 32, b"sealing")
+        again = store.register_public_keys(change, b"s" * 32, SEALING)
     with pytest.raises(Conflict), office.change(ALDER_ID) as change:
-        store.register_public_keys(change, b"t" * 32, b"sealing")
+        store.register_public_keys(change, b"t" * 32, SEALING)
     with pytest.raises(Conflict), office.change(ALDER_ID) as change:
-        store.register_public_keys(change, b"s" * 32, b"another")
+        store.register_public_keys(change, b"s" * 32, OTHER_SEALING)
 
-    assert (again.signing_key, again.sealing_key) == (b"s" * 32, b"sealing")
+    assert (again.signing_key, again.sealing_key) == (b"s" * 32, SEALING)
     actors = [entry.actor for entry in office.entries("party.keys_registered")]
     assert actors.count(str(ALDER_ID)) == 1
+
+
+def test_the_first_public_keys_stay_without_a_sealing_key_too(office: Office) -> None:
+    for _ in range(2):
+        with office.change(SERVER_ID) as change:
+            store.register_public_keys(change, b"s" * 32, b"")
+    for signing, sealing in ((b"t" * 32, b""), (b"s" * 32, SEALING)):
+        with pytest.raises(Conflict), office.change(SERVER_ID) as change:
+            store.register_public_keys(change, signing, sealing)
+
+
+def test_only_a_sealing_key_that_exists_is_recorded(office: Office) -> None:
+    for party, sealing in ((ALDER_ID, SEALING), (SERVER_ID, b"")):
+        with office.change(party) as change:
+            store.register_public_keys(change, b"s" * 32, sealing)
+    found = {e.actor: e.subject for e in office.entries("party.keys_registered")}
+
+    digest = hashlib.sha256(SEALING).hexdigest()
+    assert found[str(ALDER_ID)]["sealing_key_sha256"] == digest
+    assert "sealing_key_sha256" not in found[str(SERVER_ID)]
+
+
+@pytest.mark.parametrize("sealing", [b"sealing", SEALING[:-1], bytes(len(SEALING))])
+def test_a_sealing_key_that_is_none_is_refused(office: Office, sealing: bytes) -> None:
+    with pytest.raises(CorruptFileError), office.change(ALDER_ID) as change:
+        store.register_public_keys(change, b"s" * 32, sealing)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +147,9 @@ def test_versions_of_a_model_count_up(office: Office) -> None:
 
 def test_concurrent_registrations_get_distinct_versions(office: Office) -> None:
     with ThreadPoolExecutor(4) as pool:
-        versions = list(pool.map(lambda s: register_model(office, seed=s), range(12)))
+        versions = list(
+            pool.map(lambda s: register_model(office, seed=s), range(1, 13))
+        )
 
     assert sorted(versions) == list(range(2, 14))
 
@@ -153,6 +188,22 @@ def test_a_models_name_belongs_to_its_first_provider(office: Office) -> None:
 def test_a_signed_manifest_that_is_no_manifest_is_refused(office: Office) -> None:
     with pytest.raises(CorruptFileError), office.change(PROVIDER_ID) as change:
         store.register_model_version(change, b"{}", sign(PROVIDER_KEY, MANIFEST, b"{}"))
+
+
+def test_a_release_registered_again_is_the_version_it_is(office: Office) -> None:
+    """A provider that heard no answer asks again; other manifests came meanwhile."""
+    assert register_model(office, seed=1) == 2
+    assert register_model(office) == 1
+    assert register_model(office, seed=1) == 2
+    assert len(office.entries("model.registered")) == 2
+
+
+def test_a_manifest_has_a_bound(office: Office) -> None:
+    manifest = manifest_bytes() + b" " * MAX_BYTES
+    signature = sign(PROVIDER_KEY, MANIFEST, manifest)
+
+    with pytest.raises(TooLargeError), office.change(PROVIDER_ID) as change:
+        store.register_model_version(change, manifest, signature)
 
 
 def test_the_lineage_is_kept(office: Office) -> None:
