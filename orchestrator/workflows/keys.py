@@ -24,6 +24,7 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import TRANSITIONS, KeyAction, KeyState, next_state
 from orchestrator.registry.models import Grant, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
+from orchestrator.workflows import steps
 
 LONGEST_OVERLAP_S = 30 * 24 * 3600.0
 LONGEST_REASON = 500
@@ -97,10 +98,11 @@ def revoke(
     """End every version of a key at once; return its id and the versions that ended.
 
     Raises:
+        InvalidInput: the reason is blank or long.
         NotFound: the owner never had a key for this model.
     """
-    if len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"reason: at most {LONGEST_REASON} characters")
+    if not reason.strip() or len(reason) > LONGEST_REASON:
+        raise InvalidInput(f"reason: expected 1 to {LONGEST_REASON} characters")
     key = store.key_of(change.session, owner, model)
     if key is None:
         raise NotFound("the owner has no key for this model")
@@ -113,6 +115,7 @@ def revoke(
         version.is_primary = False
         version.reason = reason
         store.move(change, version, KeyAction.REVOKE, "key.revoked", reason=reason)
+        steps.retire_issued(change, version)
     return key.key_id, [version.version for version in ended]
 
 

@@ -6,7 +6,8 @@ remote call, and then writes what came of it in one transaction, with its audit 
 Rules:
 1. draw: a `pre_active` key version without commitment is drawn by the key holder.
 2. prepare: for a confirmed version that is `pre_active` or `active`, the model's
-   champion (else its newest version) is transformed: an issued model is `pending`.
+   champion (else its newest version with the key's patch size and channels) is
+   transformed: an issued model is `pending`.
 3. send: a `pending` issued model is sent to the inference server and becomes `live`. If
    its key version was `pre_active`, in the same transaction it becomes `active` and
    primary, and the former primary `retiring` until its overlap ends.

@@ -4,12 +4,14 @@ Functions that take a `Session` find rows. Functions that take a `Change` run af
 remote call: they read the row again, and do nothing if it has moved on meanwhile.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from core.errors import SignatureError
+from core.errors import KeymixerError, SignatureError
+from core.manifest import Manifest
 from core.statements import ISSUE, IssueStatement, verify
 from orchestrator.audit.records import Fact
 from orchestrator.registry import store
@@ -57,26 +59,17 @@ def keys_to_draw(session: Session) -> list[KeyToDraw]:
 
 
 def issues_to_prepare(session: Session) -> list[IssueId]:
-    """Rule 2: key versions that have no issued model of the version they should."""
-    issued = and_(
-        IssuedModel.key_version_id == KeyVersion.id,
-        IssuedModel.model_version_id == ModelVersion.id,
-    )
-    query = (
-        select(Key.key_id, KeyVersion.version, Model.name, ModelVersion.version)
-        .select_from(KeyVersion)
-        .join(KeyVersion.key)
-        .join(Key.model)
-        .join(ModelVersion, ModelVersion.model_id == Model.id)
-        .outerjoin(IssuedModel, issued)
-        .where(
-            KeyVersion.confirmed,
-            KeyVersion.state.in_(_SERVED),
-            ModelVersion.version == _champion(),
-            IssuedModel.id.is_(None),
-        )
-    )
-    return [IssueId(*row) for row in session.execute(query)]
+    """Rule 2: key versions that have no issued model of the version they should.
+
+    That is the champion, or without one the newest version with the key's blocks. A
+    champion with other blocks waits for another key.
+    """
+    found: dict[KeyName, IssueId] = {}
+    for row in session.execute(_candidates()):
+        issue, blocks = IssueId(*row[:4]), row[4:6]
+        if blocks == _blocks(row.manifest):
+            found.setdefault(KeyName(issue.key_id, issue.key_version), issue)
+    return list(found.values())
 
 
 def issues_to_send(session: Session) -> list[IssueId]:
@@ -177,6 +170,7 @@ def record_expired(change: Change, key: KeyName) -> None:
     ended = row.retire_at_ms is not None and row.retire_at_ms <= change.now_ms
     if row.state == KeyState.RETIRING and ended:
         store.move(change, row, KeyAction.EXPIRE, "key.expired")
+        retire_issued(change, row)
 
 
 def record_gone(change: Change, issue: IssueId) -> None:
@@ -194,6 +188,17 @@ def record_destroyed(change: Change, key: KeyName) -> None:
     row = store.key_version(change.session, key.key_id, key.version)
     if row.state == KeyState.DESTROY_SCHEDULED:
         store.move(change, row, KeyAction.DESTROY, "key.destroyed")
+
+
+def retire_issued(change: Change, version: KeyVersion) -> None:
+    """Expect no issued model of a version any more: a late one is not stored."""
+    query = store.select_issued_models().where(
+        IssuedModel.key_version_id == version.id,
+        IssuedModel.state.in_((IssuedState.PENDING, IssuedState.LIVE)),
+    )
+    for issued in change.session.scalars(query).all():
+        issued.state = IssuedState.RETIRING
+        _record_issued(change, issued, "issued.retiring")
 
 
 def _activate(change: Change, version: KeyVersion) -> None:
@@ -219,12 +224,7 @@ def _retire(change: Change, former: KeyVersion, overlap_s: float) -> None:
         "key.retiring",
         retire_at_ms=former.retire_at_ms,
     )
-    query = store.select_issued_models().where(
-        IssuedModel.key_version_id == former.id, IssuedModel.state == IssuedState.LIVE
-    )
-    for issued in change.session.scalars(query).all():
-        issued.state = IssuedState.RETIRING
-        _record_issued(change, issued, "issued.retiring")
+    retire_issued(change, former)
 
 
 def _keys(session: Session, *conditions: ColumnElement[bool]) -> list[KeyName]:
@@ -246,17 +246,59 @@ def _issues(session: Session, *conditions: ColumnElement[bool]) -> list[IssueId]
     return [IssueId(*row) for row in session.execute(query)]
 
 
-def _champion() -> ColumnElement[int]:
-    """The version of `Model` that keys are issued for, as `store.champion` says."""
+def _candidates() -> Select[str, int, str, int, int, int, bytes]:
+    """What could be issued for each key version, the newest model version first."""
+    issued = and_(
+        IssuedModel.key_version_id == KeyVersion.id,
+        IssuedModel.model_version_id == ModelVersion.id,
+    )
+    return (
+        select(
+            Key.key_id,
+            KeyVersion.version,
+            Model.name,
+            ModelVersion.version,
+            Key.patch_size,
+            Key.channels,
+            ModelVersion.manifest,
+        )
+        .select_from(KeyVersion)
+        .join(KeyVersion.key)
+        .join(Key.model)
+        .join(ModelVersion, ModelVersion.model_id == Model.id)
+        .outerjoin(IssuedModel, issued)
+        .where(KeyVersion.confirmed, KeyVersion.state.in_(_SERVED))
+        .where(_due(), IssuedModel.id.is_(None))
+        .order_by(Key.key_id, KeyVersion.version, ModelVersion.version.desc())
+    )
+
+
+def _due() -> ColumnElement[bool]:
+    """The champion; without one, whatever is newer than what the key version has."""
     alias = select(ModelAlias.version).where(
         ModelAlias.model_id == Model.id, ModelAlias.alias == store.CHAMPION
     )
-    other = aliased(ModelVersion)
-    newest = select(func.max(other.version)).where(other.model_id == Model.id)
-    return func.coalesce(
-        alias.correlate(Model).scalar_subquery(),
-        newest.correlate(Model).scalar_subquery(),
+    champion = alias.correlate(Model).scalar_subquery()
+    issued, issued_version = aliased(IssuedModel), aliased(ModelVersion)
+    newest = (
+        select(func.coalesce(func.max(issued_version.version), 0))
+        .join_from(issued, issued_version, issued.model_version)
+        .where(issued.key_version_id == KeyVersion.id)
+        .correlate(KeyVersion)
+        .scalar_subquery()
     )
+    newer = and_(champion.is_(None), ModelVersion.version > newest)
+    return or_(ModelVersion.version == champion, newer)
+
+
+@lru_cache(maxsize=1024)
+def _blocks(manifest: bytes) -> tuple[int, int] | None:
+    """The patch size and channels of a manifest; None if it cannot be read."""
+    try:
+        shape = Manifest.from_bytes(manifest).architecture
+    except KeymixerError:
+        return None
+    return shape.patch_size, shape.channels
 
 
 def _find_issued(session: Session, issue: IssueId) -> IssuedModel | None:

@@ -248,7 +248,9 @@ def test_a_keys_whole_life_over_the_wire(
         records=[inference(key_version=1), inference(key_version=2)]
     )
     verdicts = office.audit(SERVER_ID).RecordInferences(record).verdicts
-    workflows.RevokeKey(workflows_pb2.RevokeKeyRequest(owner=ALDER, model=MODEL))
+    workflows.RevokeKey(
+        workflows_pb2.RevokeKeyRequest(owner=ALDER, model=MODEL, reason="lost")
+    )
     after = office.audit(SERVER_ID).RecordInferences(record).verdicts
     eventually(lambda: office.states() == {1: "destroyed", 2: "destroyed"})
 
@@ -261,7 +263,7 @@ def test_a_keys_whole_life_over_the_wire(
 def test_a_call_that_is_not_for_its_caller_is_refused_and_recorded(
     office: Desk,
 ) -> None:
-    request = workflows_pb2.RevokeKeyRequest(owner=ALDER, model=MODEL)
+    request = workflows_pb2.RevokeKeyRequest(owner=ALDER, model=MODEL, reason="lost")
     with pytest.raises(RemoteError) as caught, remote_errors("orchestrator"):
         office.workflows(BIRCH_ID).RevokeKey(request)
 

@@ -16,8 +16,8 @@ from orchestrator.audit.events import KINDS, RefusalRecorder
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.service import AuditService
 from orchestrator.registry import store
-from orchestrator.registry.lifecycle import PartyState
-from orchestrator.registry.models import Grant
+from orchestrator.registry.lifecycle import IssuedState, PartyState
+from orchestrator.registry.models import Grant, IssuedModel
 from orchestrator.registry.store import Registry
 from orchestrator.workflows import keys
 from protos import audit_pb2 as pb
@@ -142,7 +142,7 @@ def test_after_a_revocation_the_very_next_answer_is_refused(office: Office) -> N
     office.active_key()
     assert verdicts(office, inference()) == [""]
     with office.change() as change:
-        keys.revoke(change, ALDER, MODEL, "")
+        keys.revoke(change, ALDER, MODEL, "lost")
 
     assert verdicts(office, inference()) == ["KeyRefused"]
 
@@ -180,6 +180,34 @@ def test_an_owner_without_a_grant_gets_no_answer(office: Office) -> None:
         row.revoked_at_ms = change.now_ms
 
     assert verdicts(office, inference()) == ["NotGranted"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "model"), [(str(BIRCH_ID), MODEL), (ALDER, "another")]
+)
+def test_a_grant_of_something_else_admits_nothing(
+    office: Office, owner: str, model: str
+) -> None:
+    office.active_key()
+    register_model(office, "another")
+    with office.change() as change:
+        row = change.session.scalars(select(Grant)).one()
+        row.revoked_at_ms = change.now_ms
+        keys.grant(change, owner, model)
+
+    assert verdicts(office, inference()) == ["NotGranted"]
+
+
+@pytest.mark.parametrize("state", [IssuedState.PENDING, IssuedState.GONE])
+def test_a_model_that_is_not_served_answers_nothing(
+    office: Office, state: IssuedState
+) -> None:
+    office.active_key()
+    with office.change() as change:
+        change.session.scalars(select(IssuedModel)).one().state = state
+
+    assert office.states() == {(KEY, 1): "active"}
+    assert verdicts(office, inference()) == ["KeyRefused"]
 
 
 def test_a_revoked_owner_gets_no_answer(office: Office) -> None:
@@ -270,7 +298,7 @@ def test_a_party_reports_only_what_its_role_does(office: Office) -> None:
 def test_no_party_can_report_a_change_of_state(office: Office) -> None:
     office.active_key()
     with office.change() as change:
-        keys.revoke(change, ALDER, MODEL, "")
+        keys.revoke(change, ALDER, MODEL, "lost")
     office.settle()
 
     assert set(office.kinds()).isdisjoint(set().union(*KINDS.values()))

@@ -10,11 +10,14 @@ from typing import TypeVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.statements import ISSUE, IssueStatement, sign
 from orchestrator.registry import store
-from orchestrator.workflows import keys
+from orchestrator.registry.lifecycle import IssuedState, KeyAction, KeyState
+from orchestrator.registry.models import IssuedModel
+from orchestrator.workflows import keys, steps
 from orchestrator.workflows.peers import (
     DrawnKey,
     IssueId,
@@ -22,6 +25,7 @@ from orchestrator.workflows.peers import (
     PreparedIssue,
 )
 from orchestrator.workflows.reconcile import Patience, Reconciler, running
+from orchestrator.workflows.steps import KeyName
 from tests.unit.orchestrator.office import (
     ALDER_ID,
     BIRCH_ID,
@@ -52,7 +56,7 @@ def rotate(office: Office, overlap_s: float = 60.0) -> None:
 
 def revoke(office: Office) -> None:
     with office.change() as change:
-        keys.revoke(change, ALDER, MODEL, "")
+        keys.revoke(change, ALDER, MODEL, "lost")
 
 
 def test_a_new_key_is_drawn_and_waits_for_its_owner(office: Office) -> None:
@@ -91,6 +95,39 @@ def test_a_new_champion_is_issued_under_the_keys_in_use(office: Office) -> None:
 
     assert office.issued() == {(KEY, 1, 1): "live", (KEY, 1, 2): "live"}
     assert office.states() == {(KEY, 1): "active"}
+
+
+def test_a_newer_version_with_other_patches_is_passed_over(office: Office) -> None:
+    """Without a champion a key is issued what it fits: not 3, whose patches are 8."""
+    grant_and_create(office)
+    register_model(office, seed=1)
+    register_model(office, patch_size=8)
+    office.settle()
+    office.confirm(KEY, 1)
+    office.settle()
+
+    assert office.issued() == {(KEY, 1, 2): "live"}
+    assert office.key_holder.calls["prepare"] == 1
+
+
+def test_a_newer_version_is_issued_under_the_keys_in_use(office: Office) -> None:
+    office.active_key()
+    register_model(office, patch_size=8)
+    register_model(office, seed=1)
+    office.settle()
+
+    assert office.issued() == {(KEY, 1, 1): "live", (KEY, 1, 3): "live"}
+
+
+def test_a_champion_that_fits_no_key_is_asked_of_nobody(office: Office) -> None:
+    office.active_key()
+    version = register_model(office, patch_size=8)
+    with office.change(PROVIDER_ID) as change:
+        store.set_alias(change, MODEL, store.CHAMPION, version)
+    office.settle()
+
+    assert office.issued() == {(KEY, 1, 1): "live"}
+    assert office.key_holder.calls["prepare"] == 1
 
 
 def test_in_a_rotation_old_and_new_are_both_served(office: Office) -> None:
@@ -155,7 +192,7 @@ def test_every_step_is_recorded_by_the_orchestrator(office: Office) -> None:
     assert office.kinds()[before:] == [
         *("model.granted", "key.created", "key.drawn", "key.confirmed"),
         *("issued.prepared", "issued.live", "key.activated"),
-        *("key.revoked", "issued.gone", "key.destroyed"),
+        *("key.revoked", "issued.retiring", "issued.gone", "key.destroyed"),
     ]
     drawn = office.entries("key.drawn")[0]
     assert (drawn.actor, drawn.subject["owner"]) == (str(ORCHESTRATOR_ID), ALDER)
@@ -203,7 +240,77 @@ def test_a_key_revoked_during_a_call_stays_revoked(office: Office, during: str) 
     assert office.states() == {(KEY, 1): "destroyed"}
     assert office.server.stored == set()
     assert office.key_holder.destroyed == {(KEY, 1)}
-    assert "key.activated" not in office.kinds()
+    assert not {"issued.live", "key.activated"} & set(office.kinds())
+
+
+def test_a_key_compromised_while_its_model_is_sent_does_not_go_live(
+    office: Office,
+) -> None:
+    grant_and_create(office)
+    office.settle()
+    office.confirm(KEY, 1)
+
+    def compromise() -> None:
+        with office.change() as change:
+            row = store.key_version(change.session, KEY, 1)
+            store.move(change, row, KeyAction.COMPROMISE, "key.compromised")
+
+    meddler = Meddler(office, "send", compromise)
+    reconciler = replace(office.reconciler, key_holder=meddler)
+    while reconciler.run_once():
+        pass
+
+    assert office.issued() == {(KEY, 1, 1): "pending"}
+
+
+def test_a_revoked_keys_models_are_expected_no_more(office: Office) -> None:
+    """At once: the inference server stores only what is `pending` or `live`."""
+    office.active_key()
+    revoke(office)
+
+    assert office.issued() == {(KEY, 1, 1): "retiring"}
+
+
+def test_a_model_on_its_way_is_expected_no_more_once_its_key_expires(
+    office: Office,
+) -> None:
+    office.active_key()
+    with office.change() as change:
+        version = store.key_version(change.session, KEY, 1)
+        version.state, version.is_primary = KeyState.RETIRING, False
+        version.retire_at_ms = change.now_ms
+        change.session.scalars(select(IssuedModel)).one().state = IssuedState.PENDING
+    with office.change() as change:
+        steps.record_expired(change, KeyName(KEY, 1))
+
+    assert office.states() == {(KEY, 1): "destroy_scheduled"}
+    assert office.issued() == {(KEY, 1, 1): "retiring"}
+
+
+def test_a_key_does_not_expire_before_its_time(office: Office) -> None:
+    office.active_key()
+    rotate(office, overlap_s=60.0)
+    office.settle()
+    office.confirm(KEY, 2)
+    office.settle()
+    office.clock.pass_seconds(59.999)
+    with office.change() as change:
+        steps.record_expired(change, KeyName(KEY, 1))
+
+    assert office.states()[KEY, 1] == "retiring"
+    assert "key.expired" not in office.kinds()
+
+
+def test_a_key_that_was_drawn_keeps_its_first_commitment(office: Office) -> None:
+    grant_and_create(office)
+    key = KeyToDraw(KEY, 1, ALDER, MODEL, 4, 3)
+    for byte in (b"1", b"2"):
+        with office.change() as change:
+            steps.record_drawn(change, key, DrawnKey("fake-v1", byte * 32))
+
+    with office.database.reading() as session:
+        assert store.key_version(session, KEY, 1).commitment == b"1" * 32
+    assert len(office.entries("key.drawn")) == 1
 
 
 def statement_for(office: Office, **changed: object) -> PreparedIssue:

@@ -4,6 +4,7 @@ import math
 from contextlib import AbstractContextManager
 
 import pytest
+from sqlalchemy import select
 
 from core.errors import (
     Conflict,
@@ -17,6 +18,8 @@ from core.errors import (
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import acting_as
 from orchestrator.registry import store
+from orchestrator.registry.lifecycle import KeyAction
+from orchestrator.registry.models import Grant
 from orchestrator.workflows import keys
 from orchestrator.workflows.service import WorkflowService
 from protos import workflows_pb2 as pb
@@ -52,7 +55,7 @@ def rotate(office: Office, overlap_s: float = 60.0) -> tuple[str, int]:
         return made.key.key_id, made.version
 
 
-def revoke(office: Office, reason: str = "") -> tuple[str, list[int]]:
+def revoke(office: Office, reason: str = "lost") -> tuple[str, list[int]]:
     with office.change() as change:
         return keys.revoke(change, ALDER, MODEL, reason)
 
@@ -174,6 +177,53 @@ def test_a_reason_is_short(office: Office) -> None:
 
     with pytest.raises(InvalidInput):
         revoke(office, "x" * 501)
+
+
+@pytest.mark.parametrize("reason", ["", "  \n"])
+def test_a_revocation_has_a_reason(office: Office, reason: str) -> None:
+    office.active_key()
+
+    with pytest.raises(InvalidInput):
+        revoke(office, reason)
+    assert office.states() == {("alder.cells", 1): "active"}
+
+
+def take_back_grant(office: Office) -> None:
+    with office.change() as change:
+        row = change.session.scalars(select(Grant)).one()
+        row.revoked_at_ms = change.now_ms
+
+
+def test_a_grant_that_was_taken_back_gives_no_key(office: Office) -> None:
+    grant(office)
+    take_back_grant(office)
+    with pytest.raises(NotGrantedError):
+        create(office)
+    grant(office)
+
+    assert create(office) == ("alder.cells", 1)
+    assert len(office.entries("model.granted")) == 2
+
+
+def test_a_grant_that_was_taken_back_rotates_no_key(office: Office) -> None:
+    office.active_key()
+    take_back_grant(office)
+    with pytest.raises(NotGrantedError):
+        rotate(office)
+    grant(office)
+
+    assert rotate(office) == ("alder.cells", 2)
+
+
+def test_a_suspended_key_is_not_rotated(office: Office) -> None:
+    office.active_key()
+    with office.change() as change:
+        row = store.key_version(change.session, "alder.cells", 1)
+        store.move(change, row, KeyAction.SUSPEND, "key.suspended")
+
+    assert office.primaries() == [("alder.cells", 1)]
+    with pytest.raises(KeyRefusedError):
+        rotate(office)
 
 
 def test_a_key_is_confirmed_once_it_is_drawn(office: Office) -> None:
