@@ -192,6 +192,24 @@ def test_a_leaf_outside_the_tree_is_refused(index: int, size: int) -> None:
         )
 
 
+def test_the_root_is_no_leaf() -> None:
+    """An empty path leads from a root to itself, and yet proves no record."""
+    with pytest.raises(ProofError, match="does not lead"):
+        verify_inclusion(leaf=ROOTS[2], index=0, size=2, path=[], root_hash=ROOTS[2])
+
+
+def test_a_proof_that_ends_below_the_root_is_refused() -> None:
+    """It leads to both roots, but the second is that of 2 leaves and not of 4."""
+    with pytest.raises(ProofError, match="too short"):
+        verify_consistency(
+            first_size=1,
+            second_size=4,
+            first_root=ROOTS[1],
+            second_root=ROOTS[2],
+            path=[LEAVES[1]],
+        )
+
+
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
 def test_every_hash_has_32_bytes(length: int) -> None:
     """A longer node could hide a second preimage; a shorter one is no hash."""
