@@ -27,7 +27,8 @@ from parties.key_holder.errors import (
 )
 
 BLINDING_BYTES = 32
-_LONGEST_IDENTIFIER = 128
+# File systems take 255 bytes; suffixes and drafts need some of them.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,11 @@ class Vault:
     def _commitment(self, name: str, generator: str) -> bytes:
         with self._secret(name) as secret:
             seed, blinding = secret[:SEED_BYTES], secret[SEED_BYTES:]
-            return commitment(seed, bytes(blinding), generator=generator)
+            try:
+                return commitment(seed, bytes(blinding), generator=generator)
+            finally:
+                erase(seed)
+                erase(blinding)
 
     @contextmanager
     def _secret(self, name: str) -> Iterator[bytearray]:
@@ -179,8 +184,9 @@ def _embedding_identity(model: str, version: int) -> bytes:
 
 def _name(identifier: str, version: int) -> str:
     """A file name that no identifier can escape from: `key-7` -> `key-7-1`."""
-    if len(identifier) > _LONGEST_IDENTIFIER:
-        raise KeyFormError(
-            f"an identifier has at most {_LONGEST_IDENTIFIER} characters"
-        )
-    return f"{quote(identifier, safe='')}-{version}"
+    if version < 1:
+        raise KeyFormError("versions start at 1")
+    name = f"{quote(identifier, safe='')}-{version}"
+    if len(name) > _LONGEST_NAME:
+        raise KeyFormError(f"quoted, a name has at most {_LONGEST_NAME} characters")
+    return name

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from core.errors import CorruptFileError, KeyRefusedError, NotFound
+from core.errors import CorruptFileError, KeyRefusedError, NotFound, StorageError
 from core.keys import commitment
 from core.orthogonal import GENERATOR
+from parties.key_holder.at_rest import EncryptedFiles, erase
 from parties.key_holder.errors import (
     EmbeddingChangedError,
     KeyDestroyedError,
@@ -136,6 +137,44 @@ def test_a_lent_seed_is_erased_when_it_comes_back(vault: Vault) -> None:
     assert bytes(32) == bytes(seed)
 
 
+def test_seed_and_blinding_are_erased_after_the_commitment(
+    vault: Vault, entropy: Entropy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[bytes] = []
+
+    def spy(secret: bytearray) -> None:
+        erased.append(bytes(secret))
+        erase(secret)
+
+    monkeypatch.setattr("parties.key_holder.vault.erase", spy)
+    vault.create_key(key())
+    seed, blinding = entropy.given[1:3]
+
+    assert {seed, blinding} <= set(erased)
+
+
+def test_a_lent_embedding_is_erased_when_it_comes_back(vault: Vault) -> None:
+    vault.store_embedding(MODEL, 1, PLAIN)
+    with vault.open_embedding(MODEL, 1) as content:
+        assert content == PLAIN
+
+    assert bytes(len(PLAIN)) == bytes(content)
+
+
+def test_what_is_lent_is_erased_even_if_its_use_fails(vault: Vault) -> None:
+    vault.create_key(key())
+    vault.store_embedding(MODEL, 1, PLAIN)
+    with (
+        pytest.raises(ZeroDivisionError),
+        vault.open_embedding(MODEL, 1) as content,
+        vault.open_seed("ward-one-cells", 1) as seed,
+    ):
+        raise ZeroDivisionError
+
+    assert not any(content)
+    assert not any(seed)
+
+
 def test_every_file_is_for_its_owner_only(tmp_path: Path, vault: Vault) -> None:
     vault.create_key(key())
     vault.store_embedding(MODEL, 1, PLAIN)
@@ -190,6 +229,21 @@ def test_a_crash_while_destroying_is_finished_at_the_next_start(
     Vault(tmp_path, Entropy())
 
     assert not list(tmp_path.rglob("*.wrapped"))
+
+
+def test_a_key_is_refused_before_its_files_are_gone(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: EncryptedFiles, _name: str) -> None:
+        raise StorageError("no disk")
+
+    vault.create_key(key())
+    monkeypatch.setattr(EncryptedFiles, "destroy", fail)
+    with pytest.raises(StorageError):
+        vault.destroy_key("ward-one-cells", 1)
+
+    with pytest.raises(KeyDestroyedError):
+        vault.identity("ward-one-cells", 1)
 
 
 def test_a_crash_while_drawing_leaves_no_key(tmp_path: Path, vault: Vault) -> None:
@@ -274,9 +328,26 @@ def test_no_name_leaves_the_folder(tmp_path: Path, key_id: str) -> None:
     assert len(list((folder / "keys").iterdir())) == 3
 
 
-def test_a_name_too_long_for_a_file_is_refused(vault: Vault) -> None:
+@pytest.mark.parametrize("key_id", ["k" * 199, "\u00e9" * 34, "/" * 67])
+def test_a_name_too_long_for_a_file_is_refused(vault: Vault, key_id: str) -> None:
+    """As it is quoted in a file's name: a letter may take six bytes there."""
     with pytest.raises(KeyFormError):
-        vault.identity("k" * 129, 1)
+        vault.create_key(key(key_id=key_id))
+    with pytest.raises(KeyFormError):
+        vault.destroy_key(key_id, 1)
+
+
+def test_the_longest_name_is_a_file(vault: Vault) -> None:
+    vault.create_key(key(key_id="k" * 198))
+
+    assert vault.identity("k" * 198, 1)
+
+
+def test_a_version_below_one_is_refused(vault: Vault) -> None:
+    with pytest.raises(KeyFormError):
+        vault.destroy_key("k", 0)
+    with pytest.raises(KeyFormError):
+        vault.store_embedding(MODEL, 0, PLAIN)
 
 
 def test_an_unknown_key_is_not_found(vault: Vault) -> None:
@@ -297,6 +368,20 @@ def test_a_model_version_never_changes_its_embedding(vault: Vault) -> None:
 
     with pytest.raises(EmbeddingChangedError):
         vault.store_embedding(MODEL, 1, PLAIN + b"!")
+
+
+def test_an_embedding_cannot_pass_for_another_version_on_disk(
+    tmp_path: Path, vault: Vault
+) -> None:
+    vault.store_embedding(MODEL, 1, PLAIN)
+    for path in list((tmp_path / "embeddings").iterdir()):
+        path.rename(path.with_name(path.name.replace("-1.", "-2.")))
+
+    with (
+        pytest.raises(CorruptFileError, match="another name"),
+        vault.open_embedding(MODEL, 2),
+    ):
+        pytest.fail("another version's embedding was lent")
 
 
 def test_the_key_encryption_key_must_be_private(tmp_path: Path, vault: Vault) -> None:
