@@ -29,6 +29,11 @@ REFUSED = "refused"
 _LARGEST_BATCH = 256
 _LONGEST_FACT = 512
 _RETRY_S = 0.2
+_LOST = "ReportsLost"
+# To send such a report again would keep all later ones waiting for ever.
+_FINAL = frozenset(
+    {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED}
+)
 _RETRY_AT_MOST_S = 5.0
 
 
@@ -77,8 +82,9 @@ class Reporter:
     """Tells the log what this party refused, without keeping the refused waiting.
 
     A bounded queue and one thread. While the log is away reports wait here; when the
-    queue is full the newest are only counted, and the count is recorded later. What was
-    *done* is not reported here but recorded before it is answered: see `record_event`.
+    queue is full the newest are only counted, like those that the log will never take,
+    and the count is recorded later. What was *done* is not reported here but recorded
+    before it is answered: see `record_event`.
     """
 
     def __init__(self, audit: AuditLog, *, room: int = 4096) -> None:
@@ -120,26 +126,26 @@ class Reporter:
         try:
             self._queue.put_nowait(_event(kind, caller, subject))
         except Full:
-            with self._counting:
-                self._uncounted += 1
+            self._lose(1)
 
     def _run(self) -> None:
         while not self._closing.is_set() or not self._queue.empty():
             batch = self._next_batch()
-            if batch and not self._deliver(batch):
-                lost = len(batch) + self._queue.qsize()
+            if unsent := self._deliver(batch):
+                lost = len(unsent) + self._queue.qsize()
                 log.error("reports were not recorded", extra={"count": lost})
                 return
+        self._deliver(self._count())
 
-    def _deliver(self, batch: Sequence[pb.Event]) -> bool:
-        """Try until the log has them; when closing, only once."""
+    def _deliver(self, batch: Sequence[pb.Event]) -> Sequence[pb.Event]:
+        """Try until the log has them; when closing, only once. Give what is left."""
         pause = _RETRY_S
-        while not self._send(batch):
+        while batch := self._send(batch):
             if self._closing.is_set():
-                return False
+                break
             self._closing.wait(pause)
             pause = min(2 * pause, _RETRY_AT_MOST_S)
-        return True
+        return batch
 
     def _next_batch(self) -> list[pb.Event]:
         batch: list[pb.Event] = []
@@ -149,27 +155,45 @@ class Reporter:
                 batch.append(self._queue.get_nowait())
         except Empty:
             pass
-        return batch + self._count()
+        # A count never goes alone: whom the log refuses would send it for ever.
+        return batch + self._count() if batch else []
 
     def _count(self) -> list[pb.Event]:
         with self._counting:
             uncounted, self._uncounted = self._uncounted, 0
         if not uncounted:
             return []
-        return [_event(REFUSED, "", {"kind": "QueueFull", "count": str(uncounted)})]
+        return [_event(REFUSED, "", {"kind": _LOST, "count": str(uncounted)})]
 
-    def _send(self, batch: Sequence[pb.Event]) -> bool:
+    def _lose(self, count: int) -> None:
+        with self._counting:
+            self._uncounted += count
+
+    def _send(self, batch: Sequence[pb.Event]) -> Sequence[pb.Event]:
+        """Give what is to be sent again."""
+        if not batch:
+            return []
         try:
             self._audit.record_events(batch)
-        except Unavailable as error:
-            log.warning("the log is away", extra={"kind": error.kind})
-            return False
-        except KeymixerError:
+        except KeymixerError as error:
+            if status_of(error) not in _FINAL:
+                log.warning("the log is away", extra={"kind": error.kind})
+                return batch
             if len(batch) > 1:
-                return all(self._send([event]) for event in batch)
-            # Sending it again would keep all later reports waiting for ever.
-            log.exception("the log refuses a report", extra={"kind": batch[0].kind})
-        return True
+                return self._send_each(batch)
+            self._drop(batch[0])
+        return []
+
+    def _send_each(self, batch: Sequence[pb.Event]) -> Sequence[pb.Event]:
+        for position, event in enumerate(batch):
+            if self._send([event]):
+                return batch[position:]
+        return []
+
+    def _drop(self, event: pb.Event) -> None:
+        log.error("the log refuses a report", extra={"kind": event.kind})
+        counts_others = event.subject.get("kind") == _LOST
+        self._lose(int(event.subject["count"]) if counts_others else 1)
 
 
 class ReportedRefusalError(RemoteError):

@@ -489,5 +489,5 @@ def test_refusals_beyond_the_room_are_counted() -> None:
         pass
 
     refused = audit.of_kind("refused")
-    assert ["NotAllowed", "NotAllowed", "QueueFull"] == [r["kind"] for r in refused]
+    assert ["NotAllowed", "NotAllowed", "ReportsLost"] == [r["kind"] for r in refused]
     assert "3" == refused[-1]["count"]
