@@ -467,7 +467,9 @@ def test_one_report_the_log_refuses_holds_up_no_other() -> None:
         for method in ("a", "poison", "b"):
             report(reporter, method)
 
-    assert ["a", "b"] == [each["method"] for each in audit.of_kind("refused")]
+    *recorded, lost = audit.of_kind("refused")
+    assert ["a", "b"] == [each["method"] for each in recorded]
+    assert ("ReportsLost", "1") == (lost["kind"], lost["count"])
 
 
 def test_a_caller_without_a_spiffe_id_is_recorded_as_nobody() -> None:
