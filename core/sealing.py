@@ -88,7 +88,7 @@ class SealContext:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SealingKey:
-    """The private key that opens envelopes; it leaves memory only through `save`."""
+    """The private key that opens envelopes; `save` and `to_bytes` alone let it out."""
 
     kem_id: int
     secret: bytes = field(repr=False)
@@ -111,7 +111,11 @@ class SealingKey:
 
     def save(self, path: Path) -> None:
         """Write the key to a file that only its owner may read (mode 0600)."""
-        write_atomically(path, _encode(self.kem_id, self.secret), mode=0o600)
+        write_atomically(path, self.to_bytes(), mode=0o600)
+
+    def to_bytes(self) -> bytes:
+        """Return what `load` reads from a file: secret, for a private file only."""
+        return _encode(self.kem_id, self.secret)
 
     def public_bytes(self) -> bytes:
         """Return the encoded public key: 1218 bytes, or 34 for X25519."""

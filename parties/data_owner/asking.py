@@ -26,7 +26,7 @@ class Until:
     """When to stop: after one pass over the images, unless one of these says later.
 
     `seconds` and `requests` bound the whole; `version` goes on until a key version at
-    least as new has answered.
+    least as new has answered, but not for longer than `give_up_s`.
     """
 
     seconds: float | None = None
@@ -147,12 +147,11 @@ def _require_complete(tally: Tally, until: Until) -> None:
 
 
 def _is_over(tally: Tally, until: Until, *, last_of_pass: bool) -> bool:
-    if tally.seconds >= until.give_up_s:
-        return True
     if until.requests is not None:
         return tally.requests >= until.requests
     if until.seconds is not None:
         return tally.seconds >= until.seconds
     if until.version is not None:
-        return tally.version >= until.version and bool(tally.answered.all())
+        answered = tally.version >= until.version and bool(tally.answered.all())
+        return answered or tally.seconds >= until.give_up_s
     return last_of_pass

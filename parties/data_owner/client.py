@@ -21,13 +21,12 @@ from core.rpc.channel import open_channel
 from core.rpc.errors import RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
 from core.rpc.party import ensure_signing_key
+from core.rpc.private_files import ensure_private
 from core.rpc.settings import Peer
 from core.sealing import SealingKey
 from parties.data_owner.answers import Answers, joined
 from parties.data_owner.delivery import Delivery
-from parties.data_owner.errors import (
-    NoKeyError,
-)
+from parties.data_owner.errors import NoKeyError, UnknownModelError
 from parties.data_owner.inference import (
     Blocks,
     Pixels,
@@ -70,7 +69,7 @@ def open_client(folder: Path, model: str | None = None) -> Iterator["Client"]:
     """Connect with the identity, keys and settings in the owner's folder."""
     settings = OwnerSettings.read(folder)
     identity = load_identity(folder)
-    own = OwnKeys(ensure_signing_key(folder), _sealing_key(folder))
+    own = OwnKeys(ensure_signing_key(folder), ensure_sealing_key(folder))
     with ExitStack() as stack:
         channels = _connect(stack, settings, identity)
         yield Client(
@@ -139,6 +138,7 @@ class Client:
 
         Raises:
             NoKeyError: no key of this owner may be used now.
+            UnknownModelError: no key of this owner is for this client's model.
         """
         now = time.monotonic()
         if self._current is not None and not fresh:
@@ -219,6 +219,10 @@ class Client:
     def _primary(
         self, versions: list[registry_pb2.KeyVersion]
     ) -> registry_pb2.KeyVersion:
+        models = {version.model for version in versions}
+        if models and self._model not in (None, *models):
+            there = ", ".join(sorted(models))
+            raise UnknownModelError(f"no key for {self._model}; keys for: {there}")
         wanted = [
             version
             for version in versions
@@ -229,8 +233,8 @@ class Client:
             said = ", ".join(sorted(states)) or "none was ever made"
             raise NoKeyError(f"no key may be used now ({said})")
         if len(wanted) > 1:
-            models = ", ".join(sorted(version.model for version in wanted))
-            raise NoKeyError(f"keys for several models; name one of them: {models}")
+            several = ", ".join(sorted(version.model for version in wanted))
+            raise NoKeyError(f"keys for several models; name one of them: {several}")
         return wanted[0]
 
     def _issued_for(self, key: registry_pb2.KeyVersion) -> Use:
@@ -258,6 +262,13 @@ class Client:
         return max(versions)
 
 
+def ensure_sealing_key(folder: Path) -> SealingKey:
+    """The key in the owner's folder; made once, even if two processes race for it."""
+    path = folder / "sealing.key"
+    ensure_private(path, lambda: SealingKey.generate().to_bytes())
+    return SealingKey.load(path)
+
+
 def _connect(stack: ExitStack, settings: OwnerSettings, identity: Identity) -> Channels:
     def channel(peer: Peer) -> grpc.Channel:
         return stack.enter_context(
@@ -275,10 +286,3 @@ def _connect(stack: ExitStack, settings: OwnerSettings, identity: Identity) -> C
         channel(settings.key_holder),
         channel(settings.inference_server),
     )
-
-
-def _sealing_key(folder: Path) -> SealingKey:
-    path = folder / "sealing.key"
-    if not path.exists():
-        SealingKey.generate().save(path)
-    return SealingKey.load(path)

@@ -1,18 +1,25 @@
 """What can go wrong at a data owner.
 
 NoKeyError              KeyRefusedError: there is no key that may be used now
+UnknownModelError       NotFound: no key of the owner is for the model it names
 KeyNotReadyError        Unavailable: a key did not become usable in time
 IncompleteError         Unavailable: some images got no answer
 UnexpectedAnswerError   Refused: an answer is not one to what was asked
 """
 
-from core.errors import KeyRefusedError, Refused, Unavailable
+from core.errors import KeyRefusedError, NotFound, Refused, Unavailable
 
 
 class NoKeyError(KeyRefusedError):
     """The owner has no key that may be used now."""
 
     hint = "ask the operator for a grant and a key; see `keymixer keys`"
+
+
+class UnknownModelError(NotFound):
+    """The owner named a model that none of its keys is for."""
+
+    hint = "name one of the models there are keys for; see `keymixer keys`"
 
 
 class KeyNotReadyError(Unavailable):

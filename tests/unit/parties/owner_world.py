@@ -74,6 +74,9 @@ class World:
     signs_with: Ed25519PrivateKey | None = None
     versions: dict[int, registry_pb2.KeyVersion] = field(default_factory=dict)
     live: set[int] = field(default_factory=set)
+    issued_state: str = "live"
+    # Whose key the inference server thinks it is asked with.
+    key_id: str = "st-anna.cells"
     sealed_for: str = str(OWNER)
     sealing_key: bytes = b""
     lifetime_ms: int = 60_000
@@ -182,7 +185,7 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
                     model="cells",
                     model_version=1,
                     owner=str(OWNER),
-                    state="live",
+                    state=self.world.issued_state,
                 )
                 for version in self.world.live
             ]
@@ -237,7 +240,7 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             world.on_request.pop(0)()
         version = request.parameters["key_version"].int64_param
         with rpc_errors(context):
-            if request.parameters["key_id"].string_param != "st-anna.cells":
+            if request.parameters["key_id"].string_param != world.key_id:
                 raise NotAllowedError("the key belongs to another owner")
             if version not in world.live:
                 raise KeyRefusedError("nothing is issued")
@@ -291,7 +294,9 @@ def served(world: World) -> Iterator[Channels]:
     server.stop(grace=None).wait()
 
 
-def client_of(channels: Channels, folder: Path, **changes: Any) -> Client:
+def client_of(
+    channels: Channels, folder: Path, model: str | None = None, **changes: Any
+) -> Client:
     """An owner's client that looks at the registry before every request."""
     peers = {
         name: Peer("127.0.0.1:1", spiffe)
@@ -304,5 +309,10 @@ def client_of(channels: Channels, folder: Path, **changes: Any) -> Client:
     facts: dict[str, Any] = {"federation": FEDERATION, "refresh_s": 0.0, **peers}
     own = OwnKeys(Ed25519PrivateKey.generate(), SealingKey.generate())
     return Client(
-        OwnerSettings(**facts | changes), OWNER, Keyring(folder), own, channels
+        OwnerSettings(**facts | changes),
+        OWNER,
+        Keyring(folder),
+        own,
+        channels,
+        model=model,
     )

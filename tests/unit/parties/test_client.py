@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from core.errors import (
 )
 from core.preprocessing import normalise
 from core.rpc.errors import RemoteRefusedError
-from core.sealing import ExpiredError
+from core.sealing import ExpiredError, SealingKey
 from parties.data_owner.asking import Tally, Until, ask_until
-from parties.data_owner.client import Channels, Client
+from parties.data_owner.client import Channels, Client, ensure_sealing_key
 from parties.data_owner.errors import (
     IncompleteError,
     NoKeyError,
     UnexpectedAnswerError,
+    UnknownModelError,
 )
 from tests.unit.parties.owner_world import (
     CLASSES,
@@ -230,6 +232,74 @@ def test_a_key_without_issued_model_is_not_used(client: Client, world: World) ->
         client.use()
 
 
+def of_two_models(world: World, channels: Channels, folder: Path, model: Any) -> Client:
+    """A client for `model`, whose owner has a primary key for each of two models."""
+    client = client_of(channels, folder, model)
+    client.register()
+    world.create(1)
+    world.create(2, model="tissue")
+    client.sync_keys()
+    for version in (1, 2):
+        world.activate(version)
+    world.versions[1].primary = True
+    return client
+
+
+def test_the_model_it_names_selects_among_two_primary_keys(
+    channels: Channels, world: World, tmp_path: Path
+) -> None:
+    client = of_two_models(world, channels, tmp_path, "cells")
+
+    assert (client.use().model, client.use().key.version) == ("cells", 1)
+
+
+def test_keys_for_two_models_and_none_named_is_no_key(
+    channels: Channels, world: World, tmp_path: Path
+) -> None:
+    client = of_two_models(world, channels, tmp_path, None)
+
+    with pytest.raises(NoKeyError, match="cells, tissue"):
+        client.use()
+
+
+def test_a_model_that_no_key_is_for_is_unknown(
+    channels: Channels, world: World, tmp_path: Path
+) -> None:
+    client = of_two_models(world, channels, tmp_path, "birds")
+
+    with pytest.raises(UnknownModelError, match="birds; keys for: cells, tissue"):
+        client.use()
+
+
+def test_a_pending_issue_is_not_used(ready: Client, world: World) -> None:
+    world.issued_state = "pending"
+
+    with pytest.raises(NoKeyError, match="no model is issued"):
+        ready.use()
+
+
+def test_what_is_not_allowed_is_not_asked_again(ready: Client, world: World) -> None:
+    def refuse() -> None:
+        world.key_id = "another"
+
+    world.on_request.append(refuse)
+    with pytest.raises(RemoteRefusedError) as caught:
+        ready.predict(IMAGES)
+
+    assert caught.value.kind == "NotAllowed"
+    assert len(world.asked) == 1
+
+
+def test_giving_up_is_for_waiting_for_a_version_only(ready: Client) -> None:
+    until = Until(give_up_s=0.0)
+
+    tally = ask_until(IMAGES, 3, until, ready.predict, lambda _: None)
+    assert tally.answered.all()
+    waiting = Until(version=9, give_up_s=0.0)
+    with pytest.raises(IncompleteError, match="did not answer"):
+        ask_until(IMAGES, 3, waiting, ready.predict, lambda _: None)
+
+
 def test_a_key_of_another_block_size_is_refused(client: Client, world: World) -> None:
     world.create(patch_size=4)
     client.sync_keys()
@@ -341,3 +411,18 @@ def test_a_number_of_requests_is_kept_to(ready: Client) -> None:
     tally = ask_until(IMAGES, 2, Until(requests=9), ready.predict, lambda _: None)
 
     assert tally.requests == 9
+
+
+def test_of_two_processes_that_make_a_sealing_key_the_first_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = SealingKey.generate(), SealingKey.generate()
+
+    def outrun() -> SealingKey:
+        first.save(tmp_path / "sealing.key")
+        return second
+
+    monkeypatch.setattr(SealingKey, "generate", outrun)
+
+    assert ensure_sealing_key(tmp_path).secret == first.secret
+    assert ensure_sealing_key(tmp_path).secret == first.secret
