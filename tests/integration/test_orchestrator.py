@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import grpc
 import pytest
 
+from core.checkpoint import open_checkpoint
 from core.errors import ConfigurationError, PeerUnavailable
 from core.rpc.channel import open_channel, wait_ready
 from core.rpc.errors import RemoteError, remote_errors
@@ -341,6 +342,24 @@ def test_a_log_that_lost_signed_records_is_not_served(
 
     with pytest.raises(LogRewound), desk(town, key_holder, key_holder.server):
         pass
+
+
+def test_the_log_is_signed_at_the_start_and_as_it_grows(town: Town) -> None:
+    """Whoever kills the orchestrator finds a checkpoint over what is in the log."""
+    settings, identity = town.settings(), town.identity(ORCHESTRATOR_ID)
+    side_file = settings.folder / "checkpoint.txt"
+    with open_registry(settings, identity) as registry:
+
+        def signed() -> int:
+            key = public_log_key(settings.folder)
+            note = side_file.read_bytes()
+            return open_checkpoint(note, key, settings.origin).size
+
+        enrolled = registry.log.size()
+        assert signed() == enrolled
+        with registry.own_change() as change:
+            change.record("refusals.missed", {"count": 1})
+        eventually(lambda: signed() == enrolled + 1)
 
 
 def test_the_key_of_the_log_is_private_and_signs_its_checkpoints(office: Desk) -> None:
