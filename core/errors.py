@@ -169,7 +169,7 @@ class Exhausted(KeymixerError):
 class TooLargeError(Exhausted):
     """A message or a tensor is over the limit."""
 
-    hint = "send fewer images a request"
+    hint = "send less at once: fewer images a request, a shorter manifest"
 
 
 class Unavailable(KeymixerError):
