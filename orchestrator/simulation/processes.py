@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 from core.errors import Unavailable
@@ -120,18 +121,19 @@ class Processes:
         stdout: int | IO[bytes],
         stderr: IO[bytes],
     ) -> tuple[Process, subprocess.Popen[bytes]]:
-        child = subprocess.Popen(
-            [*self.launcher, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-            env=_environment(),
-        )
-        process = Process(name, role, child.pid, start_time(child.pid), stderr.name)
-        with self._lock:
-            self.seen.append(process)
+        # Interrupted between the two, a process would run that nobody knows of.
+        with _uninterrupted(), self._lock:
+            child = subprocess.Popen(
+                [*self.launcher, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                env=_environment(),
+            )
+            process = Process(name, role, child.pid, start_time(child.pid), stderr.name)
             self._running[name] = child
+            self.seen.append(process)
             save(self.record, self.seen)
         return process, child
 
@@ -223,6 +225,38 @@ def _start_time_by_ps(pid: int) -> int:
     if not shown.stdout.strip():
         return 0
     return int(time.mktime(time.strptime(shown.stdout.strip())))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and its like back until the block is left.
+
+    Blocking the signals instead would be inherited by the child, which could then not
+    be asked to end. Only the main thread is ever interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda *caught: held.append(caught))
+        for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught, frame in held:
+            _deliver(before[signal.Signals(caught)], caught, frame)
+
+
+def _deliver(handler: Any, number: int, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler == signal.SIG_DFL:
+        os.kill(os.getpid(), number)
 
 
 def _environment() -> dict[str, str]:

@@ -210,8 +210,19 @@ def ask_owner(
 def for_each_owner(stage: Stage, act: Callable[[str], Any]) -> dict[str, Any]:
     """Let all owners act at the same time; the first failure is raised."""
     owners = stage.owners
-    with ThreadPoolExecutor(max_workers=len(owners)) as pool:
+    with acts_of(stage, len(owners)) as pool:
         return dict(zip(owners, pool.map(act, owners), strict=True))
+
+
+@contextmanager
+def acts_of(stage: Stage, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that follow acts; if something fails, the acts are ended, not awaited."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stage.running.stop()
+            raise
 
 
 def bring_up(stage: Stage, *, retrain: bool) -> None:

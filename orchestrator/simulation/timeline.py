@@ -17,7 +17,12 @@ from orchestrator.federation import (
     Revoke,
     Rotate,
 )
-from orchestrator.simulation.setup import Stage, ask_owner, wait_until_ready
+from orchestrator.simulation.setup import (
+    Stage,
+    acts_of,
+    ask_owner,
+    wait_until_ready,
+)
 from protos import open_inference_pb2
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -35,7 +40,7 @@ def rotate(stage: Stage, event: Rotate) -> None:
     """Rotate an owner's key while the owner keeps asking; then try the old version."""
     overlap = stage.workspace.federation.policies.rotation_overlap_s
     owner = str(stage.workspace.owner(event.owner))
-    with stage.operator() as connected, ThreadPoolExecutor(1) as pool:
+    with stage.operator() as connected, acts_of(stage, 1) as pool:
         old = _primary(stage, owner)
         asking = Signal()
         asks = _asking(stage, event.owner, old + 1, asking, pool)

@@ -1,6 +1,7 @@
 """Processes are started, followed, and never left behind."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -169,6 +170,32 @@ def test_a_server_that_died_is_named_before_whoever_asked_it(
 
     with pytest.raises(ProcessFailed, match="server ended with exit code 7"):
         group.run("asker", "role", [name, "4"])
+
+
+def test_an_interruption_while_a_process_is_started_leaves_nobody_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C right after the process exists, and before it is written down."""
+    name = _module(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    born: list[int] = []
+    real = under_test.start_time
+
+    def interrupted(pid: int) -> int:
+        born.append(pid)
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(pid)
+
+    def start() -> None:
+        with processes(tmp_path, tmp_path / "processes.json") as group:
+            monkeypatch.setattr(under_test, "start_time", interrupted)
+            group.start("server", "role", [name])
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    monkeypatch.setattr(under_test, "start_time", real)
+
+    assert len(born) == 1
+    assert _gone(born[0])
 
 
 def test_another_process_with_the_same_pid_is_not_ours(group: Processes) -> None:
