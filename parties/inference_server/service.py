@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
 
 import grpc
 
@@ -32,7 +33,6 @@ from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as rpc
 
 SERVER_NAME = "keymixer"
-SERVER_VERSION = "0.1.0"
 INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_STORE = store_pb.DESCRIPTOR.services_by_name["ModelStoreService"].full_name
 
@@ -78,7 +78,9 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def ServerMetadata(
         self, _request: pb.ServerMetadataRequest, _context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION)
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=metadata.version("keymixer")
+        )
 
     def ModelReady(
         self, request: pb.ModelReadyRequest, _context: grpc.ServicerContext
