@@ -429,6 +429,10 @@ def test_an_unknown_model_is_not_found(counter: Counter) -> None:
         with pytest.raises(NotFound):
             service.ModelReady(pb.ModelReadyRequest(name="unknown"), NO_CONTEXT)
         with pytest.raises(NotFound):
+            service.ModelReady(
+                pb.ModelReadyRequest(name=MODEL, version="9"), NO_CONTEXT
+            )
+        with pytest.raises(NotFound):
             service.ModelMetadata(
                 pb.ModelMetadataRequest(name=MODEL, version="7"), NO_CONTEXT
             )
