@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from core.duration import parse_duration
 from core.errors import ConfigurationError
 from core.rpc.identity import (
     DATA_OWNER,
@@ -28,6 +37,19 @@ Role = Literal[
     "model-provider",
     "data-owner",
 ]
+# What dual control can be asked for.
+TwoOperators = Literal["issue", "revoke", "destroy", "export"]
+
+
+def _seconds(text: object) -> object:
+    """`10m` -> 600.0; what is not text is left to pydantic."""
+    try:
+        return parse_duration(text) if isinstance(text, str) else text
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 ONE_OF_EACH = (ORCHESTRATOR, OPERATOR, KEY_HOLDER, INFERENCE_SERVER)
 
 
@@ -80,11 +102,41 @@ class Grant(Section):
     model: Name
 
 
+class RotationPolicy(Section):
+    """When a key is due for rotation without anybody asking; empty: never."""
+
+    # Once its primary version is as old as this, such as `30d`.
+    max_age: Duration | None = None
+    # Once so many images were answered under its primary version.
+    max_images: Annotated[int, Field(ge=1)] | None = None
+    # Every day at this time (UTC, `HH:MM`), if its version is older than that moment.
+    daily_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None = None
+    # Once at each of these moments, such as `2027-01-31T02:00:00Z`.
+    at: list[AwareDatetime] = []
+
+
+class CompromisePolicy(Section):
+    """What a leaked key does to the other owners' keys for the same model."""
+
+    suspend: Literal["model", "owner"] = "model"
+
+
 class Policies(Section):
-    """What is allowed, and how long a retired key overlaps its successor."""
+    """What is allowed, by whom, when keys rotate, and how long things may take."""
 
     grants: list[Grant] = []
+    # How long a retired key version is served beside its successor.
     rotation_overlap_s: Annotated[float, Field(ge=0)] = 600.0
+    # How long the destruction of a key version can be taken back.
+    destroy_window_s: Annotated[float, Field(ge=0)] = 7 * 24 * 3600.0
+    rotation: RotationPolicy = RotationPolicy()
+    compromise: CompromisePolicy = CompromisePolicy()
+    # What two different operators must want.
+    dual_control: list[TwoOperators] = []
+    # The operators' organisations that may approve; empty: every operator.
+    approvers: list[Name] = []
+    # A server that could not learn the state of keys for so long stops serving.
+    max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
 
 
 class Rotate(Section):

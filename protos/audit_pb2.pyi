@@ -34,6 +34,7 @@ class InferenceRecord(_message.Message):
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     RESULT_DIGEST_FIELD_NUMBER: _builtins.int
     COMPUTE_MS_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     owner: _builtins.str
     """The data owner's SPIFFE ID, from its certificate."""
@@ -46,6 +47,8 @@ class InferenceRecord(_message.Message):
     """HMAC-SHA256 under a nonce that only server and owner hold."""
     result_digest: _builtins.bytes
     compute_ms: _builtins.float
+    event_id: _builtins.str
+    """Names this record: sent again after a lost answer, it is not recorded twice."""
     def __init__(
         self,
         *,
@@ -59,10 +62,11 @@ class InferenceRecord(_message.Message):
         request_digest: _builtins.bytes = ...,
         result_digest: _builtins.bytes = ...,
         compute_ms: _builtins.float = ...,
+        event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ms", b"compute_ms", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ms", b"compute_ms", "event_id", b"event_id", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,10 +171,15 @@ class Event(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """`refused`, `backbone.stored`, `embedding.stored`, ..."""
     caller: _builtins.str
     """Who asked, as a SPIFFE ID; empty if nobody did."""
+    event_id: _builtins.str
+    """Names this event: sent again, it is not recorded twice, and the answer is the same.
+    Empty: it has no name, and is recorded each time.
+    """
     @_builtins.property
     def subject(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Short facts: names, versions, digests in hex. Never content."""
@@ -181,10 +190,11 @@ class Event(_message.Message):
         kind: _builtins.str = ...,
         caller: _builtins.str = ...,
         subject: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "kind", b"kind", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "event_id", b"event_id", "kind", b"kind", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,21 +253,25 @@ class ListEntriesRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    PARTY_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     limit: _builtins.int
     """At most 1000; 0 means 1000."""
     kind: _builtins.str
     """Empty: every kind."""
+    party: _builtins.str
+    """Only records that name this SPIFFE ID; for operators."""
     def __init__(
         self,
         *,
         start: _builtins.int = ...,
         limit: _builtins.int = ...,
         kind: _builtins.str = ...,
+        party: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "party", b"party", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/key_holder.proto\x12\x0bkeymixer.v1\"P\n\x15StoreEmbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x11\n\tembedding\x18\x03 \x01(\x0c\"\x18\n\x16StoreEmbeddingResponse\"~\n\x17\x43reateKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x12\n\npatch_size\x18\x05 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x06 \x01(\x05\"A\n\x18\x43reateKeyVersionResponse\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x12\n\ncommitment\x18\x02 \x01(\x0c\"M\n\x15\x46\x65tchSealedKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bsealing_key\x18\x03 \x01(\x0c\"T\n\x16\x46\x65tchSealedKeyResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"F\n\x16ProvePossessionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03tag\x18\x03 \x01(\x0c\"\x19\n\x17ProvePossessionResponse\"f\n\x19PrepareIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\"B\n\x1aPrepareIssuedModelResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"c\n\x16SendIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\"\x19\n\x17SendIssuedModelResponse\";\n\x18\x44\x65stroyKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1b\n\x19\x44\x65stroyKeyVersionResponse2\xb0\x05\n\x10KeyHolderService\x12Y\n\x0eStoreEmbedding\x12\".keymixer.v1.StoreEmbeddingRequest\x1a#.keymixer.v1.StoreEmbeddingResponse\x12_\n\x10\x43reateKeyVersion\x12$.keymixer.v1.CreateKeyVersionRequest\x1a%.keymixer.v1.CreateKeyVersionResponse\x12Y\n\x0e\x46\x65tchSealedKey\x12\".keymixer.v1.FetchSealedKeyRequest\x1a#.keymixer.v1.FetchSealedKeyResponse\x12\\\n\x0fProvePossession\x12#.keymixer.v1.ProvePossessionRequest\x1a$.keymixer.v1.ProvePossessionResponse\x12\x65\n\x12PrepareIssuedModel\x12&.keymixer.v1.PrepareIssuedModelRequest\x1a\'.keymixer.v1.PrepareIssuedModelResponse\x12\\\n\x0fSendIssuedModel\x12#.keymixer.v1.SendIssuedModelRequest\x1a$.keymixer.v1.SendIssuedModelResponse\x12\x62\n\x11\x44\x65stroyKeyVersion\x12%.keymixer.v1.DestroyKeyVersionRequest\x1a&.keymixer.v1.DestroyKeyVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/key_holder.proto\x12\x0bkeymixer.v1\"P\n\x15StoreEmbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x11\n\tembedding\x18\x03 \x01(\x0c\"\x18\n\x16StoreEmbeddingResponse\"\x97\x01\n\x17\x43reateKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x12\n\npatch_size\x18\x05 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x06 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\"A\n\x18\x43reateKeyVersionResponse\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x12\n\ncommitment\x18\x02 \x01(\x0c\"M\n\x15\x46\x65tchSealedKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bsealing_key\x18\x03 \x01(\x0c\"T\n\x16\x46\x65tchSealedKeyResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"F\n\x16ProvePossessionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03tag\x18\x03 \x01(\x0c\"\x19\n\x17ProvePossessionResponse\"\x7f\n\x19PrepareIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"B\n\x1aPrepareIssuedModelResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"|\n\x16SendIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"\x19\n\x17SendIssuedModelResponse\"T\n\x18\x44\x65stroyKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"?\n\x19\x44\x65stroyKeyVersionResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\":\n\x17\x45xportKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"V\n\x18\x45xportKeyVersionResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\x32\x91\x06\n\x10KeyHolderService\x12Y\n\x0eStoreEmbedding\x12\".keymixer.v1.StoreEmbeddingRequest\x1a#.keymixer.v1.StoreEmbeddingResponse\x12_\n\x10\x43reateKeyVersion\x12$.keymixer.v1.CreateKeyVersionRequest\x1a%.keymixer.v1.CreateKeyVersionResponse\x12Y\n\x0e\x46\x65tchSealedKey\x12\".keymixer.v1.FetchSealedKeyRequest\x1a#.keymixer.v1.FetchSealedKeyResponse\x12\\\n\x0fProvePossession\x12#.keymixer.v1.ProvePossessionRequest\x1a$.keymixer.v1.ProvePossessionResponse\x12\x65\n\x12PrepareIssuedModel\x12&.keymixer.v1.PrepareIssuedModelRequest\x1a\'.keymixer.v1.PrepareIssuedModelResponse\x12\\\n\x0fSendIssuedModel\x12#.keymixer.v1.SendIssuedModelRequest\x1a$.keymixer.v1.SendIssuedModelResponse\x12\x62\n\x11\x44\x65stroyKeyVersion\x12%.keymixer.v1.DestroyKeyVersionRequest\x1a&.keymixer.v1.DestroyKeyVersionResponse\x12_\n\x10\x45xportKeyVersion\x12$.keymixer.v1.ExportKeyVersionRequest\x1a%.keymixer.v1.ExportKeyVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREEMBEDDINGREQUEST']._serialized_end=120
   _globals['_STOREEMBEDDINGRESPONSE']._serialized_start=122
   _globals['_STOREEMBEDDINGRESPONSE']._serialized_end=146
-  _globals['_CREATEKEYVERSIONREQUEST']._serialized_start=148
-  _globals['_CREATEKEYVERSIONREQUEST']._serialized_end=274
-  _globals['_CREATEKEYVERSIONRESPONSE']._serialized_start=276
-  _globals['_CREATEKEYVERSIONRESPONSE']._serialized_end=341
-  _globals['_FETCHSEALEDKEYREQUEST']._serialized_start=343
-  _globals['_FETCHSEALEDKEYREQUEST']._serialized_end=420
-  _globals['_FETCHSEALEDKEYRESPONSE']._serialized_start=422
-  _globals['_FETCHSEALEDKEYRESPONSE']._serialized_end=506
-  _globals['_PROVEPOSSESSIONREQUEST']._serialized_start=508
-  _globals['_PROVEPOSSESSIONREQUEST']._serialized_end=578
-  _globals['_PROVEPOSSESSIONRESPONSE']._serialized_start=580
-  _globals['_PROVEPOSSESSIONRESPONSE']._serialized_end=605
-  _globals['_PREPAREISSUEDMODELREQUEST']._serialized_start=607
-  _globals['_PREPAREISSUEDMODELREQUEST']._serialized_end=709
-  _globals['_PREPAREISSUEDMODELRESPONSE']._serialized_start=711
-  _globals['_PREPAREISSUEDMODELRESPONSE']._serialized_end=777
-  _globals['_SENDISSUEDMODELREQUEST']._serialized_start=779
-  _globals['_SENDISSUEDMODELREQUEST']._serialized_end=878
-  _globals['_SENDISSUEDMODELRESPONSE']._serialized_start=880
-  _globals['_SENDISSUEDMODELRESPONSE']._serialized_end=905
-  _globals['_DESTROYKEYVERSIONREQUEST']._serialized_start=907
-  _globals['_DESTROYKEYVERSIONREQUEST']._serialized_end=966
-  _globals['_DESTROYKEYVERSIONRESPONSE']._serialized_start=968
-  _globals['_DESTROYKEYVERSIONRESPONSE']._serialized_end=995
-  _globals['_KEYHOLDERSERVICE']._serialized_start=998
-  _globals['_KEYHOLDERSERVICE']._serialized_end=1686
+  _globals['_CREATEKEYVERSIONREQUEST']._serialized_start=149
+  _globals['_CREATEKEYVERSIONREQUEST']._serialized_end=300
+  _globals['_CREATEKEYVERSIONRESPONSE']._serialized_start=302
+  _globals['_CREATEKEYVERSIONRESPONSE']._serialized_end=367
+  _globals['_FETCHSEALEDKEYREQUEST']._serialized_start=369
+  _globals['_FETCHSEALEDKEYREQUEST']._serialized_end=446
+  _globals['_FETCHSEALEDKEYRESPONSE']._serialized_start=448
+  _globals['_FETCHSEALEDKEYRESPONSE']._serialized_end=532
+  _globals['_PROVEPOSSESSIONREQUEST']._serialized_start=534
+  _globals['_PROVEPOSSESSIONREQUEST']._serialized_end=604
+  _globals['_PROVEPOSSESSIONRESPONSE']._serialized_start=606
+  _globals['_PROVEPOSSESSIONRESPONSE']._serialized_end=631
+  _globals['_PREPAREISSUEDMODELREQUEST']._serialized_start=633
+  _globals['_PREPAREISSUEDMODELREQUEST']._serialized_end=760
+  _globals['_PREPAREISSUEDMODELRESPONSE']._serialized_start=762
+  _globals['_PREPAREISSUEDMODELRESPONSE']._serialized_end=828
+  _globals['_SENDISSUEDMODELREQUEST']._serialized_start=830
+  _globals['_SENDISSUEDMODELREQUEST']._serialized_end=954
+  _globals['_SENDISSUEDMODELRESPONSE']._serialized_start=956
+  _globals['_SENDISSUEDMODELRESPONSE']._serialized_end=981
+  _globals['_DESTROYKEYVERSIONREQUEST']._serialized_start=983
+  _globals['_DESTROYKEYVERSIONREQUEST']._serialized_end=1067
+  _globals['_DESTROYKEYVERSIONRESPONSE']._serialized_start=1069
+  _globals['_DESTROYKEYVERSIONRESPONSE']._serialized_end=1132
+  _globals['_EXPORTKEYVERSIONREQUEST']._serialized_start=1134
+  _globals['_EXPORTKEYVERSIONREQUEST']._serialized_end=1192
+  _globals['_EXPORTKEYVERSIONRESPONSE']._serialized_start=1194
+  _globals['_EXPORTKEYVERSIONRESPONSE']._serialized_end=1280
+  _globals['_KEYHOLDERSERVICE']._serialized_start=1283
+  _globals['_KEYHOLDERSERVICE']._serialized_end=2068
 # @@protoc_insertion_point(module_scope)

@@ -73,12 +73,15 @@ class CreateKeyVersionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PATCH_SIZE_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     version: _builtins.int
     owner: _builtins.str
     model: _builtins.str
     patch_size: _builtins.int
     channels: _builtins.int
+    idempotency_key: _builtins.str
+    """`job/step/party`: what is done under it is done, and recorded, once."""
     def __init__(
         self,
         *,
@@ -88,10 +91,11 @@ class CreateKeyVersionRequest(_message.Message):
         model: _builtins.str = ...,
         patch_size: _builtins.int = ...,
         channels: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "key_id", b"key_id", "model", b"model", "owner", b"owner", "patch_size", b"patch_size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "idempotency_key", b"idempotency_key", "key_id", b"key_id", "model", b"model", "owner", b"owner", "patch_size", b"patch_size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,10 +238,12 @@ class PrepareIssuedModelRequest(_message.Message):
     KEY_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     key_version: _builtins.int
     model: _builtins.str
     model_version: _builtins.int
+    idempotency_key: _builtins.str
     def __init__(
         self,
         *,
@@ -245,10 +251,11 @@ class PrepareIssuedModelRequest(_message.Message):
         key_version: _builtins.int = ...,
         model: _builtins.str = ...,
         model_version: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,10 +296,12 @@ class SendIssuedModelRequest(_message.Message):
     KEY_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     key_version: _builtins.int
     model: _builtins.str
     model_version: _builtins.int
+    idempotency_key: _builtins.str
     def __init__(
         self,
         *,
@@ -300,10 +309,11 @@ class SendIssuedModelRequest(_message.Message):
         key_version: _builtins.int = ...,
         model: _builtins.str = ...,
         model_version: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +344,61 @@ class DestroyKeyVersionRequest(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    version: _builtins.int
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "key_id", b"key_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyKeyVersionRequest: _TypeAlias = DestroyKeyVersionRequest  # noqa: Y015
+
+@_typing.final
+class DestroyKeyVersionResponse(_message.Message):
+    """The seed is gone from the key holder's store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    receipt: _builtins.bytes
+    """RFC 8785 canonical JSON: what was destroyed and when, and what that does not cover;
+    see `core.statements`. Empty if there never was such a key version.
+    """
+    signature: _builtins.bytes
+    """Ed25519 by the key holder's registered signing key."""
+    def __init__(
+        self,
+        *,
+        receipt: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyKeyVersionResponse: _TypeAlias = DestroyKeyVersionResponse  # noqa: Y015
+
+@_typing.final
+class ExportKeyVersionRequest(_message.Message):
+    """Names the key version to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     version: _builtins.int
     def __init__(
@@ -348,21 +413,31 @@ class DestroyKeyVersionRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DestroyKeyVersionRequest: _TypeAlias = DestroyKeyVersionRequest  # noqa: Y015
+Global___ExportKeyVersionRequest: _TypeAlias = ExportKeyVersionRequest  # noqa: Y015
 
 @_typing.final
-class DestroyKeyVersionResponse(_message.Message):
-    """The seed is gone from the key holder's store."""
+class ExportKeyVersionResponse(_message.Message):
+    """The sealed key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    envelope: _builtins.bytes
+    signature: _builtins.bytes
+    expires_at_ms: _builtins.int
     def __init__(
         self,
+        *,
+        envelope: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        expires_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "expires_at_ms", b"expires_at_ms", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DestroyKeyVersionResponse: _TypeAlias = DestroyKeyVersionResponse  # noqa: Y015
+Global___ExportKeyVersionResponse: _TypeAlias = ExportKeyVersionResponse  # noqa: Y015

@@ -71,6 +71,11 @@ class KeyHolderServiceStub:
                 request_serializer=protos_dot_key__holder__pb2.DestroyKeyVersionRequest.SerializeToString,
                 response_deserializer=protos_dot_key__holder__pb2.DestroyKeyVersionResponse.FromString,
                 _registered_method=True)
+        self.ExportKeyVersion = channel.unary_unary(
+                '/keymixer.v1.KeyHolderService/ExportKeyVersion',
+                request_serializer=protos_dot_key__holder__pb2.ExportKeyVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_key__holder__pb2.ExportKeyVersionResponse.FromString,
+                _registered_method=True)
 
 
 class KeyHolderServiceServicer:
@@ -127,6 +132,14 @@ class KeyHolderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportKeyVersion(self, request, context):
+        """Seals a key version to the recovery key that the key holder has pinned; refused if it
+        has pinned none. The orchestrator passes the envelope on and cannot open it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyHolderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +177,11 @@ def add_KeyHolderServiceServicer_to_server(servicer, server):
                     servicer.DestroyKeyVersion,
                     request_deserializer=protos_dot_key__holder__pb2.DestroyKeyVersionRequest.FromString,
                     response_serializer=protos_dot_key__holder__pb2.DestroyKeyVersionResponse.SerializeToString,
+            ),
+            'ExportKeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportKeyVersion,
+                    request_deserializer=protos_dot_key__holder__pb2.ExportKeyVersionRequest.FromString,
+                    response_serializer=protos_dot_key__holder__pb2.ExportKeyVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +375,33 @@ class KeyHolderService:
             '/keymixer.v1.KeyHolderService/DestroyKeyVersion',
             protos_dot_key__holder__pb2.DestroyKeyVersionRequest.SerializeToString,
             protos_dot_key__holder__pb2.DestroyKeyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportKeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.KeyHolderService/ExportKeyVersion',
+            protos_dot_key__holder__pb2.ExportKeyVersionRequest.SerializeToString,
+            protos_dot_key__holder__pb2.ExportKeyVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class KeyHolderServiceStub:
     """The orchestrator has a prepared model sent to the inference server."""
     DestroyKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.DestroyKeyVersionRequest, _key_holder_pb2.DestroyKeyVersionResponse]
     """Drops the wrapped data key of a key version: its seed cannot be recovered from here."""
+    ExportKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.ExportKeyVersionRequest, _key_holder_pb2.ExportKeyVersionResponse]
+    """Seals a key version to the recovery key that the key holder has pinned; refused if it
+    has pinned none. The orchestrator passes the envelope on and cannot open it.
+    """
 
 @_typing.type_check_only
 class KeyHolderServiceAsyncStub(KeyHolderServiceStub):
@@ -71,6 +75,10 @@ class KeyHolderServiceAsyncStub(KeyHolderServiceStub):
     """The orchestrator has a prepared model sent to the inference server."""
     DestroyKeyVersion: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.DestroyKeyVersionRequest, _key_holder_pb2.DestroyKeyVersionResponse]  # type: ignore[assignment]
     """Drops the wrapped data key of a key version: its seed cannot be recovered from here."""
+    ExportKeyVersion: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.ExportKeyVersionRequest, _key_holder_pb2.ExportKeyVersionResponse]  # type: ignore[assignment]
+    """Seals a key version to the recovery key that the key holder has pinned; refused if it
+    has pinned none. The orchestrator passes the envelope on and cannot open it.
+    """
 
 class KeyHolderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Holds the keys and the plain patch embeddings. A seed leaves it only sealed to its
@@ -132,5 +140,15 @@ class KeyHolderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_holder_pb2.DestroyKeyVersionResponse, _abc.Awaitable[_key_holder_pb2.DestroyKeyVersionResponse]]:
         """Drops the wrapped data key of a key version: its seed cannot be recovered from here."""
+
+    @_abc_1.abstractmethod
+    def ExportKeyVersion(
+        self,
+        request: _key_holder_pb2.ExportKeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_holder_pb2.ExportKeyVersionResponse, _abc.Awaitable[_key_holder_pb2.ExportKeyVersionResponse]]:
+        """Seals a key version to the recovery key that the key holder has pinned; refused if it
+        has pinned none. The orchestrator passes the envelope on and cannot open it.
+        """
 
 def add_KeyHolderServiceServicer_to_server(servicer: KeyHolderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

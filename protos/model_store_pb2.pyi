@@ -69,21 +69,25 @@ class StoreIssuedModelRequest(_message.Message):
     STATEMENT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     signature: _builtins.bytes
     """Ed25519 by the key holder's registered signing key."""
     embedding: _builtins.bytes
     """The transformed embedding, a safetensors file."""
+    idempotency_key: _builtins.str
+    """`job/step/party`: what is done under it is done, and recorded, once."""
     def __init__(
         self,
         *,
         statement: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         embedding: _builtins.bytes = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "idempotency_key", b"idempotency_key", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,10 +120,12 @@ class DeleteIssuedModelRequest(_message.Message):
     KEY_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     key_version: _builtins.int
     model: _builtins.str
     model_version: _builtins.int
+    idempotency_key: _builtins.str
     def __init__(
         self,
         *,
@@ -127,10 +133,11 @@ class DeleteIssuedModelRequest(_message.Message):
         key_version: _builtins.int = ...,
         model: _builtins.str = ...,
         model_version: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/registry.proto\x12\x0bkeymixer.v1\"w\n\x05Party\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0corganisation\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bsigning_key\x18\x05 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x06 \x01(\x0c\"E\n\x19RegisterPublicKeysRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\"?\n\x1aRegisterPublicKeysResponse\x12!\n\x05party\x18\x01 \x01(\x0b\x32\x12.keymixer.v1.Party\"\x14\n\x12ListPartiesRequest\":\n\x13ListPartiesResponse\x12#\n\x07parties\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Party\"B\n\x1bRegisterModelVersionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x1cRegisterModelVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x8c\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\"(\n\x18ListModelVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.keymixer.v1.ModelVersion\"?\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x12\n\x10SetAliasResponse\"\xf8\x01\n\nKeyVersion\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\tgenerator\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x07 \x01(\x05\x12\x12\n\ncommitment\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07primary\x18\n \x01(\x08\x12\x11\n\tconfirmed\x18\x0b \x01(\x08\x12\x15\n\rcreated_at_ms\x18\x0c \x01(\x03\x12\x14\n\x0cretire_at_ms\x18\r \x01(\x03\"\x18\n\x16ListKeyVersionsRequest\"D\n\x17ListKeyVersionsResponse\x12)\n\x08versions\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.KeyVersion\";\n\x18\x43onfirmKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1b\n\x19\x43onfirmKeyVersionResponse\"\x9d\x01\n\x0bIssuedModel\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05state\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\"\x19\n\x17ListIssuedModelsRequest\"D\n\x18ListIssuedModelsResponse\x12(\n\x06issued\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.IssuedModel2\x87\x06\n\x0fRegistryService\x12\x65\n\x12RegisterPublicKeys\x12&.keymixer.v1.RegisterPublicKeysRequest\x1a\'.keymixer.v1.RegisterPublicKeysResponse\x12P\n\x0bListParties\x12\x1f.keymixer.v1.ListPartiesRequest\x1a .keymixer.v1.ListPartiesResponse\x12k\n\x14RegisterModelVersion\x12(.keymixer.v1.RegisterModelVersionRequest\x1a).keymixer.v1.RegisterModelVersionResponse\x12\x62\n\x11ListModelVersions\x12%.keymixer.v1.ListModelVersionsRequest\x1a&.keymixer.v1.ListModelVersionsResponse\x12G\n\x08SetAlias\x12\x1c.keymixer.v1.SetAliasRequest\x1a\x1d.keymixer.v1.SetAliasResponse\x12\\\n\x0fListKeyVersions\x12#.keymixer.v1.ListKeyVersionsRequest\x1a$.keymixer.v1.ListKeyVersionsResponse\x12\x62\n\x11\x43onfirmKeyVersion\x12%.keymixer.v1.ConfirmKeyVersionRequest\x1a&.keymixer.v1.ConfirmKeyVersionResponse\x12_\n\x10ListIssuedModels\x12$.keymixer.v1.ListIssuedModelsRequest\x1a%.keymixer.v1.ListIssuedModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/registry.proto\x12\x0bkeymixer.v1\"w\n\x05Party\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0corganisation\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bsigning_key\x18\x05 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x06 \x01(\x0c\"E\n\x19RegisterPublicKeysRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\"?\n\x1aRegisterPublicKeysResponse\x12!\n\x05party\x18\x01 \x01(\x0b\x32\x12.keymixer.v1.Party\"\x14\n\x12ListPartiesRequest\":\n\x13ListPartiesResponse\x12#\n\x07parties\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Party\"B\n\x1bRegisterModelVersionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x1cRegisterModelVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xa3\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\x12\x15\n\rexposed_at_ms\x18\x08 \x01(\x03\"(\n\x18ListModelVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.keymixer.v1.ModelVersion\"?\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x12\n\x10SetAliasResponse\"\xcb\x02\n\nKeyVersion\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\tgenerator\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x07 \x01(\x05\x12\x12\n\ncommitment\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07primary\x18\n \x01(\x08\x12\x11\n\tconfirmed\x18\x0b \x01(\x08\x12\x15\n\rcreated_at_ms\x18\x0c \x01(\x03\x12\x14\n\x0cretire_at_ms\x18\r \x01(\x03\x12\x15\n\rdestroy_at_ms\x18\x0e \x01(\x03\x12\x13\n\x0bimages_used\x18\x0f \x01(\x03\x12\x15\n\rchanged_at_ms\x18\x10 \x01(\x03\x12\x0e\n\x06reason\x18\x11 \x01(\t\"\x18\n\x16ListKeyVersionsRequest\"D\n\x17ListKeyVersionsResponse\x12)\n\x08versions\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.KeyVersion\";\n\x18\x43onfirmKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1b\n\x19\x43onfirmKeyVersionResponse\"\x9d\x01\n\x0bIssuedModel\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05state\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\"\x19\n\x17ListIssuedModelsRequest\"D\n\x18ListIssuedModelsResponse\x12(\n\x06issued\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.IssuedModel\"$\n\x13ListStandingRequest\x12\r\n\x05since\x18\x01 \x01(\x03\"1\n\rPartyStanding\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"q\n\x0bKeyStanding\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0cretire_at_ms\x18\x06 \x01(\x03\"}\n\x14ListStandingResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12+\n\x07parties\x18\x02 \x03(\x0b\x32\x1a.keymixer.v1.PartyStanding\x12&\n\x04keys\x18\x03 \x03(\x0b\x32\x18.keymixer.v1.KeyStanding2\xdc\x06\n\x0fRegistryService\x12\x65\n\x12RegisterPublicKeys\x12&.keymixer.v1.RegisterPublicKeysRequest\x1a\'.keymixer.v1.RegisterPublicKeysResponse\x12P\n\x0bListParties\x12\x1f.keymixer.v1.ListPartiesRequest\x1a .keymixer.v1.ListPartiesResponse\x12k\n\x14RegisterModelVersion\x12(.keymixer.v1.RegisterModelVersionRequest\x1a).keymixer.v1.RegisterModelVersionResponse\x12\x62\n\x11ListModelVersions\x12%.keymixer.v1.ListModelVersionsRequest\x1a&.keymixer.v1.ListModelVersionsResponse\x12G\n\x08SetAlias\x12\x1c.keymixer.v1.SetAliasRequest\x1a\x1d.keymixer.v1.SetAliasResponse\x12\\\n\x0fListKeyVersions\x12#.keymixer.v1.ListKeyVersionsRequest\x1a$.keymixer.v1.ListKeyVersionsResponse\x12\x62\n\x11\x43onfirmKeyVersion\x12%.keymixer.v1.ConfirmKeyVersionRequest\x1a&.keymixer.v1.ConfirmKeyVersionResponse\x12_\n\x10ListIssuedModels\x12$.keymixer.v1.ListIssuedModelsRequest\x1a%.keymixer.v1.ListIssuedModelsResponse\x12S\n\x0cListStanding\x12 .keymixer.v1.ListStandingRequest\x1a!.keymixer.v1.ListStandingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,31 +46,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERMODELVERSIONRESPONSE']._serialized_start=445
   _globals['_REGISTERMODELVERSIONRESPONSE']._serialized_end=506
   _globals['_MODELVERSION']._serialized_start=509
-  _globals['_MODELVERSION']._serialized_end=649
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=651
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=691
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=693
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=765
-  _globals['_SETALIASREQUEST']._serialized_start=767
-  _globals['_SETALIASREQUEST']._serialized_end=830
-  _globals['_SETALIASRESPONSE']._serialized_start=832
-  _globals['_SETALIASRESPONSE']._serialized_end=850
-  _globals['_KEYVERSION']._serialized_start=853
-  _globals['_KEYVERSION']._serialized_end=1101
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=1103
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=1127
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1129
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1197
-  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_start=1199
-  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_end=1258
-  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_start=1260
-  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_end=1287
-  _globals['_ISSUEDMODEL']._serialized_start=1290
-  _globals['_ISSUEDMODEL']._serialized_end=1447
-  _globals['_LISTISSUEDMODELSREQUEST']._serialized_start=1449
-  _globals['_LISTISSUEDMODELSREQUEST']._serialized_end=1474
-  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_start=1476
-  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_end=1544
-  _globals['_REGISTRYSERVICE']._serialized_start=1547
-  _globals['_REGISTRYSERVICE']._serialized_end=2322
+  _globals['_MODELVERSION']._serialized_end=672
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=674
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=714
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=716
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=788
+  _globals['_SETALIASREQUEST']._serialized_start=790
+  _globals['_SETALIASREQUEST']._serialized_end=853
+  _globals['_SETALIASRESPONSE']._serialized_start=855
+  _globals['_SETALIASRESPONSE']._serialized_end=873
+  _globals['_KEYVERSION']._serialized_start=876
+  _globals['_KEYVERSION']._serialized_end=1207
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=1209
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=1233
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1235
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1303
+  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_start=1305
+  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_end=1364
+  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_start=1366
+  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_end=1393
+  _globals['_ISSUEDMODEL']._serialized_start=1396
+  _globals['_ISSUEDMODEL']._serialized_end=1553
+  _globals['_LISTISSUEDMODELSREQUEST']._serialized_start=1555
+  _globals['_LISTISSUEDMODELSREQUEST']._serialized_end=1580
+  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_start=1582
+  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_end=1650
+  _globals['_LISTSTANDINGREQUEST']._serialized_start=1652
+  _globals['_LISTSTANDINGREQUEST']._serialized_end=1688
+  _globals['_PARTYSTANDING']._serialized_start=1690
+  _globals['_PARTYSTANDING']._serialized_end=1739
+  _globals['_KEYSTANDING']._serialized_start=1741
+  _globals['_KEYSTANDING']._serialized_end=1854
+  _globals['_LISTSTANDINGRESPONSE']._serialized_start=1856
+  _globals['_LISTSTANDINGRESPONSE']._serialized_end=1981
+  _globals['_REGISTRYSERVICE']._serialized_start=1984
+  _globals['_REGISTRYSERVICE']._serialized_end=2844
 # @@protoc_insertion_point(module_scope)

@@ -208,6 +208,7 @@ class ModelVersion(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPOSED_AT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     provider: _builtins.str
@@ -216,6 +217,8 @@ class ModelVersion(_message.Message):
     signature: _builtins.bytes
     created_at_ms: _builtins.int
     """Milliseconds since the epoch."""
+    exposed_at_ms: _builtins.int
+    """Since when its plain embedding must be presumed known; 0: it need not."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -228,10 +231,11 @@ class ModelVersion(_message.Message):
         signature: _builtins.bytes = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         created_at_ms: _builtins.int = ...,
+        exposed_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at_ms", b"created_at_ms", "manifest", b"manifest", "name", b"name", "provider", b"provider", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at_ms", b"created_at_ms", "exposed_at_ms", b"exposed_at_ms", "manifest", b"manifest", "name", b"name", "provider", b"provider", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,6 +348,10 @@ class KeyVersion(_message.Message):
     CONFIRMED_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     RETIRE_AT_MS_FIELD_NUMBER: _builtins.int
+    DESTROY_AT_MS_FIELD_NUMBER: _builtins.int
+    IMAGES_USED_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     version: _builtins.int
     owner: _builtins.str
@@ -363,6 +371,13 @@ class KeyVersion(_message.Message):
     created_at_ms: _builtins.int
     retire_at_ms: _builtins.int
     """When a retiring version is refused; 0 if it is not retiring."""
+    destroy_at_ms: _builtins.int
+    """When a version that is to be destroyed will be; 0 if none is planned."""
+    images_used: _builtins.int
+    """How many images were answered under it."""
+    changed_at_ms: _builtins.int
+    reason: _builtins.str
+    """Why it was suspended, revoked or called compromised."""
     def __init__(
         self,
         *,
@@ -379,10 +394,14 @@ class KeyVersion(_message.Message):
         confirmed: _builtins.bool = ...,
         created_at_ms: _builtins.int = ...,
         retire_at_ms: _builtins.int = ...,
+        destroy_at_ms: _builtins.int = ...,
+        images_used: _builtins.int = ...,
+        changed_at_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "commitment", b"commitment", "confirmed", b"confirmed", "created_at_ms", b"created_at_ms", "generator", b"generator", "key_id", b"key_id", "model", b"model", "owner", b"owner", "patch_size", b"patch_size", "primary", b"primary", "retire_at_ms", b"retire_at_ms", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_ms", b"changed_at_ms", "channels", b"channels", "commitment", b"commitment", "confirmed", b"confirmed", "created_at_ms", b"created_at_ms", "destroy_at_ms", b"destroy_at_ms", "generator", b"generator", "images_used", b"images_used", "key_id", b"key_id", "model", b"model", "owner", b"owner", "patch_size", b"patch_size", "primary", b"primary", "reason", b"reason", "retire_at_ms", b"retire_at_ms", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -550,3 +569,116 @@ class ListIssuedModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListIssuedModelsResponse: _TypeAlias = ListIssuedModelsResponse  # noqa: Y015
+
+@_typing.final
+class ListStandingRequest(_message.Message):
+    """Asks what has changed since `since`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """The last answer's `revision`; 0: everything."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStandingRequest: _TypeAlias = ListStandingRequest  # noqa: Y015
+
+@_typing.final
+class PartyStanding(_message.Message):
+    """A party that changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    state: _builtins.str
+    """`active` or `revoked`."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartyStanding: _TypeAlias = PartyStanding  # noqa: Y015
+
+@_typing.final
+class KeyStanding(_message.Message):
+    """A key version that changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RETIRE_AT_MS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    version: _builtins.int
+    owner: _builtins.str
+    model: _builtins.str
+    state: _builtins.str
+    retire_at_ms: _builtins.int
+    """When a retiring version is refused; 0 if it is not retiring."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        model: _builtins.str = ...,
+        state: _builtins.str = ...,
+        retire_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "model", b"model", "owner", b"owner", "retire_at_ms", b"retire_at_ms", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyStanding: _TypeAlias = KeyStanding  # noqa: Y015
+
+@_typing.final
+class ListStandingResponse(_message.Message):
+    """What changed, all of one instant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    PARTIES_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def parties(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartyStanding]: ...
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyStanding]: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        parties: _abc.Iterable[Global___PartyStanding] | None = ...,
+        keys: _abc.Iterable[Global___KeyStanding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "parties", b"parties", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStandingResponse: _TypeAlias = ListStandingResponse  # noqa: Y015

@@ -77,6 +77,11 @@ class RegistryServiceStub:
                 request_serializer=protos_dot_registry__pb2.ListIssuedModelsRequest.SerializeToString,
                 response_deserializer=protos_dot_registry__pb2.ListIssuedModelsResponse.FromString,
                 _registered_method=True)
+        self.ListStanding = channel.unary_unary(
+                '/keymixer.v1.RegistryService/ListStanding',
+                request_serializer=protos_dot_registry__pb2.ListStandingRequest.SerializeToString,
+                response_deserializer=protos_dot_registry__pb2.ListStandingResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -143,6 +148,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListStanding(self, request, context):
+        """Who and what may be served now: what has changed since the caller last asked. Key
+        holder and inference server ask several times a second; who cannot, stops serving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +198,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListIssuedModels,
                     request_deserializer=protos_dot_registry__pb2.ListIssuedModelsRequest.FromString,
                     response_serializer=protos_dot_registry__pb2.ListIssuedModelsResponse.SerializeToString,
+            ),
+            'ListStanding': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStanding,
+                    request_deserializer=protos_dot_registry__pb2.ListStandingRequest.FromString,
+                    response_serializer=protos_dot_registry__pb2.ListStandingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,6 +424,33 @@ class RegistryService:
             '/keymixer.v1.RegistryService/ListIssuedModels',
             protos_dot_registry__pb2.ListIssuedModelsRequest.SerializeToString,
             protos_dot_registry__pb2.ListIssuedModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.RegistryService/ListStanding',
+            protos_dot_registry__pb2.ListStandingRequest.SerializeToString,
+            protos_dot_registry__pb2.ListStandingResponse.FromString,
             options,
             channel_credentials,
             insecure,

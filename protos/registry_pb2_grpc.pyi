@@ -55,6 +55,10 @@ class RegistryServiceStub:
     """The key holder says that an owner has proved possession of a key version."""
     ListIssuedModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListIssuedModelsRequest, _registry_pb2.ListIssuedModelsResponse]
     """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+    ListStanding: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListStandingRequest, _registry_pb2.ListStandingResponse]
+    """Who and what may be served now: what has changed since the caller last asked. Key
+    holder and inference server ask several times a second; who cannot, stops serving.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -83,6 +87,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """The key holder says that an owner has proved possession of a key version."""
     ListIssuedModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListIssuedModelsRequest, _registry_pb2.ListIssuedModelsResponse]  # type: ignore[assignment]
     """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+    ListStanding: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListStandingRequest, _registry_pb2.ListStandingResponse]  # type: ignore[assignment]
+    """Who and what may be served now: what has changed since the caller last asked. Key
+    holder and inference server ask several times a second; who cannot, stops serving.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The orchestrator's registry. It knows public keys, digests, states and names; never
@@ -156,5 +164,15 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListIssuedModelsResponse, _abc.Awaitable[_registry_pb2.ListIssuedModelsResponse]]:
         """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+
+    @_abc_1.abstractmethod
+    def ListStanding(
+        self,
+        request: _registry_pb2.ListStandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListStandingResponse, _abc.Awaitable[_registry_pb2.ListStandingResponse]]:
+        """Who and what may be served now: what has changed since the caller last asked. Key
+        holder and inference server ask several times a second; who cannot, stops serving.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class WorkflowServiceStub:
     """Operators ask; the orchestrator drives key holder and inference server. Requests and
-    answers carry names, versions and states only.
+    answers carry names, versions and states only. Where the federation's policy wants two
+    operators, a request is kept as an approval, and done once another operator approves.
     """
 
     def __init__(self, channel):
@@ -46,21 +47,87 @@ class WorkflowServiceStub:
                 request_serializer=protos_dot_workflows__pb2.CreateKeyRequest.SerializeToString,
                 response_deserializer=protos_dot_workflows__pb2.CreateKeyResponse.FromString,
                 _registered_method=True)
-        self.RotateKey = channel.unary_unary(
-                '/keymixer.v1.WorkflowService/RotateKey',
-                request_serializer=protos_dot_workflows__pb2.RotateKeyRequest.SerializeToString,
-                response_deserializer=protos_dot_workflows__pb2.RotateKeyResponse.FromString,
+        self.RotateKeys = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/RotateKeys',
+                request_serializer=protos_dot_workflows__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.RotateKeysResponse.FromString,
                 _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/keymixer.v1.WorkflowService/RevokeKey',
                 request_serializer=protos_dot_workflows__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=protos_dot_workflows__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.SuspendKey = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/SuspendKey',
+                request_serializer=protos_dot_workflows__pb2.SuspendKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.SuspendKeyResponse.FromString,
+                _registered_method=True)
+        self.ResumeKey = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/ResumeKey',
+                request_serializer=protos_dot_workflows__pb2.ResumeKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ResumeKeyResponse.FromString,
+                _registered_method=True)
+        self.ReportCompromise = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/ReportCompromise',
+                request_serializer=protos_dot_workflows__pb2.ReportCompromiseRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ReportCompromiseResponse.FromString,
+                _registered_method=True)
+        self.RestoreKey = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/RestoreKey',
+                request_serializer=protos_dot_workflows__pb2.RestoreKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.RestoreKeyResponse.FromString,
+                _registered_method=True)
+        self.DestroyKey = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/DestroyKey',
+                request_serializer=protos_dot_workflows__pb2.DestroyKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.DestroyKeyResponse.FromString,
+                _registered_method=True)
+        self.ExportKey = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/ExportKey',
+                request_serializer=protos_dot_workflows__pb2.ExportKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ExportKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeParty = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/RevokeParty',
+                request_serializer=protos_dot_workflows__pb2.RevokePartyRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.RevokePartyResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/ListJobs',
+                request_serializer=protos_dot_workflows__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/RetryJob',
+                request_serializer=protos_dot_workflows__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.RetryJobResponse.FromString,
+                _registered_method=True)
+        self.AbortJob = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/AbortJob',
+                request_serializer=protos_dot_workflows__pb2.AbortJobRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.AbortJobResponse.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/ListApprovals',
+                request_serializer=protos_dot_workflows__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/Approve',
+                request_serializer=protos_dot_workflows__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.Reject = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/Reject',
+                request_serializer=protos_dot_workflows__pb2.RejectRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.RejectResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer:
     """Operators ask; the orchestrator drives key holder and inference server. Requests and
-    answers carry names, versions and states only.
+    answers carry names, versions and states only. Where the federation's policy wants two
+    operators, a request is kept as an approval, and done once another operator approves.
     """
 
     def GrantModel(self, request, context):
@@ -78,15 +145,108 @@ class WorkflowServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RotateKey(self, request, context):
-        """Has a new key version drawn. The old one is served until the overlap ends.
+    def RotateKeys(self, request, context):
+        """Has new versions of one key, or of many, drawn. Each old version is served until its
+        overlap ends, then refused, deleted and, after the destroy window, destroyed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends an owner's key at once: the next request is refused, then it is destroyed.
+        """Ends an owner's key at once: the next request is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendKey(self, request, context):
+        """Has a key refused until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeKey(self, request, context):
+        """Serves a suspended key again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportCompromise(self, request, context):
+        """Says that an owner's key is known to somebody else. See `docs/threat-model.md`: the
+        model's plain embedding, and with it every key for that model, must be presumed known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreKey(self, request, context):
+        """Takes back the destruction of a key version while its window is open; it is suspended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DestroyKey(self, request, context):
+        """Destroys a key version that waits in its destroy window, without waiting longer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportKey(self, request, context):
+        """Gives a key version, sealed to the key holder's pinned recovery key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeParty(self, request, context):
+        """Expels a party: its calls are refused, its keys are revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """The jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Tries again a job that needs an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortJob(self, request, context):
+        """Gives up a job; what it has begun is undone or ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Requests that wait for another operator, and what became of earlier ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Approves a request of another operator; it is done in the same transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reject(self, request, context):
+        """Rejects a request; the one who made it may do so too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,15 +265,80 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_workflows__pb2.CreateKeyRequest.FromString,
                     response_serializer=protos_dot_workflows__pb2.CreateKeyResponse.SerializeToString,
             ),
-            'RotateKey': grpc.unary_unary_rpc_method_handler(
-                    servicer.RotateKey,
-                    request_deserializer=protos_dot_workflows__pb2.RotateKeyRequest.FromString,
-                    response_serializer=protos_dot_workflows__pb2.RotateKeyResponse.SerializeToString,
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=protos_dot_workflows__pb2.RotateKeysRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.RotateKeysResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
                     request_deserializer=protos_dot_workflows__pb2.RevokeKeyRequest.FromString,
                     response_serializer=protos_dot_workflows__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'SuspendKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendKey,
+                    request_deserializer=protos_dot_workflows__pb2.SuspendKeyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.SuspendKeyResponse.SerializeToString,
+            ),
+            'ResumeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeKey,
+                    request_deserializer=protos_dot_workflows__pb2.ResumeKeyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ResumeKeyResponse.SerializeToString,
+            ),
+            'ReportCompromise': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCompromise,
+                    request_deserializer=protos_dot_workflows__pb2.ReportCompromiseRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ReportCompromiseResponse.SerializeToString,
+            ),
+            'RestoreKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreKey,
+                    request_deserializer=protos_dot_workflows__pb2.RestoreKeyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.RestoreKeyResponse.SerializeToString,
+            ),
+            'DestroyKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DestroyKey,
+                    request_deserializer=protos_dot_workflows__pb2.DestroyKeyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.DestroyKeyResponse.SerializeToString,
+            ),
+            'ExportKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportKey,
+                    request_deserializer=protos_dot_workflows__pb2.ExportKeyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ExportKeyResponse.SerializeToString,
+            ),
+            'RevokeParty': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeParty,
+                    request_deserializer=protos_dot_workflows__pb2.RevokePartyRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.RevokePartyResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=protos_dot_workflows__pb2.ListJobsRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=protos_dot_workflows__pb2.RetryJobRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'AbortJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortJob,
+                    request_deserializer=protos_dot_workflows__pb2.AbortJobRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.AbortJobResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=protos_dot_workflows__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=protos_dot_workflows__pb2.ApproveRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.ApproveResponse.SerializeToString,
+            ),
+            'Reject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reject,
+                    request_deserializer=protos_dot_workflows__pb2.RejectRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.RejectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -125,7 +350,8 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WorkflowService:
     """Operators ask; the orchestrator drives key holder and inference server. Requests and
-    answers carry names, versions and states only.
+    answers carry names, versions and states only. Where the federation's policy wants two
+    operators, a request is kept as an approval, and done once another operator approves.
     """
 
     @staticmethod
@@ -183,7 +409,7 @@ class WorkflowService:
             _registered_method=True)
 
     @staticmethod
-    def RotateKey(request,
+    def RotateKeys(request,
             target,
             options=(),
             channel_credentials=None,
@@ -196,9 +422,9 @@ class WorkflowService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/keymixer.v1.WorkflowService/RotateKey',
-            protos_dot_workflows__pb2.RotateKeyRequest.SerializeToString,
-            protos_dot_workflows__pb2.RotateKeyResponse.FromString,
+            '/keymixer.v1.WorkflowService/RotateKeys',
+            protos_dot_workflows__pb2.RotateKeysRequest.SerializeToString,
+            protos_dot_workflows__pb2.RotateKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -226,6 +452,357 @@ class WorkflowService:
             '/keymixer.v1.WorkflowService/RevokeKey',
             protos_dot_workflows__pb2.RevokeKeyRequest.SerializeToString,
             protos_dot_workflows__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/SuspendKey',
+            protos_dot_workflows__pb2.SuspendKeyRequest.SerializeToString,
+            protos_dot_workflows__pb2.SuspendKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/ResumeKey',
+            protos_dot_workflows__pb2.ResumeKeyRequest.SerializeToString,
+            protos_dot_workflows__pb2.ResumeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportCompromise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/ReportCompromise',
+            protos_dot_workflows__pb2.ReportCompromiseRequest.SerializeToString,
+            protos_dot_workflows__pb2.ReportCompromiseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/RestoreKey',
+            protos_dot_workflows__pb2.RestoreKeyRequest.SerializeToString,
+            protos_dot_workflows__pb2.RestoreKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DestroyKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/DestroyKey',
+            protos_dot_workflows__pb2.DestroyKeyRequest.SerializeToString,
+            protos_dot_workflows__pb2.DestroyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/ExportKey',
+            protos_dot_workflows__pb2.ExportKeyRequest.SerializeToString,
+            protos_dot_workflows__pb2.ExportKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeParty(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/RevokeParty',
+            protos_dot_workflows__pb2.RevokePartyRequest.SerializeToString,
+            protos_dot_workflows__pb2.RevokePartyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/ListJobs',
+            protos_dot_workflows__pb2.ListJobsRequest.SerializeToString,
+            protos_dot_workflows__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/RetryJob',
+            protos_dot_workflows__pb2.RetryJobRequest.SerializeToString,
+            protos_dot_workflows__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/AbortJob',
+            protos_dot_workflows__pb2.AbortJobRequest.SerializeToString,
+            protos_dot_workflows__pb2.AbortJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/ListApprovals',
+            protos_dot_workflows__pb2.ListApprovalsRequest.SerializeToString,
+            protos_dot_workflows__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/Approve',
+            protos_dot_workflows__pb2.ApproveRequest.SerializeToString,
+            protos_dot_workflows__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/Reject',
+            protos_dot_workflows__pb2.RejectRequest.SerializeToString,
+            protos_dot_workflows__pb2.RejectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""The life of a key version as data: (state, action) -> state, in NIST words."""
+"""The life of a key version as data, in NIST words; and the other rows' states."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -50,6 +50,29 @@ class PartyState(StrEnum):
     ACTIVE = "active"
     REVOKED = "revoked"
 
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    READY = "ready"
+    WAITING = "waiting"
+    NEEDS_OPERATOR = "needs_operator"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+class ApprovalState(StrEnum):
+    """Where a request for approval stands."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    EXECUTED = "executed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+
+
+# As SQL: the jobs that still have something to do, of which a subject has one.
+OPEN_JOBS: Final = "state IN ('ready', 'waiting', 'needs_operator')"
 
 # A key version that does not exist yet has the state None.
 TRANSITIONS: Final[Mapping[tuple[str | None, str], KeyState]] = MappingProxyType(

@@ -18,7 +18,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from orchestrator.registry.lifecycle import IssuedState, KeyState, PartyState
+from orchestrator.registry.lifecycle import (
+    OPEN_JOBS,
+    ApprovalState,
+    IssuedState,
+    JobState,
+    KeyState,
+    PartyState,
+)
 
 NAMES: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -71,6 +78,8 @@ class Party(Base):
     signing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     # As `core.sealing` writes it; None for a party that no key is sealed to.
     sealing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    # The log's size when `state` last changed: who asks "since when?" gets it by this.
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
 
     organisation: Mapped[Organisation] = relationship()
@@ -112,6 +121,8 @@ class ModelVersion(Base):
     backbone_digest: Mapped[bytes] = mapped_column(LargeBinary)
     # True if the plain embedding was ever published: keys then hide nothing.
     public_embedding: Mapped[bool] = mapped_column(default=False)
+    # Since when the plain embedding must be presumed known: a key for it has leaked.
+    exposed_at_ms: Mapped[int | None] = mapped_column(BigInteger)
     # The version this one was trained on from.
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
@@ -188,6 +199,7 @@ class KeyVersion(Base):
             "state <> 'retiring' OR retire_at_ms IS NOT NULL", name="retiring_ends"
         ),
         CheckConstraint("overlap_s >= 0", name="overlap_not_negative"),
+        CheckConstraint("images_used >= 0", name="images_not_negative"),
         Index(
             "uq_key_versions_one_primary",
             "key_pk",
@@ -210,6 +222,12 @@ class KeyVersion(Base):
     # How long the version this one replaces is still served.
     overlap_s: Mapped[float] = mapped_column(default=0.0)
     retire_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    # The end of the window in which a destruction can be taken back.
+    destroy_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    # How many images were answered under it; counted with each record.
+    images_used: Mapped[int] = mapped_column(BigInteger, default=0)
+    # The log's size when `state` last changed, as in `Party`.
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     changed_at_ms: Mapped[int] = mapped_column(BigInteger)
@@ -259,6 +277,109 @@ class IssuedModel(Base):
 
     key_version: Mapped[KeyVersion] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
+
+
+class Job(Base):
+    """One workflow on one subject: where it stands, and who works on it now.
+
+    A step ends in one transaction: the job's next step, what the step changed and its
+    audit record. `fence` grows with every lease: who lost a lease writes nothing.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        _one_of("state", JobState),
+        CheckConstraint("fence >= 0", name="fence_not_negative"),
+        CheckConstraint("attempts >= 0", name="attempts_not_negative"),
+        CheckConstraint(
+            "(lease_holder IS NULL) = (lease_until_ms IS NULL)", name="lease_is_whole"
+        ),
+        # One open job a subject: a second request finds the first, and is refused.
+        Index(
+            "uq_jobs_one_open",
+            "subject",
+            unique=True,
+            sqlite_where=text(OPEN_JOBS),
+            postgresql_where=text(OPEN_JOBS),
+        ),
+        Index("ix_jobs_due", "state", "next_at_ms"),
+        Index("ix_jobs_parent_id", "parent_id"),
+        Index("ix_jobs_key_version_id", "key_version_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    # `key:<key id>`, `key:<key id>/<version>`, `model:<name>/<version>`, ...
+    subject: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), default=JobState.READY)
+    step: Mapped[str] = mapped_column(String(32))
+    # RFC 8785 canonical JSON: what the steps need to know.
+    arguments: Mapped[bytes] = mapped_column(LargeBinary)
+    key_version_id: Mapped[int | None] = mapped_column(ForeignKey("key_versions.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
+    # The operator, or the orchestrator when a policy asked for it.
+    created_by: Mapped[str] = mapped_column(String(512))
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    changed_at_ms: Mapped[int] = mapped_column(BigInteger)
+    # Not before this; None: only when something happens that it waits for.
+    next_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    # How often the present step has failed.
+    attempts: Mapped[int] = mapped_column(default=0)
+    # Why it waits, or failed last; for people.
+    why: Mapped[str] = mapped_column(Text, default="")
+    lease_holder: Mapped[str | None] = mapped_column(String(64))
+    lease_until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    key_version: Mapped[KeyVersion | None] = relationship()
+    parent: Mapped["Job | None"] = relationship(remote_side="Job.id")
+
+
+class Approval(Base):
+    """A request that two different operators must want; see `ApprovalVote`."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (
+        _one_of("state", ApprovalState),
+        CheckConstraint("expires_at_ms > created_at_ms", name="expires_later"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    action: Mapped[str] = mapped_column(String(32))
+    # RFC 8785 canonical JSON: exactly what was asked for, and what will be done.
+    arguments: Mapped[bytes] = mapped_column(LargeBinary)
+    # An operator; the orchestrator, which has no vote, if a policy asked for it.
+    requested_by: Mapped[str] = mapped_column(String(512))
+    state: Mapped[str] = mapped_column(String(16), default=ApprovalState.PENDING)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    expires_at_ms: Mapped[int] = mapped_column(BigInteger)
+    changed_at_ms: Mapped[int] = mapped_column(BigInteger)
+    # The job that waits for it; None: it is done when it is approved.
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
+
+    votes: Mapped[list["ApprovalVote"]] = relationship(order_by="ApprovalVote.at_ms")
+
+
+class ApprovalVote(Base):
+    """One operator wants it; the primary key is why nobody counts twice."""
+
+    __tablename__ = "approval_votes"
+
+    approval_id: Mapped[int] = mapped_column(
+        ForeignKey("approvals.id"), primary_key=True
+    )
+    operator: Mapped[str] = mapped_column(String(512), primary_key=True)
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditEventId(Base):
+    """What a reporter called a record: reported again, it is the record it was."""
+
+    __tablename__ = "audit_event_ids"
+
+    actor: Mapped[str] = mapped_column(String(512), primary_key=True)
+    event_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    index: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_leaves.index"))
 
 
 class AuditLeaf(Base):

@@ -1,0 +1,153 @@
+"""Add durable jobs, approvals, what a key version has answered, and named events."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0002"
+down_revision: str | None = "0001"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+OPEN_JOBS = sa.text("state IN ('ready', 'waiting', 'needs_operator')")
+
+
+def upgrade() -> None:
+    _extend_parties()
+    _extend_model_versions()
+    _extend_key_versions()
+    _create_jobs()
+    _create_approvals()
+    _create_approval_votes()
+    _create_audit_event_ids()
+
+
+def _extend_parties() -> None:
+    op.add_column("parties", _counter("revision"))
+
+
+def _extend_model_versions() -> None:
+    op.add_column("model_versions", sa.Column("exposed_at_ms", sa.BigInteger()))
+
+
+def _extend_key_versions() -> None:
+    op.add_column("key_versions", sa.Column("destroy_at_ms", sa.BigInteger()))
+    # SQLite adds a constraint to a table only together with a column.
+    images = _check("key_versions", "images_not_negative", "images_used >= 0")
+    if op.get_context().dialect.name == "postgresql":
+        op.add_column("key_versions", _counter("images_used"))
+        op.create_check_constraint(images.name, "key_versions", "images_used >= 0")
+    else:
+        op.execute(
+            "ALTER TABLE key_versions ADD COLUMN images_used BIGINT NOT NULL DEFAULT 0 "
+            f"CONSTRAINT {images.name} CHECK (images_used >= 0)"
+        )
+    op.add_column("key_versions", _counter("revision"))
+
+
+def _create_jobs() -> None:
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("subject", sa.String(255), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("step", sa.String(32), nullable=False),
+        sa.Column("arguments", sa.LargeBinary(), nullable=False),
+        sa.Column("key_version_id", sa.Integer()),
+        sa.Column("parent_id", sa.Integer()),
+        sa.Column("created_by", sa.String(512), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("next_at_ms", sa.BigInteger()),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("why", sa.Text(), nullable=False),
+        sa.Column("lease_holder", sa.String(64)),
+        sa.Column("lease_until_ms", sa.BigInteger()),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        _foreign("jobs", "key_version_id", "key_versions.id"),
+        _foreign("jobs", "parent_id", "jobs.id"),
+        _check(
+            "jobs",
+            "state_known",
+            "state IN ('ready', 'waiting', 'needs_operator', 'done', 'aborted')",
+        ),
+        _check("jobs", "fence_not_negative", "fence >= 0"),
+        _check("jobs", "attempts_not_negative", "attempts >= 0"),
+        _check(
+            "jobs",
+            "lease_is_whole",
+            "(lease_holder IS NULL) = (lease_until_ms IS NULL)",
+        ),
+    )
+    op.create_index(
+        "uq_jobs_one_open",
+        "jobs",
+        ["subject"],
+        unique=True,
+        sqlite_where=OPEN_JOBS,
+        postgresql_where=OPEN_JOBS,
+    )
+    op.create_index("ix_jobs_due", "jobs", ["state", "next_at_ms"])
+    op.create_index("ix_jobs_parent_id", "jobs", ["parent_id"])
+    op.create_index("ix_jobs_key_version_id", "jobs", ["key_version_id"])
+
+
+def _create_approvals() -> None:
+    op.create_table(
+        "approvals",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("action", sa.String(32), nullable=False),
+        sa.Column("arguments", sa.LargeBinary(), nullable=False),
+        sa.Column("requested_by", sa.String(512), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("job_id", sa.Integer()),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_approvals")),
+        _foreign("approvals", "job_id", "jobs.id"),
+        _check(
+            "approvals",
+            "state_known",
+            "state IN ('pending', 'approved', 'executed', 'rejected', 'expired')",
+        ),
+        _check("approvals", "expires_later", "expires_at_ms > created_at_ms"),
+    )
+
+
+def _create_approval_votes() -> None:
+    op.create_table(
+        "approval_votes",
+        sa.Column("approval_id", sa.Integer(), nullable=False),
+        sa.Column("operator", sa.String(512), nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "approval_id", "operator", name=op.f("pk_approval_votes")
+        ),
+        _foreign("approval_votes", "approval_id", "approvals.id"),
+    )
+
+
+def _create_audit_event_ids() -> None:
+    op.create_table(
+        "audit_event_ids",
+        sa.Column("actor", sa.String(512), nullable=False),
+        sa.Column("event_id", sa.String(128), nullable=False),
+        sa.Column("index", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("actor", "event_id", name=op.f("pk_audit_event_ids")),
+        _foreign("audit_event_ids", "index", "audit_leaves.index"),
+    )
+
+
+def _counter(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger(), nullable=False, server_default="0")
+
+
+def _foreign(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
+    name = op.f(f"fk_{table}_{column}")
+    return sa.ForeignKeyConstraint([column], [target], name=name)
+
+
+def _check(table: str, name: str, condition: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(condition, name=op.f(f"ck_{table}_{name}"))
