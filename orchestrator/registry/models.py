@@ -35,6 +35,9 @@ NAMES: Final = {
     "pk": "pk_%(table_name)s",
 }
 
+# Of a job or an approval, in bytes: room for names and numbers, not for pictures.
+LONGEST_ARGUMENTS: Final = 1 << 16
+
 
 class Base(DeclarativeBase):
     """Every table; times are milliseconds since the epoch, digests are raw bytes."""
@@ -49,6 +52,15 @@ def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
 
 def _bytes_long(column: str, length: int) -> CheckConstraint:
     return CheckConstraint(f"length({column}) = {length}", name=f"{column}_length")
+
+
+def _bytes_at_most(column: str, length: int) -> CheckConstraint:
+    return CheckConstraint(f"length({column}) <= {length}", name=f"{column}_bounded")
+
+
+def _counter(*rules: CheckConstraint) -> Mapped[int]:
+    """A number that starts at zero, in rows that are older than it too."""
+    return mapped_column(BigInteger, *rules, default=0, server_default="0")
 
 
 class Organisation(Base):
@@ -79,7 +91,7 @@ class Party(Base):
     # As `core.sealing` writes it; None for a party that no key is sealed to.
     sealing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     # The log's size when `state` last changed: who asks "since when?" gets it by this.
-    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    revision: Mapped[int] = _counter()
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
 
     organisation: Mapped[Organisation] = relationship()
@@ -199,7 +211,6 @@ class KeyVersion(Base):
             "state <> 'retiring' OR retire_at_ms IS NOT NULL", name="retiring_ends"
         ),
         CheckConstraint("overlap_s >= 0", name="overlap_not_negative"),
-        CheckConstraint("images_used >= 0", name="images_not_negative"),
         Index(
             "uq_key_versions_one_primary",
             "key_pk",
@@ -225,9 +236,11 @@ class KeyVersion(Base):
     # The end of the window in which a destruction can be taken back.
     destroy_at_ms: Mapped[int | None] = mapped_column(BigInteger)
     # How many images were answered under it; counted with each record.
-    images_used: Mapped[int] = mapped_column(BigInteger, default=0)
+    images_used: Mapped[int] = _counter(
+        CheckConstraint("images_used >= 0", name="images_not_negative")
+    )
     # The log's size when `state` last changed, as in `Party`.
-    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    revision: Mapped[int] = _counter()
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     changed_at_ms: Mapped[int] = mapped_column(BigInteger)
@@ -289,6 +302,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         _one_of("state", JobState),
+        _bytes_at_most("arguments", LONGEST_ARGUMENTS),
         CheckConstraint("fence >= 0", name="fence_not_negative"),
         CheckConstraint("attempts >= 0", name="attempts_not_negative"),
         CheckConstraint(
@@ -341,6 +355,7 @@ class Approval(Base):
     __tablename__ = "approvals"
     __table_args__ = (
         _one_of("state", ApprovalState),
+        _bytes_at_most("arguments", LONGEST_ARGUMENTS),
         CheckConstraint("expires_at_ms > created_at_ms", name="expires_later"),
     )
 

@@ -1,5 +1,7 @@
 """Add durable jobs, approvals, what a key version has answered, and named events."""
 
+from typing import Final
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,39 +10,40 @@ down_revision: str | None = "0001"
 branch_labels: str | None = None
 depends_on: str | None = None
 
-OPEN_JOBS = sa.text("state IN ('ready', 'waiting', 'needs_operator')")
+OPEN_JOBS: Final = sa.text("state IN ('ready', 'waiting', 'needs_operator')")
+JOB_STATES: Final = "state IN ('ready', 'waiting', 'needs_operator', 'done', 'aborted')"
+APPROVAL_STATES: Final = (
+    "state IN ('pending', 'approved', 'executed', 'rejected', 'expired')"
+)
+ARGUMENTS_BOUNDED: Final = "length(arguments) <= 65536"
 
 
 def upgrade() -> None:
-    _extend_parties()
-    _extend_model_versions()
+    op.add_column("parties", _counter("revision"))
+    op.add_column("model_versions", sa.Column("exposed_at_ms", sa.BigInteger()))
     _extend_key_versions()
     _create_jobs()
+    _index_jobs()
     _create_approvals()
     _create_approval_votes()
     _create_audit_event_ids()
 
 
-def _extend_parties() -> None:
-    op.add_column("parties", _counter("revision"))
-
-
-def _extend_model_versions() -> None:
-    op.add_column("model_versions", sa.Column("exposed_at_ms", sa.BigInteger()))
+def downgrade() -> None:
+    """Forget the jobs, the votes and the names of events: for development only."""
+    for table in ("audit_event_ids", "approval_votes", "approvals", "jobs"):
+        op.drop_table(table)
+    for column in ("revision", "images_used", "destroy_at_ms"):
+        op.drop_column("key_versions", column)
+    op.drop_column("model_versions", "exposed_at_ms")
+    op.drop_column("parties", "revision")
 
 
 def _extend_key_versions() -> None:
     op.add_column("key_versions", sa.Column("destroy_at_ms", sa.BigInteger()))
-    # SQLite adds a constraint to a table only together with a column.
-    images = _check("key_versions", "images_not_negative", "images_used >= 0")
-    if op.get_context().dialect.name == "postgresql":
-        op.add_column("key_versions", _counter("images_used"))
-        op.create_check_constraint(images.name, "key_versions", "images_used >= 0")
-    else:
-        op.execute(
-            "ALTER TABLE key_versions ADD COLUMN images_used BIGINT NOT NULL DEFAULT 0 "
-            f"CONSTRAINT {images.name} CHECK (images_used >= 0)"
-        )
+    # A rule of the column: SQLite adds none to a table that exists.
+    rule = _check("key_versions", "images_not_negative", "images_used >= 0")
+    op.add_column("key_versions", _counter("images_used", rule))
     op.add_column("key_versions", _counter("revision"))
 
 
@@ -67,11 +70,8 @@ def _create_jobs() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         _foreign("jobs", "key_version_id", "key_versions.id"),
         _foreign("jobs", "parent_id", "jobs.id"),
-        _check(
-            "jobs",
-            "state_known",
-            "state IN ('ready', 'waiting', 'needs_operator', 'done', 'aborted')",
-        ),
+        _check("jobs", "state_known", JOB_STATES),
+        _check("jobs", "arguments_bounded", ARGUMENTS_BOUNDED),
         _check("jobs", "fence_not_negative", "fence >= 0"),
         _check("jobs", "attempts_not_negative", "attempts >= 0"),
         _check(
@@ -80,6 +80,9 @@ def _create_jobs() -> None:
             "(lease_holder IS NULL) = (lease_until_ms IS NULL)",
         ),
     )
+
+
+def _index_jobs() -> None:
     op.create_index(
         "uq_jobs_one_open",
         "jobs",
@@ -107,11 +110,8 @@ def _create_approvals() -> None:
         sa.Column("job_id", sa.Integer()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_approvals")),
         _foreign("approvals", "job_id", "jobs.id"),
-        _check(
-            "approvals",
-            "state_known",
-            "state IN ('pending', 'approved', 'executed', 'rejected', 'expired')",
-        ),
+        _check("approvals", "state_known", APPROVAL_STATES),
+        _check("approvals", "arguments_bounded", ARGUMENTS_BOUNDED),
         _check("approvals", "expires_later", "expires_at_ms > created_at_ms"),
     )
 
@@ -140,8 +140,8 @@ def _create_audit_event_ids() -> None:
     )
 
 
-def _counter(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger(), nullable=False, server_default="0")
+def _counter(name: str, *rules: sa.CheckConstraint) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger(), *rules, nullable=False, server_default="0")
 
 
 def _foreign(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
