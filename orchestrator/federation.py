@@ -50,7 +50,8 @@ def _seconds(text: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-ONE_OF_EACH = (ORCHESTRATOR, OPERATOR, KEY_HOLDER, INFERENCE_SERVER)
+ONE_OF_EACH = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
+TWO = 2
 
 
 class Section(BaseModel):
@@ -200,6 +201,9 @@ class Federation(Section):
         _unique("models", [m.name for m in self.models])
         for role in ONE_OF_EACH:
             _exactly_one(role, self.organisations_with(role))
+        operators = self.organisations_with(OPERATOR)
+        _at_least_one(OPERATOR, operators)
+        _enough_approvers(self.policies, operators)
         owners = set(self.organisations_with(DATA_OWNER))
         providers = set(self.organisations_with(MODEL_PROVIDER))
         models = {m.name for m in self.models}
@@ -222,6 +226,10 @@ class Federation(Section):
         """The identity of the one party that plays `role`."""
         (organisation,) = self.organisations_with(role)
         return self.spiffe(organisation, role)
+
+    def first(self, role: str) -> SpiffeId:
+        """The identity of the first party of the file that plays `role`."""
+        return self.spiffe(self.organisations_with(role)[0], role)
 
     def parties(self) -> list[SpiffeId]:
         """Every identity of the federation, in the file's order."""
@@ -266,6 +274,24 @@ def _unique(where: str, names: list[str]) -> None:
 def _exactly_one(role: str, found: list[str]) -> None:
     if len(found) != 1:
         raise ValueError(f"exactly one organisation must be {role}, got {found}")
+
+
+def _at_least_one(role: str, found: list[str]) -> None:
+    if not found:
+        raise ValueError(f"at least one organisation must be {role}, got none")
+
+
+def _enough_approvers(policies: Policies, operators: list[str]) -> None:
+    """Two must be able to agree; otherwise nothing under dual control is ever done."""
+    _unique("policies.approvers", policies.approvers)
+    _known("policies.approvers", set(policies.approvers), set(operators))
+    able = policies.approvers or operators
+    if policies.dual_control and len(able) < TWO:
+        raise ValueError(
+            f"policies.dual_control: {', '.join(policies.dual_control)} needs two "
+            f"operators who may approve, got {able}; let another organisation be "
+            "operator, or leave policies.approvers out"
+        )
 
 
 def _known(where: str, names: set[str], known: set[str]) -> None:

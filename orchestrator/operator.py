@@ -1,23 +1,34 @@
 """An operator's view of a running federation: ask the orchestrator, over mutual TLS."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from core.rpc.channel import open_channel
 from core.rpc.errors import remote_errors
 from core.rpc.identity import load_identity
 from core.rpc.settings import Peer, read_settings
-from protos import audit_pb2, registry_pb2, workflows_pb2
+from protos import audit_pb2, registry_pb2
+from protos import workflows_pb2 as pb
 from protos.audit_pb2_grpc import AuditServiceStub
 from protos.registry_pb2_grpc import RegistryServiceStub
 from protos.workflows_pb2_grpc import WorkflowServiceStub
 
+# Calls that change the rows of every owner of a model in one transaction.
+_ALL_OWNERS_S: Final = 60.0
+# What the orchestrator lists at once.
+JOBS_PAGE: Final = 1000
+
 
 @dataclass(frozen=True)
 class Operator:
-    """The calls an operator may make; each raises a typed error if it is refused."""
+    """The calls an operator may make; each raises a typed error if it is refused.
+
+    An answer with an `approval_id` other than 0 says that nothing was done yet: another
+    operator must approve it.
+    """
 
     registry: RegistryServiceStub
     workflows: WorkflowServiceStub
@@ -38,7 +49,7 @@ class Operator:
         return list(answer.versions)
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
-        """All key versions."""
+        """All key versions, by key and version."""
         with remote_errors("orchestrator"):
             answer = self.registry.ListKeyVersions(
                 registry_pb2.ListKeyVersionsRequest()
@@ -56,48 +67,164 @@ class Operator:
     def grant(self, owner: str, model: str) -> None:
         """Allow an owner (a SPIFFE ID) to use a model."""
         with remote_errors("orchestrator"):
-            self.workflows.GrantModel(
-                workflows_pb2.GrantModelRequest(owner=owner, model=model)
+            self.workflows.GrantModel(pb.GrantModelRequest(owner=owner, model=model))
+
+    def create_key(self, owner: str, model: str) -> pb.CreateKeyResponse:
+        """Have an owner's first key drawn."""
+        with remote_errors("orchestrator"):
+            return self.workflows.CreateKey(
+                pb.CreateKeyRequest(owner=owner, model=model)
             )
 
-    def create_key(self, owner: str, model: str) -> tuple[str, int]:
-        """Have an owner's first key drawn; returns its id and version."""
-        with remote_errors("orchestrator"):
-            answer = self.workflows.CreateKey(
-                workflows_pb2.CreateKeyRequest(owner=owner, model=model)
-            )
-        return answer.key_id, answer.version
+    def rotate_keys(
+        self,
+        model: str,
+        overlap_s: float,
+        *,
+        owner: str = "",
+        older_than_s: float = 0.0,
+        dry_run: bool = False,
+    ) -> pb.RotateKeysResponse:
+        """Have new versions drawn of one owner's key, or of all that fit.
 
-    def rotate_key(self, owner: str, model: str, overlap_s: float) -> tuple[str, int]:
-        """Have an owner's next key version drawn; returns its id and version."""
+        Args:
+            model: whose keys.
+            overlap_s: how long the old versions are served beside the new ones.
+            owner: a SPIFFE ID; empty: every owner.
+            older_than_s: only keys whose primary version is older.
+            dry_run: only say what would happen.
+        """
+        request = pb.RotateKeysRequest(
+            owner=owner,
+            model=model,
+            older_than_s=older_than_s,
+            overlap_s=overlap_s,
+            dry_run=dry_run,
+        )
         with remote_errors("orchestrator"):
-            answer = self.workflows.RotateKey(
-                workflows_pb2.RotateKeyRequest(
-                    owner=owner, model=model, overlap_s=overlap_s
-                )
-            )
-        return answer.key_id, answer.version
+            return self.workflows.RotateKeys(request, timeout=_ALL_OWNERS_S)
 
-    def revoke_key(self, owner: str, model: str, reason: str) -> list[int]:
-        """Revoke every version of an owner's key; returns the versions."""
+    def revoke_key(self, owner: str, model: str, reason: str) -> pb.RevokeKeyResponse:
+        """Revoke every version of an owner's key."""
         with remote_errors("orchestrator"):
-            answer = self.workflows.RevokeKey(
-                workflows_pb2.RevokeKeyRequest(owner=owner, model=model, reason=reason)
+            return self.workflows.RevokeKey(
+                pb.RevokeKeyRequest(owner=owner, model=model, reason=reason)
             )
-        return list(answer.versions)
+
+    def suspend_key(self, owner: str, model: str, reason: str) -> pb.SuspendKeyResponse:
+        """Have an owner's key refused until it is resumed."""
+        with remote_errors("orchestrator"):
+            return self.workflows.SuspendKey(
+                pb.SuspendKeyRequest(owner=owner, model=model, reason=reason)
+            )
+
+    def resume_key(self, owner: str, model: str) -> pb.ResumeKeyResponse:
+        """Serve an owner's suspended key again."""
+        with remote_errors("orchestrator"):
+            return self.workflows.ResumeKey(
+                pb.ResumeKeyRequest(owner=owner, model=model)
+            )
+
+    def report_compromise(
+        self, owner: str, model: str, reason: str
+    ) -> pb.ReportCompromiseResponse:
+        """Say that an owner's key is known to somebody else."""
+        request = pb.ReportCompromiseRequest(owner=owner, model=model, reason=reason)
+        with remote_errors("orchestrator"):
+            return self.workflows.ReportCompromise(request, timeout=_ALL_OWNERS_S)
+
+    def restore_key(self, key_id: str, version: int) -> pb.RestoreKeyResponse:
+        """Take the destruction of a key version back; it is suspended."""
+        with remote_errors("orchestrator"):
+            return self.workflows.RestoreKey(
+                pb.RestoreKeyRequest(key_id=key_id, version=version)
+            )
+
+    def destroy_key(self, key_id: str, version: int) -> pb.DestroyKeyResponse:
+        """Destroy a key version without waiting for the end of its window."""
+        with remote_errors("orchestrator"):
+            return self.workflows.DestroyKey(
+                pb.DestroyKeyRequest(key_id=key_id, version=version)
+            )
+
+    def export_key(self, key_id: str, version: int) -> pb.ExportKeyResponse:
+        """Get a key version, sealed to the key holder's recovery key."""
+        with remote_errors("orchestrator"):
+            return self.workflows.ExportKey(
+                pb.ExportKeyRequest(key_id=key_id, version=version)
+            )
+
+    def revoke_party(self, spiffe_id: str, reason: str) -> pb.RevokePartyResponse:
+        """Expel a party; its keys are revoked with it."""
+        request = pb.RevokePartyRequest(spiffe_id=spiffe_id, reason=reason)
+        with remote_errors("orchestrator"):
+            return self.workflows.RevokeParty(request, timeout=_ALL_OWNERS_S)
+
+    def jobs(self, *, open_only: bool = False, ids: Sequence[int] = ()) -> list[pb.Job]:
+        """Jobs, newest first: those named by `ids`, or all that fit."""
+        found: list[pb.Job] = []
+        before = 0
+        while True:
+            request = pb.ListJobsRequest(open=open_only, ids=ids, before=before)
+            with remote_errors("orchestrator"):
+                page = self.workflows.ListJobs(request).jobs
+            found.extend(page)
+            if len(page) < JOBS_PAGE:
+                return found
+            before = page[-1].id
+
+    def retry_job(self, job_id: int) -> pb.Job:
+        """Try a job again that needs an operator."""
+        with remote_errors("orchestrator"):
+            return self.workflows.RetryJob(pb.RetryJobRequest(id=job_id)).job
+
+    def abort_job(self, job_id: int, reason: str) -> pb.Job:
+        """Give a job up."""
+        with remote_errors("orchestrator"):
+            return self.workflows.AbortJob(
+                pb.AbortJobRequest(id=job_id, reason=reason)
+            ).job
+
+    def approvals(self, *, open_only: bool = False) -> list[pb.Approval]:
+        """Requests that need two operators, newest first."""
+        with remote_errors("orchestrator"):
+            answer = self.workflows.ListApprovals(
+                pb.ListApprovalsRequest(open=open_only)
+            )
+        return list(answer.approvals)
+
+    def approve(self, approval_id: int) -> pb.Approval:
+        """Approve another operator's request."""
+        request = pb.ApproveRequest(id=approval_id)
+        with remote_errors("orchestrator"):
+            return self.workflows.Approve(request, timeout=_ALL_OWNERS_S).approval
+
+    def reject(self, approval_id: int, reason: str) -> pb.Approval:
+        """Reject a request, one's own or another operator's."""
+        with remote_errors("orchestrator"):
+            return self.workflows.Reject(
+                pb.RejectRequest(id=approval_id, reason=reason)
+            ).approval
 
     def checkpoint(self) -> audit_pb2.GetCheckpointResponse:
         """The newest signed checkpoint and the log's public key."""
         with remote_errors("orchestrator"):
             return self.audit.GetCheckpoint(audit_pb2.GetCheckpointRequest())
 
-    def entries(self, start: int = 0, kind: str = "") -> Iterator[audit_pb2.AuditEntry]:
-        """The log's records from `start` on, page by page."""
+    def entries(
+        self, start: int = 0, kind: str = "", party: str = ""
+    ) -> Iterator[audit_pb2.AuditEntry]:
+        """The log's records from `start` on, page by page.
+
+        Args:
+            start: the first index.
+            kind: only records of this kind; empty: of every kind.
+            party: only records that name this SPIFFE ID; empty: all.
+        """
         while True:
+            request = audit_pb2.ListEntriesRequest(start=start, kind=kind, party=party)
             with remote_errors("orchestrator"):
-                page = self.audit.ListEntries(
-                    audit_pb2.ListEntriesRequest(start=start, kind=kind)
-                )
+                page = self.audit.ListEntries(request)
             yield from page.entries
             if not page.next_start:
                 return

@@ -56,7 +56,7 @@ def simulate(
             verify_audit(stage)
         with narrator.phase("stop", "The federation stops"):
             stage.running.stop()
-            operator = workspace.federation.only(OPERATOR)
+            operator = workspace.federation.first(OPERATOR)
             narrator.says(OPERATOR, operator.organisation, "has stopped every party")
     write_report(stage)
     point_latest(workspace)

@@ -73,8 +73,8 @@ class Stage:
 
     @contextmanager
     def operator(self) -> Iterator[Operator]:
-        """Talk to the orchestrator as the operator."""
-        with operator(self.workspace.server_folder(OPERATOR)) as connected:
+        """Talk to the orchestrator as the federation's first operator."""
+        with operator(self.workspace.operator_folder()) as connected:
             yield connected
 
     def require_data(self) -> Dataset:
@@ -148,7 +148,7 @@ def start_servers(stage: Stage) -> None:
 
 def wait_until_ready(stage: Stage, role: str) -> None:
     """Poll in short waits, so that a server that died is noticed at once."""
-    identity = load_identity(stage.workspace.server_folder(OPERATOR))
+    identity = load_identity(stage.workspace.operator_folder())
     deadline = time.monotonic() + READY_S
     while True:
         stage.running.check()
@@ -189,9 +189,21 @@ def issue_keys(stage: Stage) -> None:
         for owner in stage.owners:
             spiffe = str(stage.workspace.owner(owner))
             connected.grant(spiffe, stage.model.name)
-            connected.create_key(spiffe, stage.model.name)
+            agree(stage, connected.create_key(spiffe, stage.model.name).approval_id)
     for_each_owner(stage, lambda owner: ask_owner(stage, owner, "keys"))
     stage.tell_news()
+
+
+def agree(stage: Stage, approval_id: int) -> None:
+    """Let a second operator approve what the first asked for; 0: nobody need."""
+    if not approval_id:
+        return
+    federation = stage.workspace.federation
+    first, *others = federation.organisations_with(OPERATOR)
+    able = federation.policies.approvers or others
+    second = next(organisation for organisation in able if organisation != first)
+    with operator(stage.workspace.operator_folder(second)) as connected:
+        connected.approve(approval_id)
 
 
 def ask_owner(

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from core.errors import ConfigurationError, KeymixerError
 from core.rpc.channel import wait_ready
-from core.rpc.identity import OPERATOR, load_identity
+from core.rpc.identity import load_identity
 from orchestrator.simulation import processes
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Process
@@ -103,7 +103,7 @@ def _started(root: Path) -> list[Process]:
 
 
 def _state(workspace: Workspace, role: str) -> str:
-    identity = load_identity(workspace.server_folder(OPERATOR))
+    identity = load_identity(workspace.operator_folder())
     party = workspace.federation.only(role)
     address = workspace.address(role)
     try:

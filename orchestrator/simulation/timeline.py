@@ -20,6 +20,7 @@ from orchestrator.federation import (
 from orchestrator.simulation.setup import (
     Stage,
     acts_of,
+    agree,
     ask_owner,
     wait_until_ready,
 )
@@ -45,11 +46,13 @@ def rotate(stage: Stage, event: Rotate) -> None:
         asking = Signal()
         asks = _asking(stage, event.owner, old + 1, asking, pool)
         _wait_for(asking, asks)
-        key_id, version = connected.rotate_key(owner, stage.model.name, overlap)
+        rotated = connected.rotate_keys(stage.model.name, overlap, owner=owner)
+        agree(stage, rotated.approval_id)
+        key_id = _key_id(stage, owner)
         stage.narrator.says(
             OPERATOR,
-            stage.workspace.federation.only(OPERATOR).organisation,
-            f"rotates {key_id} to version {version} while {event.owner} asks",
+            stage.workspace.federation.first(OPERATOR).organisation,
+            f"rotates {key_id} to version {old + 1} while {event.owner} asks",
         )
         answered = asks.result()
     stage.reports["rotation"] = answered[-1]
@@ -62,7 +65,8 @@ def revoke(stage: Stage, event: Revoke) -> None:
     owner = str(stage.workspace.owner(event.owner))
     version = _primary(stage, owner)
     with stage.operator() as connected:
-        connected.revoke_key(owner, stage.model.name, event.reason)
+        revoked = connected.revoke_key(owner, stage.model.name, event.reason)
+        agree(stage, revoked.approval_id)
     key_id = _key_id(stage, owner)
     refuse(stage, event.owner, key_id, version, "KeyRefused")
     _wait_until_destroyed(stage, key_id, version)

@@ -3,7 +3,8 @@
 runs/<id>/
     federation.yaml      the scenario, as it was run
     ca/                  the development authority
-    orchestrator/  key-holder/  inference-server/  operator/
+    orchestrator/  key-holder/  inference-server/
+    operators/<organisation>/
     providers/<organisation>/
     owners/<organisation>/
     logs/<process>.log
@@ -19,12 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, NotFound
 from core.rpc.identity import (
     DATA_OWNER,
     INFERENCE_SERVER,
     KEY_HOLDER,
     MODEL_PROVIDER,
+    OPERATOR,
     ORCHESTRATOR,
     SpiffeId,
     create_identity,
@@ -35,7 +37,7 @@ from orchestrator.certificates import DevelopmentCA
 from orchestrator.federation import Federation, read_federation
 
 SERVERS = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
-_MANY = {MODEL_PROVIDER: "providers", DATA_OWNER: "owners"}
+_MANY = {MODEL_PROVIDER: "providers", DATA_OWNER: "owners", OPERATOR: "operators"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,20 @@ class Workspace:
     def owner_folder(self, organisation: str) -> Path:
         """The folder of a data owner."""
         return self.folder(self.owner(organisation))
+
+    def operator_folder(self, organisation: str = "") -> Path:
+        """The folder of an operator; if none is named, of the file's first.
+
+        Raises:
+            NotFound: the organisation is no operator here.
+        """
+        operators = self.federation.organisations_with(OPERATOR)
+        named = organisation or operators[0]
+        if named not in operators:
+            raise NotFound(
+                f"{named} is no operator here; there are {', '.join(operators)}"
+            )
+        return self.folder(self.federation.spiffe(named, OPERATOR))
 
     @property
     def logs(self) -> Path:
@@ -165,10 +181,20 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
     }
     common = {"federation": federation.federation, **peers}
     for party in federation.parties():
-        own: dict[str, Any] = (
-            {"listen": addresses[party.role]} if party.role in SERVERS else {}
-        )
-        if party.role == ORCHESTRATOR:
-            own["parties"] = [{"spiffe_id": str(p)} for p in federation.parties()]
+        own = _own_settings(federation, party.role)
+        if party.role in SERVERS:
+            own["listen"] = addresses[party.role]
         content = json.dumps({**common, **own}, indent=2).encode()
         write_atomically(workspace.folder(party) / "settings.json", content)
+
+
+def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
+    policies = federation.policies
+    if role == ORCHESTRATOR:
+        return {
+            "parties": [{"spiffe_id": str(p)} for p in federation.parties()],
+            "policies": policies.model_dump(mode="json"),
+        }
+    if role in (KEY_HOLDER, INFERENCE_SERVER):
+        return {"max_staleness_s": policies.max_staleness_s}
+    return {}
