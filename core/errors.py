@@ -12,12 +12,14 @@ KeymixerError
 │   ├── SeedError            a seed or a blinding value is not 32 bytes
 │   ├── TrainingDivergedError the loss is no longer a number
 │   └── ConfigurationError   federation.yaml or a setting is wrong
+│       └── SchemaUnknown        a newer keymixer wrote this database
 ├── Refused              the caller may not do this
 │   ├── WrongFederationError a certificate of another federation
 │   ├── NotAllowedError      the method is not for this role
 │   └── SignatureError       a signature, digest or tag does not verify
 ├── NotFound             what the caller names does not exist
 ├── Conflict             it exists, but its state does not allow this
+│   ├── ConstraintConflict   a rule of the database forbids the change
 │   ├── KeyRefusedError      the key is not active (retired, revoked, suspended, ...)
 │   ├── KeyMismatchError     key, model and block size do not belong together
 │   └── NotGrantedError      the owner may not use this model
@@ -26,7 +28,9 @@ KeymixerError
 └── Unavailable          a peer, a disk or the log is away; trying again may work
     ├── AuditUnavailable     the record could not be made durable: no answer
     ├── PeerUnavailable      a party does not answer
+    ├── DatabaseBusyError    others hold the database, or its server is away
     └── StorageError         the disk is full or not writable
+        └── DatabaseCorrupt      the database cannot be read
 
 Each package draws its own errors below one of these, so that one table in
 `core.rpc.errors` turns every error into a gRPC status.
@@ -112,6 +116,12 @@ class ConfigurationError(InvalidInput):
     hint = "correct what the message names"
 
 
+class SchemaUnknown(ConfigurationError):
+    """The database is at a schema revision that this keymixer does not know."""
+
+    hint = "run the newer keymixer that wrote this database"
+
+
 class Refused(KeymixerError):
     """The caller may not do this."""
 
@@ -142,6 +152,12 @@ class NotFound(KeymixerError):
 
 class Conflict(KeymixerError):
     """It exists, but its state does not allow this."""
+
+
+class ConstraintConflict(Conflict):
+    """A unique, foreign-key or check constraint of the database forbids the change."""
+
+    hint = "it contradicts what is registered; list that first"
 
 
 class KeyRefusedError(Conflict):
@@ -188,7 +204,19 @@ class PeerUnavailable(Unavailable):
     hint = "see `keymixer status`; `keymixer up --resume RUN` starts a stopped run"
 
 
+class DatabaseBusyError(Unavailable):
+    """Others held the database for too long, or its server does not answer."""
+
+    hint = "try again; if it goes on, look at the database and who holds it"
+
+
 class StorageError(Unavailable):
     """The disk is full or not writable."""
 
     hint = "free space on the disk, or name a folder you can write to"
+
+
+class DatabaseCorrupt(StorageError):
+    """The database cannot be read as one of ours."""
+
+    hint = "restore it, and the checkpoint.txt of a log, from the newest backup"

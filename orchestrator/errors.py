@@ -1,34 +1,26 @@
 """What can go wrong in the orchestrator, below the categories of `core.errors`.
 
 InvalidInput
-├── RecordMalformed          an audit record breaks its own layout
-└── ConfigurationError
-    └── SchemaUnknown        a newer keymixer wrote this database
+└── RecordMalformed          an audit record breaks its own layout
 Refused
 └── SignatureError
     └── AuditBroken          the stored log is not the log that was written
 NotFound
 └── NotInLog                 the log does not hold that record or that size yet
 Conflict
-├── RegistryConflict         the registry's rules forbid the change
 └── KeyRefusedError
     └── TransitionRefused    the key's state does not allow the action
 Unavailable
-├── AuditUnavailable
-│   └── LogRewound           the log lost records that were signed
-└── StorageError
-    └── DatabaseCorrupt      the database file cannot be read
+└── AuditUnavailable
+    └── LogRewound           the log lost records that were signed
 """
 
 from core.errors import (
     AuditUnavailable,
-    ConfigurationError,
-    Conflict,
     InvalidInput,
     KeyRefusedError,
     NotFound,
     SignatureError,
-    StorageError,
 )
 
 
@@ -36,12 +28,6 @@ class RecordMalformed(InvalidInput):
     """An audit record breaks its own layout: kind, subject, size or canonical form."""
 
     hint = "send short facts: at most 32 names with strings or finite numbers"
-
-
-class SchemaUnknown(ConfigurationError):
-    """The database is at a schema revision that this keymixer does not know."""
-
-    hint = "run the newer keymixer that wrote this database"
 
 
 class AuditBroken(SignatureError):
@@ -67,12 +53,6 @@ class NotInLog(NotFound):
     hint = "ask for the newest checkpoint first"
 
 
-class RegistryConflict(Conflict):
-    """A unique, foreign-key or check constraint of the registry forbids the change."""
-
-    hint = "it contradicts what is registered; list that first"
-
-
 class TransitionRefused(KeyRefusedError):
     """The state of the key does not allow the action."""
 
@@ -83,9 +63,3 @@ class LogRewound(AuditUnavailable):
     """The log is shorter than, or contradicts, a checkpoint that was signed before."""
 
     hint = "an old backup or a changed log: restore the newest registry.db"
-
-
-class DatabaseCorrupt(StorageError):
-    """The database file cannot be read as a database."""
-
-    hint = "restore registry.db and checkpoint.txt from their newest backup"

@@ -18,13 +18,13 @@ from sqlalchemy.orm import Session
 
 from core.checkpoint import Checkpoint as Signed
 from core.checkpoint import open_checkpoint
+from core.database import Database, open_existing
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.tree import Node
 from orchestrator.audit.writer import beside
 from orchestrator.errors import AuditBroken, RecordMalformed
-from orchestrator.registry.database import Database, open_existing
 from orchestrator.registry.models import AuditLeaf, AuditNode, Checkpoint
 
 Leaf = Row[int, bytes, bytes, str, int]

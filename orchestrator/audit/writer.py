@@ -17,13 +17,13 @@ from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from core.checkpoint import open_checkpoint, sign_checkpoint
+from core.database import Database
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import leaf_hash
 from core.wire import write_atomically
 from orchestrator.audit import tree
 from orchestrator.audit.records import Entry, Fact
 from orchestrator.errors import LogRewound, NotInLog
-from orchestrator.registry.database import Database
 from orchestrator.registry.models import (
     AuditLeaf,
     AuditLeafParty,

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
+from core.database import Database
 from core.errors import (
     Conflict,
     InvalidInput,
@@ -34,7 +35,6 @@ from core.sealing import check_public_key, fingerprint
 from core.statements import MANIFEST, verify
 from orchestrator.audit.records import Fact
 from orchestrator.audit.writer import AuditLog
-from orchestrator.registry.database import Database
 from orchestrator.registry.lifecycle import KeyAction, PartyState, next_state
 from orchestrator.registry.models import (
     IssuedModel,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from orchestrator.registry.database import Database, open_database
+from core.database import Database
+from orchestrator.registry.database import open_database
 
 POSTGRESQL = os.environ.get("KEYMIXER_TEST_POSTGRESQL", "")
 

@@ -7,7 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from core.checkpoint import open_checkpoint
-from core.errors import KeymixerError
+from core.database import Database
+from core.errors import ConstraintConflict, KeymixerError
 from core.merkle import (
     consistency_path,
     inclusion_path,
@@ -19,8 +20,7 @@ from core.merkle import (
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.verify import verify_log
 from orchestrator.audit.writer import AuditLog
-from orchestrator.errors import NotInLog, RecordMalformed, RegistryConflict
-from orchestrator.registry.database import Database
+from orchestrator.errors import NotInLog, RecordMalformed
 from orchestrator.registry.models import Organisation
 from tests.unit.orchestrator.logs import (
     OPERATOR,
@@ -60,7 +60,7 @@ def test_records_are_numbered_from_zero_and_read_back(
 def test_a_record_falls_with_the_change_it_records(
     database: Database, log: AuditLog
 ) -> None:
-    with pytest.raises(RegistryConflict), database.transaction() as session:
+    with pytest.raises(ConstraintConflict), database.transaction() as session:
         enrol(session, log, "party.enrolled", clinics=2)
 
     assert log.size() == 0

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from core.database import Database
 from core.errors import KeymixerError
-from orchestrator.registry.database import Database
 from orchestrator.registry.models import Organisation
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import pytest
 from sqlalchemy import CheckConstraint, delete, select, update
 
-from orchestrator.errors import RegistryConflict
-from orchestrator.registry.database import Database
+from core.database import Database
+from core.errors import ConstraintConflict
 from orchestrator.registry.lifecycle import IssuedState, KeyState
 from orchestrator.registry.models import (
     Base,
@@ -207,7 +207,7 @@ BROKEN: dict[str, tuple[str, Rows]] = {
 @pytest.mark.parametrize(("rule", "rows"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_rule_is_refused(database: Database, rule: str, rows: Rows) -> None:
     with (
-        pytest.raises(RegistryConflict, match=rule),
+        pytest.raises(ConstraintConflict, match=rule),
         database.transaction() as session,
     ):
         add(session, *rows())
@@ -290,7 +290,7 @@ def test_a_version_that_an_alias_names_cannot_be_deleted(database: Database) -> 
             session, ModelAlias(model_id=released.model_id, alias="champion", version=1)
         )
 
-    with pytest.raises(RegistryConflict), database.transaction() as session:
+    with pytest.raises(ConstraintConflict), database.transaction() as session:
         session.execute(delete(ModelVersion))
 
 
@@ -299,7 +299,7 @@ def test_a_version_is_not_its_own_parent(database: Database) -> None:
         add(session, model_version(model(), 1))
 
     with (
-        pytest.raises(RegistryConflict, match=NEEDS_AN_UPDATE),
+        pytest.raises(ConstraintConflict, match=NEEDS_AN_UPDATE),
         database.transaction() as session,
     ):
         session.execute(update(ModelVersion).values(parent_id=ModelVersion.id))

@@ -1,21 +1,6 @@
-"""Run or render the migrations; `orchestrator.registry.database` builds the context."""
+"""Run or render the registry's migrations."""
 
-from alembic import context
-
+from core.database.schema import run_migrations
 from orchestrator.registry.models import Base
 
-config = context.config
-
-if context.is_offline_mode():
-    context.configure(
-        dialect_name=config.attributes["dialect"],
-        target_metadata=Base.metadata,
-        literal_binds=True,
-    )
-else:
-    context.configure(
-        connection=config.attributes["connection"], target_metadata=Base.metadata
-    )
-
-with context.begin_transaction():
-    context.run_migrations()
+run_migrations(Base.metadata)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from core.database import Database
 from orchestrator.audit.records import Fact
 from orchestrator.audit.writer import AuditLog
-from orchestrator.registry.database import Database, open_database
+from orchestrator.registry.database import open_database
 
 ORIGIN = "test.example/keymixer-audit"
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
 from core.architecture import Architecture
+from core.database import Database
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
 from core.rpc.identity import (
@@ -25,7 +26,7 @@ from core.statements import MANIFEST, sign
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.writer import AuditLog
 from orchestrator.registry import store
-from orchestrator.registry.database import Database, open_database
+from orchestrator.registry.database import open_database
 from orchestrator.registry.models import IssuedModel, KeyVersion
 from orchestrator.registry.store import Change, Registry
 from orchestrator.workflows import keys

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint import sign_checkpoint
-from core.errors import SignatureError, StorageError
+from core.errors import DatabaseCorrupt, SignatureError, StorageError
 from core.merkle import leaf_hash, node_hash
 from orchestrator.audit import verify
 from orchestrator.audit.records import Entry
 from orchestrator.audit.verify import verify_log
-from orchestrator.errors import AuditBroken, DatabaseCorrupt
+from orchestrator.errors import AuditBroken
 from tests.unit.orchestrator.logs import (
     ORIGIN,
     PUBLIC_KEY,

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from core.errors import AuditUnavailable, StorageError
-from orchestrator.errors import DatabaseCorrupt, SchemaUnknown
-from orchestrator.registry import database as module
-from orchestrator.registry.database import Database, open_database, open_existing
+from core.database import Database, open_existing
+from core.database import open_database as open_any
+from core.errors import DatabaseBusyError, DatabaseCorrupt, SchemaUnknown, StorageError
+from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Organisation
 
 
@@ -35,6 +35,7 @@ def database(path: Path) -> Iterator[Database]:
         ("journal_mode", "wal"),
         ("synchronous", 2),  # FULL: the disk has it when COMMIT returns
         ("foreign_keys", 1),
+        ("secure_delete", 1),
         ("busy_timeout", 10_000),
     ],
 )
@@ -70,16 +71,13 @@ def test_a_full_disk_is_a_storage_error_and_keeps_what_was_there(
     assert names(database) == ["clinic"]
 
 
-def test_a_locked_database_is_audit_unavailable(
-    monkeypatch: pytest.MonkeyPatch, path: Path
-) -> None:
+def test_a_locked_database_is_busy(path: Path) -> None:
     """Another process writes for longer than we wait."""
-    monkeypatch.setattr(module, "WAIT_S", 0.05)
-    with open_database(f"sqlite:///{path}") as database:
+    with impatient(path) as database:
         other = sqlite3.connect(path)
         other.execute("BEGIN IMMEDIATE")
 
-        with pytest.raises(AuditUnavailable, match="locked"):
+        with pytest.raises(DatabaseBusyError, match="locked"):
             write_one(database)
         other.close()
 
@@ -101,36 +99,34 @@ def test_a_writer_keeps_others_out_from_its_first_read(
 
 
 def test_a_writer_that_does_not_end_holds_up_the_others_only_so_long(
-    monkeypatch: pytest.MonkeyPatch, database: Database
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_S", 0.05)
     refusals: list[str] = []
 
-    def second_writer() -> None:
+    def second_writer(database: Database) -> None:
         try:
             write_one(database)
-        except AuditUnavailable as error:
+        except DatabaseBusyError as error:
             refusals.append(error.kind)
 
-    with database.transaction():
-        thread = threading.Thread(target=second_writer)
+    with impatient(path) as database, database.transaction():
+        thread = threading.Thread(target=second_writer, args=(database,))
         thread.start()
         thread.join()
 
-    assert refusals == ["AuditUnavailable"]
+    assert refusals == ["DatabaseBusy"]
 
 
 def test_more_readers_than_connections_are_refused_not_queued_for_ever(
-    monkeypatch: pytest.MonkeyPatch, path: Path
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_S", 0.05)
-    with open_database(f"sqlite:///{path}") as database:
+    with impatient(path) as database:
         with ExitStack() as readers:
             for _ in range(15):
                 session = readers.enter_context(database.reading())
                 session.execute(text("SELECT 1"))
 
-            with pytest.raises(AuditUnavailable, match="busy"):
+            with pytest.raises(DatabaseBusyError, match="busy"):
                 names(database)
 
         assert names(database) == []
@@ -185,6 +181,10 @@ def test_a_database_that_is_not_there_is_not_made(path: Path) -> None:
         open_existing(path)
 
     assert not path.exists()
+
+
+def impatient(path: Path) -> Database:
+    return open_any(f"sqlite:///{path}", MIGRATIONS, wait_s=0.05)
 
 
 def write_one(database: Database) -> None:

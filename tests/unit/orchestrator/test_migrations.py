@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from orchestrator.registry.database import migrations, open_database
+from core.database import schema
+from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Base
 
 LOG_TABLES = ("audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints")
@@ -117,6 +119,10 @@ def test_rows_from_before_the_jobs_keep_what_they_said(connection: Connection) -
     row = connection.execute(text("SELECT id, state, revision FROM parties")).one()
 
     assert tuple(row) == (7, "active", 0)
+
+
+def migrations(connection: Connection | None = None, *, dialect: str = "") -> Config:
+    return schema.migrations(MIGRATIONS, connection, dialect=dialect)
 
 
 def rendered(direction: str, revisions: str) -> str:

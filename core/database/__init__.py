@@ -1,0 +1,150 @@
+"""One SQL database, opened at the newest schema, with one writer at a time."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from core.database.connections import connect, to_read, to_write
+from core.database.failures import typed_errors
+from core.database.schema import upgrade
+from core.errors import (
+    ConfigurationError,
+    DatabaseBusyError,
+    KeymixerError,
+    StorageError,
+)
+
+# How long a writer waits for another one, in this process and in the database.
+WAIT_S: Final = 10.0
+
+
+class Database:
+    """Transactions on one database; made by `open_database`."""
+
+    def __init__(
+        self, engine: Engine, folder: Path | None = None, *, wait_s: float = WAIT_S
+    ) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._wait_s = wait_s
+        self._writer = to_write(engine)
+        self._reader = to_read(engine)
+        self._one_writer = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where an SQLite database's file is; None for a server's database."""
+        return self._folder
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Write: all of it is durable when the block ends, or none of it happened.
+
+        From its first read on, no other writer changes what it sees: neither one of
+        this process nor one of another.
+
+        Raises:
+            DatabaseBusyError: others held the database for longer than `wait_s`.
+            StorageError: the disk is full or not writable.
+            ConstraintConflict: a constraint forbids the change.
+        """
+        if not self._one_writer.acquire(timeout=self._wait_s):
+            raise DatabaseBusyError(f"another writer was busy for {self._wait_s:g} s")
+        try:
+            with (
+                typed_errors(),
+                Session(self._writer, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
+        finally:
+            self._one_writer.release()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Read one consistent snapshot; the database refuses writes."""
+        with typed_errors(), Session(self._reader) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Database:
+    """Open the database at an SQLAlchemy URL and bring its schema to the newest.
+
+    Args:
+        url: Such as `sqlite:////srv/keymixer/registry.db` or `postgresql://host/name`.
+        migrations: The folder of the Alembic scripts that make the schema.
+        wait_s: How long a writer waits for another one.
+
+    Raises:
+        ConfigurationError: the URL is none, or its driver is not installed.
+        SchemaUnknown: a newer keymixer has already migrated it further.
+        StorageError: it cannot be opened or written.
+    """
+    parsed = _parse(url)
+    path = _sqlite_file(parsed)
+    if path is not None:
+        _create_private(path)
+    engine = connect(parsed, wait_s)
+    try:
+        with typed_errors():
+            upgrade(to_write(engine), migrations)
+    except KeymixerError:
+        engine.dispose()
+        raise
+    return Database(engine, path.parent if path else None, wait_s=wait_s)
+
+
+def open_existing(path: Path) -> Database:
+    """Open an SQLite file as it is, for reading only: nothing is migrated."""
+    if not path.is_file():
+        raise StorageError(f"no database at {path}")
+    read_only = {"mode": "ro", "uri": "true"}
+    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query=read_only)
+    return Database(connect(url, WAIT_S), path.parent)
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        # Its text would quote the URL, and with it a password.
+        raise ConfigurationError("the database's URL cannot be read") from None
+
+
+def _create_private(path: Path) -> None:
+    """Create the file for our eyes only; its -wal and -shm inherit the mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StorageError(f"cannot open {path}") from error
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    in_memory = url.database in (None, "", ":memory:")
+    if url.get_backend_name() != "sqlite" or in_memory:
+        return None
+    return Path(str(url.database))
