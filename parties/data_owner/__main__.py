@@ -28,6 +28,7 @@ from parties.data_owner.client import Client, open_client
 from parties.data_owner.errors import KeyNotReadyError, NoKeyError
 from parties.data_owner.inference import Pixels, Use
 from parties.data_owner.pictures import as_picture
+from parties.data_owner.traffic import Asker, Log, keep_asking, until_told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,6 +88,33 @@ def ask(
             Progress(len(pixels)),
         )
     _finish(out, labels, tally)
+
+
+@app.command()
+def traffic(
+    folder: Folder,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="The file to write, one line a request.")],
+    batch: Batch = 4,
+    *,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="How many; default: until SIGTERM.")
+    ] = None,
+) -> None:
+    """Ask without pause until told to stop, and write down every single request."""
+    pixels, _ = load_arrays(images)
+    with (
+        out.open("w", encoding="utf-8") as file,
+        open_client(folder) as client,
+        until_told(requests) as over,
+    ):
+        log, often = Log(file), Often()
+        asker = Asker(lambda part: client.predict(part, batch), lambda: client.sent)
+        for asked in keep_asking(pixels, batch, asker, over):
+            log.write(asked)
+            if often.due():
+                emit("progress", **log.facts())
+    emit("done", **log.facts())
 
 
 @app.command()
@@ -163,22 +191,35 @@ class NotRefusedError(Refused):
     hint = "the inference server does not check whose key a request names"
 
 
+class Often:
+    """Says when it is time to tell again: the first time, then a few times a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def due(self, *, anyway: bool = False) -> bool:
+        """Whether to tell now."""
+        now = time.monotonic()
+        if now < self._next and not anyway:
+            return False
+        self._next = now + _PAUSE_S
+        return True
+
+
 class Progress:
     """Emits `progress` events: the first, the one that completes, a few a second."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._next = 0.0
+        self._often = Often()
         self._completed = False
 
     def __call__(self, tally: Tally) -> None:
         done = int(tally.answered.sum())
-        now = time.monotonic()
         completed = done == self._total and not self._completed
-        if now < self._next and not completed:
+        if not self._often.due(anyway=completed):
             return
         self._completed = done == self._total
-        self._next = now + _PAUSE_S
         emit(
             "progress",
             done=done,

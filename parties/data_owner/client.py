@@ -15,10 +15,10 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.errors import NotFound, ShapeError
+from core.errors import NotFound, PeerUnavailable, ShapeError
 from core.manifest import Manifest
 from core.rpc.channel import open_channel
-from core.rpc.errors import RemoteRefusedError, remote_errors
+from core.rpc.errors import RemoteError, RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
 from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import ensure_private
@@ -91,6 +91,8 @@ class Client:
         model: str | None = None,
     ) -> None:
         self.keyring = keyring
+        # How many requests went over the wire, those made again included.
+        self.sent = 0
         self._settings = settings
         self._owner = owner
         self._own = own
@@ -114,17 +116,21 @@ class Client:
         self._registry.register_public_keys(public, self._own.sealing.public_bytes())
 
     def sync_keys(self) -> list[registry_pb2.KeyVersion]:
-        """Fetch and prove what is new, and return this owner's key versions."""
+        """Fetch and prove what is new, and return this owner's key versions.
+
+        A successor that cannot be had yet is left for the next time: the version that
+        answers now does not wait for it.
+        """
         versions = self.key_versions()
+        served = {version.key_id for version in versions if version.primary}
         for version in versions:
             if version.state not in _WANTED:
                 continue
-            if (version.key_id, version.version) not in self.keyring:
-                holder = str(self._settings.key_holder.spiffe_id)
-                signing_key = active_party(self._registry, holder).signing_key
-                self._delivery.fetch(version, signing_key)
-            if not version.confirmed:
-                self._delivery.prove(version.key_id, version.version)
+            try:
+                self._obtain(version)
+            except (PeerUnavailable, RemoteError):
+                if version.primary or version.key_id not in served:
+                    raise
         return versions
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
@@ -146,8 +152,11 @@ class Client:
             if now - since < self._settings.refresh_s:
                 return use
         self._current = None
-        primary = self._primary(self.sync_keys())
-        use = self._issued_for(primary)
+        try:
+            use = self._look()
+        except NoKeyError:
+            # Rotated between the two questions, the first answer has no model left.
+            use = self._look()
         self._current = (now, use)
         return use
 
@@ -202,9 +211,22 @@ class Client:
     def ask(self, blocks: Blocks, use: Use) -> Answers:
         """Ask about encrypted blocks in one request, under the key `use` names."""
         request = request_for(blocks, use)
+        self.sent += 1
         with remote_errors("inference server"):
             answer = self._server.ModelInfer(request)
         return read_answer(request, answer, use, self._settings.max_message_bytes)
+
+    def _obtain(self, version: registry_pb2.KeyVersion) -> None:
+        """Have one key version in the keyring, and its possession proved."""
+        if (version.key_id, version.version) not in self.keyring:
+            holder = str(self._settings.key_holder.spiffe_id)
+            signing_key = active_party(self._registry, holder).signing_key
+            self._delivery.fetch(version, signing_key)
+        if not version.confirmed:
+            self._delivery.prove(version.key_id, version.version)
+
+    def _look(self) -> Use:
+        return self._issued_for(self._primary(self.sync_keys()))
 
     def _ask_again(self, images: Pixels) -> Answers:
         use = self.use()
