@@ -8,6 +8,7 @@ Refused
 NotFound
 └── NotInLog                 the log does not hold that record or that size yet
 Conflict
+├── EventReused              a name was given to two different events
 └── KeyRefusedError
     └── TransitionRefused    the key's state does not allow the action
 Unavailable
@@ -17,6 +18,7 @@ Unavailable
 
 from core.errors import (
     AuditUnavailable,
+    Conflict,
     InvalidInput,
     KeyRefusedError,
     NotFound,
@@ -51,6 +53,12 @@ class NotInLog(NotFound):
     """The log does not hold that record, or has not that size yet."""
 
     hint = "ask for the newest checkpoint first"
+
+
+class EventReused(Conflict):
+    """A reporter gave one name to two events that are not the same."""
+
+    hint = "send an event again as it was, and give another event another event_id"
 
 
 class TransitionRefused(KeyRefusedError):

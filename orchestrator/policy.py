@@ -30,6 +30,9 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.RegistryService/ListKeyVersions": _KEY_READERS,
         "/keymixer.v1.RegistryService/ConfirmKeyVersion": frozenset({KEY_HOLDER}),
         "/keymixer.v1.RegistryService/ListIssuedModels": _KEY_READERS,
+        "/keymixer.v1.RegistryService/ListStanding": frozenset(
+            {KEY_HOLDER, INFERENCE_SERVER}
+        ),
         "/keymixer.v1.AuditService/RecordInferences": frozenset({INFERENCE_SERVER}),
         "/keymixer.v1.AuditService/RecordEvents": frozenset(
             {KEY_HOLDER, INFERENCE_SERVER}

@@ -578,7 +578,7 @@ class ListStandingRequest(_message.Message):
 
     SINCE_FIELD_NUMBER: _builtins.int
     since: _builtins.int
-    """The last answer's `revision`; 0: everything."""
+    """The last answer's `revision`; 0: all that a newcomer must know."""
     def __init__(
         self,
         *,
@@ -656,7 +656,7 @@ Global___KeyStanding: _TypeAlias = KeyStanding  # noqa: Y015
 
 @_typing.final
 class ListStandingResponse(_message.Message):
-    """What changed, all of one instant."""
+    """What changed, all of one instant. A key version that was never named may not be used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -53,6 +53,8 @@ class Refusal:
     caller: str
     method: str
     kind: str
+    # How many before this one nobody could be told of; see `core.rpc.refusals`.
+    missed: int = 0
 
 
 class TooManyStreamsError(Exhausted):

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from queue import Full, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Final
 
 from core.rpc.policy import Refusal
@@ -25,9 +26,11 @@ def reporting(
 
     It returns as soon as `on_refusal` is done, and after a quarter of a second even
     if it is not. What `on_refusal` raises is logged. When it falls behind by a
-    thousand, further refusals are in the log only.
+    thousand, further refusals are in the log only; the next one that is told says how
+    many those were (`Refusal.missed`).
     """
     queue: Queue[tuple[Refusal, Event] | None] = Queue(_WAITING)
+    missed = _Count()
 
     def report(refusal: Refusal) -> None:
         done = Event()
@@ -35,11 +38,15 @@ def reporting(
             queue.put_nowait((refusal, done))
         except Full:
             log.warning("refusal not reported: queue full", extra=_fields(refusal))
+            missed.add()
             return
         if queue.qsize() <= 1:
             done.wait(_PATIENCE_S)
 
-    thread = Thread(target=_work, args=(queue, on_refusal), daemon=True)
+    def tell(refusal: Refusal) -> None:
+        on_refusal(replace(refusal, missed=missed.take()))
+
+    thread = Thread(target=_work, args=(queue, tell), daemon=True)
     thread.start()
     try:
         yield report
@@ -47,6 +54,23 @@ def reporting(
         with suppress(Full):
             queue.put(None, timeout=_FLUSH_S)
         thread.join(_FLUSH_S)
+
+
+class _Count:
+    """A number that many threads add to, and one takes."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._lock = Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self._number += 1
+
+    def take(self) -> int:
+        with self._lock:
+            number, self._number = self._number, 0
+        return number
 
 
 def _work(

@@ -1,10 +1,16 @@
-"""What goes into the log beside changes: inferences, what parties did, refusals."""
+"""What goes into the log beside changes: inferences, what parties did, refusals.
+
+A reporter may name what it reports. Reported again under the same name, because an
+answer was lost, it is the record it was, with the verdict it had; nothing is appended.
+"""
 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+from sqlalchemy import select, update
 
 from core.errors import (
     ConfigurationError,
@@ -17,17 +23,28 @@ from core.errors import (
 from core.rpc.identity import INFERENCE_SERVER, KEY_HOLDER, SpiffeId
 from core.rpc.policy import Refusal
 from orchestrator.audit.admission import Claim, require_admitted
-from orchestrator.audit.records import Fact
+from orchestrator.audit.records import Entry, Fact
+from orchestrator.audit.repeats import recorded, remember
+from orchestrator.errors import EventReused
+from orchestrator.registry.models import Key, KeyVersion
 from orchestrator.registry.store import Change, Registry, owner_of_key
 
 LARGEST_BATCH: Final = 1000
 LONGEST_FACT: Final = 512
+_RELEASED: Final = "inference"
+_REFUSED: Final = "inference.refused"
 
 # Who may report what; the orchestrator's own kinds are nobody else's.
 KINDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         KEY_HOLDER: frozenset(
-            {"key_holder.started", "embedding.stored", "key.fetched", "refused"}
+            {
+                "key_holder.started",
+                "embedding.stored",
+                "key.fetched",
+                "keys.rewrapped",
+                "refused",
+            }
         ),
         INFERENCE_SERVER: frozenset(
             {
@@ -42,7 +59,7 @@ KINDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 
 _DIGEST_BYTES: Final = 32
-_LONGEST_REQUEST_ID: Final = 128
+_LONGEST_ID: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,7 @@ class Inference:
     request_digest: bytes
     result_digest: bytes
     compute_ms: float
+    event_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,7 @@ class PartyEvent:
     kind: str
     caller: str
     subject: Mapping[str, str]
+    event_id: str = ""
 
 
 def record_inference(change: Change, inference: Inference) -> Verdict:
@@ -79,44 +98,45 @@ def record_inference(change: Change, inference: Inference) -> Verdict:
 
     Raises:
         InvalidInput: the record itself is malformed; nothing is decided.
+        EventReused: its name is that of another record.
     """
     _check_inference(inference)
+    facts = _inference_facts(change, inference)
+    if known := recorded(change, inference.event_id):
+        return _verdict_again(known, facts)
     claim = inference.claim
-    refusal = _refusal(change, claim)
-    kind = "inference.refused" if refusal else "inference"
-    facts: dict[str, Fact] = {
-        "owner": claim.owner,
-        "key_id": claim.key_id,
-        "key_version": claim.key_version,
-        "model": claim.model,
-        "model_version": claim.model_version,
-        "images": inference.images,
-        "request_id": inference.request_id,
-        "request_digest": inference.request_digest.hex(),
-        "result_digest": inference.result_digest.hex(),
-        "compute_ms": inference.compute_ms,
-        "server": change.actor,
-    }
-    if refusal:
+    if refusal := _refusal(change, claim):
         facts["refusal"] = refusal
-    return Verdict(change.record(kind, facts, [claim.owner]), refusal)
+    else:
+        _count_images(change, claim, inference.images)
+    kind = _REFUSED if refusal else _RELEASED
+    index = change.record(kind, facts, [claim.owner])
+    remember(change, inference.event_id, index)
+    return Verdict(index, refusal)
 
 
 def record_party_event(change: Change, role: str, event: PartyEvent) -> int:
-    """Record what the actor, which plays `role`, says it did.
+    """Record what the actor, which plays `role`, says it did; return its index.
 
     Raises:
         NotAllowedError: the kind is not for that role.
         InvalidInput: the event is malformed.
+        EventReused: its name is that of an event of another kind.
     """
     if event.kind not in KINDS.get(role, frozenset()):
         raise NotAllowedError(f"a {role} does not report {event.kind!r}")
     _check_event(event)
+    if known := recorded(change, event.event_id):
+        if known.kind != event.kind:
+            raise EventReused(f"expected another {known.kind}, got {event.kind}")
+        return known.index
     owner = owner_of_key(change.session, event.subject.get("key_id", ""))
     facts = dict(event.subject)
     if event.caller:
         facts["caller"] = event.caller
-    return change.record(event.kind, facts, {event.caller, owner} - {""})
+    index = change.record(event.kind, facts, {event.caller, owner} - {""})
+    remember(change, event.event_id, index)
+    return index
 
 
 @dataclass(slots=True)
@@ -124,7 +144,8 @@ class RefusalRecorder:
     """Records the calls that the orchestrator's own guard refused.
 
     The guard calls it from one thread with a bounded queue, so a log that is away
-    stalls nobody. What could not be written is counted, and the count is recorded.
+    stalls nobody. What found no room there, or could not be written, is counted, and
+    the count is recorded.
     """
 
     registry: Registry
@@ -134,6 +155,7 @@ class RefusalRecorder:
     def __call__(self, refusal: Refusal) -> None:
         """Record one refusal, or raise `Unavailable` and count it."""
         with self._counting:
+            self._missed += refusal.missed
             try:
                 self._record(refusal)
             except Unavailable:
@@ -159,6 +181,41 @@ def check_batch(items: Sequence[object]) -> None:
         raise TooLargeError(f"{len(items)} records, at most {LARGEST_BATCH} a call")
 
 
+def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
+    claim = inference.claim
+    return {
+        "owner": claim.owner,
+        "key_id": claim.key_id,
+        "key_version": claim.key_version,
+        "model": claim.model,
+        "model_version": claim.model_version,
+        "images": inference.images,
+        "request_id": inference.request_id,
+        "request_digest": inference.request_digest.hex(),
+        "result_digest": inference.result_digest.hex(),
+        "compute_ms": inference.compute_ms,
+        "server": change.actor,
+    }
+
+
+def _verdict_again(known: Entry, facts: Mapping[str, Fact]) -> Verdict:
+    said = dict(known.subject)
+    refusal = str(said.pop("refusal", ""))
+    if known.kind not in (_RELEASED, _REFUSED) or said != facts:
+        raise EventReused("the event_id is that of another record")
+    return Verdict(known.index, refusal)
+
+
+def _count_images(change: Change, claim: Claim, images: int) -> None:
+    """Count on the key version what is released under it; policies read it there."""
+    key = select(Key.id).where(Key.key_id == claim.key_id).scalar_subquery()
+    counted = update(KeyVersion).where(
+        KeyVersion.key_pk == key, KeyVersion.version == claim.key_version
+    )
+    added = counted.values(images_used=KeyVersion.images_used + images)
+    change.session.execute(added, execution_options={"synchronize_session": False})
+
+
 def _refusal(change: Change, claim: Claim) -> str:
     try:
         require_admitted(change.session, claim, change.now_ms)
@@ -170,23 +227,30 @@ def _refusal(change: Change, claim: Claim) -> str:
 
 
 def _check_inference(inference: Inference) -> None:
+    _check_event_id(inference.event_id)
     digests = (inference.request_digest, inference.result_digest)
     if any(len(digest) != _DIGEST_BYTES for digest in digests):
         raise InvalidInput(f"digests: expected {_DIGEST_BYTES} bytes each")
     if inference.images < 1:
         raise InvalidInput("images: expected at least 1")
-    if len(inference.request_id) > _LONGEST_REQUEST_ID:
-        raise InvalidInput(f"request_id: at most {_LONGEST_REQUEST_ID} characters")
+    if len(inference.request_id) > _LONGEST_ID:
+        raise InvalidInput(f"request_id: at most {_LONGEST_ID} characters")
     SpiffeId.parse(inference.claim.owner)
 
 
 def _check_event(event: PartyEvent) -> None:
     """Facts are short: a picture, a key or an answer does not fit."""
+    _check_event_id(event.event_id)
     for name, fact in event.subject.items():
         if max(len(name), len(fact)) > LONGEST_FACT:
             raise InvalidInput(f"subject: at most {LONGEST_FACT} characters a fact")
     if event.caller:
         SpiffeId.parse(event.caller)
+
+
+def _check_event_id(event_id: str) -> None:
+    if len(event_id) > _LONGEST_ID:
+        raise InvalidInput(f"event_id: at most {_LONGEST_ID} characters")
 
 
 def _readers(caller: str) -> list[str]:

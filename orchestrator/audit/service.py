@@ -2,7 +2,7 @@
 
 import grpc
 
-from core.errors import InvalidInput
+from core.errors import InvalidInput, NotAllowedError
 from core.rpc.errors import rpc_errors
 from core.rpc.identity import OPERATOR, SpiffeId
 from core.rpc.policy import current_caller
@@ -66,7 +66,7 @@ class AuditService(rpc.AuditServiceServicer):
                 request.start,
                 limit,
                 kind=request.kind,
-                party=_whose(self._enrolled_caller()),
+                party=_whose(self._enrolled_caller(), request.party),
             )
             more = len(entries) == limit
             return pb.ListEntriesResponse(
@@ -110,9 +110,15 @@ class AuditService(rpc.AuditServiceServicer):
             return caller
 
 
-def _whose(caller: SpiffeId) -> str:
-    """Whose records a caller may read; empty: everybody's."""
-    return "" if caller.role == OPERATOR else str(caller)
+def _whose(caller: SpiffeId, asked: str) -> str:
+    """Whose records a caller reads; empty: everybody's, which is for operators."""
+    if asked:
+        SpiffeId.parse(asked)
+    if caller.role == OPERATOR:
+        return asked
+    if asked not in ("", str(caller)):
+        raise NotAllowedError("a party reads the records that name it, not another's")
+    return str(caller)
 
 
 def _page_size(request: pb.ListEntriesRequest) -> int:
@@ -135,8 +141,9 @@ def _inference(record: pb.InferenceRecord) -> Inference:
         request_digest=record.request_digest,
         result_digest=record.result_digest,
         compute_ms=record.compute_ms,
+        event_id=record.event_id,
     )
 
 
 def _event(event: pb.Event) -> PartyEvent:
-    return PartyEvent(event.kind, event.caller, dict(event.subject))
+    return PartyEvent(event.kind, event.caller, dict(event.subject), event.event_id)

@@ -79,6 +79,7 @@ class Party(Base):
     __table_args__ = (
         _one_of("state", PartyState),
         _bytes_long("signing_key", 32),
+        Index("ix_parties_revision", "revision"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -211,6 +212,8 @@ class KeyVersion(Base):
             "state <> 'retiring' OR retire_at_ms IS NOT NULL", name="retiring_ends"
         ),
         CheckConstraint("overlap_s >= 0", name="overlap_not_negative"),
+        # Asked for several times a second.
+        Index("ix_key_versions_revision", "revision"),
         Index(
             "uq_key_versions_one_primary",
             "key_pk",

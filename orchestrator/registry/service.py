@@ -8,7 +8,7 @@ from core.rpc.errors import rpc_errors
 from core.rpc.policy import current_caller
 from orchestrator.registry import store
 from orchestrator.registry.models import IssuedModel, KeyVersion, ModelVersion, Party
-from orchestrator.registry.store import Registry
+from orchestrator.registry.store import Registry, Standing
 from orchestrator.workflows import keys
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
@@ -102,6 +102,14 @@ class RegistryService(rpc.RegistryServiceServicer):
                 found = [_issued_model(row) for row in rows]
             return pb.ListIssuedModelsResponse(issued=found)
 
+    def ListStanding(
+        self, request: pb.ListStandingRequest, context: grpc.ServicerContext
+    ) -> pb.ListStandingResponse:
+        with rpc_errors(context):
+            with self._registry.reading(current_caller()) as session:
+                found = store.standing_since(session, request.since)
+            return _standing(found)
+
 
 def _party(row: Party) -> pb.Party:
     return pb.Party(
@@ -123,6 +131,7 @@ def _model_version(row: ModelVersion, aliases: Sequence[str]) -> pb.ModelVersion
         signature=row.signature,
         aliases=aliases,
         created_at_ms=row.created_at_ms,
+        exposed_at_ms=row.exposed_at_ms or 0,
     )
 
 
@@ -141,6 +150,10 @@ def _key_version(row: KeyVersion) -> pb.KeyVersion:
         confirmed=row.confirmed,
         created_at_ms=row.created_at_ms,
         retire_at_ms=row.retire_at_ms or 0,
+        destroy_at_ms=row.destroy_at_ms or 0,
+        images_used=row.images_used,
+        changed_at_ms=row.changed_at_ms,
+        reason=row.reason,
     )
 
 
@@ -154,4 +167,25 @@ def _issued_model(row: IssuedModel) -> pb.IssuedModel:
         digest=row.digest,
         state=row.state,
         created_at_ms=row.created_at_ms,
+    )
+
+
+def _standing(found: Standing) -> pb.ListStandingResponse:
+    return pb.ListStandingResponse(
+        revision=found.revision,
+        parties=[
+            pb.PartyStanding(spiffe_id=party.spiffe_id, state=party.state)
+            for party in found.parties
+        ],
+        keys=[
+            pb.KeyStanding(
+                key_id=key.key_id,
+                version=key.version,
+                owner=key.owner,
+                model=key.model,
+                state=key.state,
+                retire_at_ms=key.retire_at_ms or 0,
+            )
+            for key in found.keys
+        ],
     )

@@ -7,7 +7,8 @@ record it; functions that take a `Session` only read.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Final
 
 from sqlalchemy import Select, func, select
@@ -34,8 +35,14 @@ from core.rpc.identity import (
 from core.sealing import check_public_key, fingerprint
 from core.statements import MANIFEST, verify
 from orchestrator.audit.records import Fact
-from orchestrator.audit.writer import AuditLog
-from orchestrator.registry.lifecycle import KeyAction, PartyState, next_state
+from orchestrator.audit.writer import AuditLog, log_size
+from orchestrator.registry.lifecycle import (
+    USABLE,
+    KeyAction,
+    KeyState,
+    PartyState,
+    next_state,
+)
 from orchestrator.registry.models import (
     IssuedModel,
     Key,
@@ -57,6 +64,9 @@ SEEN_BY_ALL: Final = frozenset(
 _SIGNING_KEY_BYTES: Final = 32
 _SEALING_KEY_BYTES_AT_MOST: Final = 4096
 _ALIAS_LENGTH: Final = 64
+# In a session: this transaction gives the workflows something to do.
+_WORK: Final = "keymixer_work"
+_REASON_LENGTH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +77,19 @@ class Change:
     log: AuditLog
     actor: str
     now_ms: int
+    # Facts that every record of this change says beside its own, such as the job.
+    about: Mapping[str, Fact] = field(default_factory=dict)
 
     def record(
         self, kind: str, facts: Mapping[str, Fact], parties: Iterable[str] = ()
     ) -> int:
         """Append a record by this change's actor; `parties` may read it too."""
-        return self.log.append(self.session, kind, self.actor, facts, parties)
+        told = {**self.about, **facts}
+        return self.log.append(self.session, kind, self.actor, told, parties)
+
+    def has_work(self) -> None:
+        """Have the workflows look for what is due, once this is durable."""
+        self.session.info[_WORK] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,8 @@ class Registry:
     clock: Callable[[], int]
     # The orchestrator's own SPIFFE ID.
     own: SpiffeId
+    # Set once there is something to do for the workflows; they clear it.
+    work: Event = field(default_factory=Event)
 
     @contextmanager
     def change(self, caller: SpiffeId) -> Iterator[Change]:
@@ -101,6 +120,8 @@ class Registry:
         """Change the registry as the orchestrator itself."""
         with self.database.transaction() as session:
             yield Change(session, self.log, str(self.own), self.clock())
+        if _WORK in session.info:
+            self.work.set()
 
     @contextmanager
     def reading(self, caller: SpiffeId) -> Iterator[Session]:
@@ -108,6 +129,40 @@ class Registry:
         with self.database.reading() as session:
             active_party(session, str(caller))
             yield session
+
+    def admit(self, caller: SpiffeId) -> None:
+        """Return if the caller may call at all: a check for `serve(admit=...)`."""
+        with self.reading(caller):
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class PartyStanding:
+    """Whether a party may take part."""
+
+    spiffe_id: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """Whether a key version may be used, and until when if it is retiring."""
+
+    key_id: str
+    version: int
+    owner: str
+    model: str
+    state: str
+    retire_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What changed, as one instant saw it; ask since `revision` next time."""
+
+    revision: int
+    parties: Sequence[PartyStanding]
+    keys: Sequence[KeyStanding]
 
 
 def enrol(change: Change, spiffe: SpiffeId) -> Party:
@@ -120,11 +175,34 @@ def enrol(change: Change, spiffe: SpiffeId) -> Party:
         organisation=_organisation(change.session, spiffe.organisation),
         role=spiffe.role,
         state=PartyState.ACTIVE,
+        revision=log_size(change.session),
         created_at_ms=change.now_ms,
     )
     change.session.add(party)
     facts = {"party": str(spiffe), "role": spiffe.role}
     change.record("party.enrolled", facts, [str(spiffe)])
+    return party
+
+
+def revoke_party(change: Change, spiffe_id: str, reason: str) -> Party:
+    """Take a party out of the federation for good; one that is out is left as it is.
+
+    Its calls are refused from the next one on. Its keys are left as they are.
+
+    Raises:
+        NotFound: no such party.
+        Conflict: it is the orchestrator, or the last operator: nobody could command.
+        InvalidInput: the reason is longer than a record should say.
+    """
+    if len(reason) > _REASON_LENGTH:
+        raise InvalidInput(f"reason: at most {_REASON_LENGTH} characters")
+    party = _party_named(change.session, spiffe_id)
+    if party.state == PartyState.REVOKED:
+        return party
+    _require_dispensable(change, party)
+    party.state, party.revision = PartyState.REVOKED, log_size(change.session)
+    facts = {"party": spiffe_id, "role": party.role, "reason": reason}
+    change.record("party.revoked", facts, [spiffe_id])
     return party
 
 
@@ -222,11 +300,15 @@ def move(
 ) -> None:
     """Move a key version along the table of states and record it as `kind`.
 
+    Its `revision` is the log's size before that record, so whoever asks "since R?",
+    where R is the log's size at the last answer, gets all that moved after it.
+
     Raises:
         TransitionRefused: its state does not allow the action.
     """
     version.state = next_state(version.state, action)
     version.changed_at_ms = change.now_ms
+    version.revision = log_size(change.session)
     record_key(change, version, kind, **facts)
 
 
@@ -272,6 +354,25 @@ def parties_for(session: Session, caller: SpiffeId) -> Sequence[Party]:
         seen = Party.role.in_(SEEN_BY_ALL) | (Party.spiffe_id == str(caller))
         query = query.where(seen)
     return session.scalars(query).all()
+
+
+def standing_since(session: Session, since: int) -> Standing:
+    """What has changed since the log had `since` records.
+
+    From 0 on it is what a newcomer must know: every party, and the key versions that
+    may be used. Those that ended, of which there are ever more, it need not know: what
+    is not named is refused. For the same reason a version that was never used is left
+    out, until it is.
+    """
+    parties = select(Party.spiffe_id, Party.state).where(Party.revision >= since)
+    keys = _select_key_standing().where(KeyVersion.revision >= since)
+    if since <= 0:
+        keys = keys.where(KeyVersion.state.in_(USABLE))
+    return Standing(
+        revision=log_size(session),
+        parties=[PartyStanding(*row) for row in session.execute(parties)],
+        keys=[KeyStanding(*row) for row in session.execute(keys)],
+    )
 
 
 def model_named(session: Session, name: str) -> Model:
@@ -398,12 +499,47 @@ def select_issued_models() -> Select[IssuedModel]:
     )
 
 
+def _select_key_standing() -> Select[str, int, str, str, str, int | None]:
+    return (
+        select(
+            Key.key_id,
+            KeyVersion.version,
+            Party.spiffe_id,
+            Model.name,
+            KeyVersion.state,
+            KeyVersion.retire_at_ms,
+        )
+        .join(KeyVersion.key)
+        .join(Key.owner)
+        .join(Key.model)
+        .where(KeyVersion.state != KeyState.PRE_ACTIVE)
+    )
+
+
 def _model_versions() -> Select[ModelVersion]:
     return (
         select(ModelVersion)
         .join(ModelVersion.model)
         .options(contains_eager(ModelVersion.model).joinedload(Model.provider))
     )
+
+
+def _party_named(session: Session, spiffe_id: str) -> Party:
+    party = session.scalar(select(Party).where(Party.spiffe_id == spiffe_id))
+    if party is None:
+        raise NotFound("no such party")
+    return party
+
+
+def _require_dispensable(change: Change, party: Party) -> None:
+    """Refuse to put out those without whom nobody could be put out."""
+    if party.role == ORCHESTRATOR:
+        raise Conflict("the orchestrator cannot be revoked")
+    operators = select(func.count()).where(
+        Party.role == OPERATOR, Party.state == PartyState.ACTIVE
+    )
+    if party.role == OPERATOR and change.session.scalar(operators) == 1:
+        raise Conflict("the last operator cannot be revoked: enrol another one first")
 
 
 def _organisation(session: Session, name: str) -> Organisation:

@@ -60,7 +60,8 @@ def test_the_one_primary_index_is_partial_in_each_dialect(
     dialect: Dialect,
 ) -> None:
     table = Base.metadata.tables[KeyVersion.__tablename__]
-    (index,) = table.indexes
+    named = {index.name: index for index in table.indexes}
+    index = named["uq_key_versions_one_primary"]
 
     assert str(CreateIndex(index).compile(dialect=dialect)).endswith(
         "ON key_versions (key_pk) WHERE is_primary"

@@ -20,6 +20,7 @@ ARGUMENTS_BOUNDED: Final = "length(arguments) <= 65536"
 
 def upgrade() -> None:
     op.add_column("parties", _counter("revision"))
+    op.create_index("ix_parties_revision", "parties", ["revision"])
     op.add_column("model_versions", sa.Column("exposed_at_ms", sa.BigInteger()))
     _extend_key_versions()
     _create_jobs()
@@ -33,6 +34,8 @@ def downgrade() -> None:
     """Forget the jobs, the votes and the names of events: for development only."""
     for table in ("audit_event_ids", "approval_votes", "approvals", "jobs"):
         op.drop_table(table)
+    op.drop_index("ix_key_versions_revision", "key_versions")
+    op.drop_index("ix_parties_revision", "parties")
     for column in ("revision", "images_used", "destroy_at_ms"):
         op.drop_column("key_versions", column)
     op.drop_column("model_versions", "exposed_at_ms")
@@ -45,6 +48,7 @@ def _extend_key_versions() -> None:
     rule = _check("key_versions", "images_not_negative", "images_used >= 0")
     op.add_column("key_versions", _counter("images_used", rule))
     op.add_column("key_versions", _counter("revision"))
+    op.create_index("ix_key_versions_revision", "key_versions", ["revision"])
 
 
 def _create_jobs() -> None:
