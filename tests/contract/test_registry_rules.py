@@ -1,14 +1,17 @@
 """The rules of the registry are kept by the database, whoever writes to it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import CheckConstraint, delete, select, update
 
 from core.database import Database
 from core.errors import ConstraintConflict
-from orchestrator.registry.lifecycle import IssuedState, KeyState
+from orchestrator.registry.lifecycle import IssuedState, JobState, KeyState
 from orchestrator.registry.models import (
+    LONGEST_ARGUMENTS,
+    ApprovalVote,
     Base,
     Grant,
     KeyVersion,
@@ -20,7 +23,9 @@ from orchestrator.registry.models import (
 from tests.unit.orchestrator.rows import (
     DIGEST,
     add,
+    approval,
     issued_model,
+    job,
     key,
     key_version,
     model,
@@ -84,6 +89,12 @@ def an_alias_of_anothers_version() -> Sequence[object]:
     return ours, theirs, ModelAlias(model=ours.model, alias="champion", version=2)
 
 
+def two_votes_of_one_operator() -> Sequence[object]:
+    request = approval()
+    request.votes = [ApprovalVote(operator="o", at_ms=at) for at in (1, 2)]
+    return [request]
+
+
 def issued(**changed: object) -> Rows:
     def rows() -> Sequence[object]:
         of = key()
@@ -91,6 +102,8 @@ def issued(**changed: object) -> Rows:
 
     return rows
 
+
+TOO_LONG: dict[str, Any] = {"arguments": bytes(LONGEST_ARGUMENTS + 1)}
 
 # What is broken, and which constraint says so (SQLite names columns, PostgreSQL rules).
 BROKEN: dict[str, tuple[str, Rows]] = {
@@ -197,6 +210,49 @@ BROKEN: dict[str, tuple[str, Rows]] = {
         "ck_issued_models_signature_length",
         issued(signature=b"x"),
     ),
+    "images below zero": (
+        "ck_key_versions_images_not_negative",
+        lambda: [key_version(key(), images_used=-1)],
+    ),
+    "an unknown state of a job": ("ck_jobs_state_known", lambda: [job(state="lost")]),
+    "a job with a book in it": ("ck_jobs_arguments_bounded", lambda: [job(**TOO_LONG)]),
+    "a fence below zero": ("ck_jobs_fence_not_negative", lambda: [job(fence=-1)]),
+    "attempts below zero": (
+        "ck_jobs_attempts_not_negative",
+        lambda: [job(attempts=-1)],
+    ),
+    "a lease without an end": (
+        "ck_jobs_lease_is_whole",
+        lambda: [job(lease_holder="p")],
+    ),
+    "a lease without a holder": (
+        "ck_jobs_lease_is_whole",
+        lambda: [job(lease_until_ms=1)],
+    ),
+    "two open jobs on one subject": (
+        r"jobs\.subject$|uq_jobs_one_open",
+        lambda: [job(), job(state="waiting")],
+    ),
+    "a job for a key version that does not exist": (
+        "FOREIGN KEY|fk_jobs_key_version_id",
+        lambda: [job(key_version_id=999)],
+    ),
+    "an unknown state of an approval": (
+        "ck_approvals_state_known",
+        lambda: [approval(state="lost")],
+    ),
+    "an approval with a book in it": (
+        "ck_approvals_arguments_bounded",
+        lambda: [approval(**TOO_LONG)],
+    ),
+    "an approval that expired before it was asked for": (
+        "ck_approvals_expires_later",
+        lambda: [approval(expires_at_ms=1)],
+    ),
+    "two votes of one operator": (
+        "approval_votes[._]approval_id|pk_approval_votes",
+        two_votes_of_one_operator,
+    ),
     "an alias of another model's version": (
         "FOREIGN KEY|fk_model_aliases_model_id_version",
         an_alias_of_anothers_version,
@@ -258,6 +314,17 @@ def test_every_state_of_a_key_can_be_stored(database: Database, state: str) -> N
 def test_every_state_of_an_issue_can_be_stored(database: Database, state: str) -> None:
     with database.transaction() as session:
         add(session, *issued(state=state)())
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_of_a_job_can_be_stored(database: Database, state: str) -> None:
+    with database.transaction() as session:
+        add(session, job(state=state, arguments=bytes(LONGEST_ARGUMENTS)))
+
+
+def test_a_subject_has_any_number_of_jobs_that_ended(database: Database) -> None:
+    with database.transaction() as session:
+        add(session, job(state="done"), job(state="aborted"), job(state="done"), job())
 
 
 def test_a_primary_can_be_handed_on_in_one_transaction(database: Database) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from orchestrator.registry.models import (
+    Approval,
     IssuedModel,
+    Job,
     Key,
     KeyVersion,
     Model,
@@ -76,6 +78,31 @@ def issued_model(of: KeyVersion, version: ModelVersion, **changed: Any) -> Issue
         "created_at_ms": 1,
     }
     return IssuedModel(**fields | changed)
+
+
+def job(subject: str = "key:k1", **changed: Any) -> Job:
+    fields = {
+        "kind": "create",
+        "subject": subject,
+        "step": "draw",
+        "arguments": b"{}",
+        "created_by": "spiffe://test/hub/operator",
+        "created_at_ms": 1,
+        "changed_at_ms": 1,
+    }
+    return Job(**fields | changed)
+
+
+def approval(**changed: Any) -> Approval:
+    fields = {
+        "action": "revoke",
+        "arguments": b"{}",
+        "requested_by": "spiffe://test/hub/operator",
+        "created_at_ms": 1,
+        "expires_at_ms": 2,
+        "changed_at_ms": 1,
+    }
+    return Approval(**fields | changed)
 
 
 def add(session: Session, *rows: object) -> None:
