@@ -16,6 +16,8 @@ from core.errors import CorruptFileError, SignatureError
 MANIFEST: Final = "manifest"
 ISSUE: Final = "issued-model"
 ENVELOPE: Final = "sealed-key"
+EXPORT: Final = "exported-key"
+DESTRUCTION: Final = "destroyed-key"
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -74,6 +76,39 @@ class IssueStatement:
         sizes = (self.patch_size, self.channels, self.hidden)
         if min(*numbers, *sizes) < 1:
             raise CorruptFileError("versions and sizes: expected at least 1")
+
+    def to_bytes(self) -> bytes:
+        """Write it as canonical JSON, the bytes that are signed."""
+        return canonical(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote. Verify the signature over `data` first."""
+        return cls(**take_fields(parse(data), cls.__annotations__))
+
+
+@dataclass(frozen=True, slots=True)
+class DestructionReceipt:
+    """The key holder's word that it destroyed a key version, and what that means.
+
+    `commitment` is the version's public identity, 64 hex digits; `covers` and
+    `excludes` say in plain words what is gone, and what of the key may still exist.
+    """
+
+    key_id: str
+    key_version: int
+    commitment: str
+    destroyed_at_ms: int
+    covers: str
+    excludes: str
+
+    def __post_init__(self) -> None:
+        if not _SHA256_HEX.fullmatch(self.commitment):
+            raise CorruptFileError("commitment: expected 64 hex digits")
+        if min(self.key_version, self.destroyed_at_ms) < 1:
+            raise CorruptFileError("version and time: expected at least 1")
+        if not (self.key_id and self.covers and self.excludes):
+            raise CorruptFileError("key_id, covers and excludes: expected a text")
 
     def to_bytes(self) -> bytes:
         """Write it as canonical JSON, the bytes that are signed."""

@@ -13,7 +13,12 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from core.database.connections import connect, to_read, to_write
+from core.database.connections import (
+    connect,
+    empty_sqlite_log,
+    to_read,
+    to_write,
+)
 from core.database.failures import typed_errors
 from core.database.schema import upgrade
 from core.errors import (
@@ -68,17 +73,13 @@ class Database:
             StorageError: the disk is full or not writable.
             ConstraintConflict: a constraint forbids the change.
         """
-        if not self._one_writer.acquire(timeout=self._wait_s):
-            raise DatabaseBusyError(f"another writer was busy for {self._wait_s:g} s")
-        try:
-            with (
-                typed_errors(),
-                Session(self._writer, expire_on_commit=False) as session,
-                session.begin(),
-            ):
-                yield session
-        finally:
-            self._one_writer.release()
+        with (
+            self._only_writer(),
+            typed_errors(),
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -86,9 +87,34 @@ class Database:
         with typed_errors(), Session(self._reader) as session:
             yield session
 
+    def empty_log(self) -> None:
+        """Leave nothing of overwritten rows in SQLite's write-ahead log.
+
+        What is committed is moved into the file, and the log is cut to nothing. Other
+        databases have no such log that a client may empty: nothing happens.
+
+        Raises:
+            DatabaseBusyError: somebody still reads a snapshot that needs the log.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._only_writer(), typed_errors():
+            emptied = empty_sqlite_log(self._engine)
+        if not emptied:
+            raise DatabaseBusyError("a reader keeps the write-ahead log from emptying")
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        if not self._one_writer.acquire(timeout=self._wait_s):
+            raise DatabaseBusyError(f"another writer was busy for {self._wait_s:g} s")
+        try:
+            yield
+        finally:
+            self._one_writer.release()
 
 
 def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Database:

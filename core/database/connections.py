@@ -56,6 +56,14 @@ def to_read(engine: Engine) -> Engine:
     return engine.execution_options(**_READER.get(engine.dialect.name, {}))
 
 
+def empty_sqlite_log(engine: Engine) -> bool:
+    """Move the write-ahead log into the file and cut it; say if it was done."""
+    alone = engine.execution_options(keymixer_begins=False)
+    with alone.connect() as connection:
+        pragma = "PRAGMA wal_checkpoint(TRUNCATE)"
+        return not connection.exec_driver_sql(pragma).one()[0]
+
+
 def _sqlite(url: URL, wait_s: float) -> Engine:
     engine = create_engine(
         url,
@@ -96,6 +104,8 @@ def _make_durable(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    if not connection.get_execution_options().get("keymixer_begins", True):
+        return
     writes = _writes(connection)
     connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
