@@ -25,6 +25,7 @@ from core.wire import write_atomically
 from parties.data_owner.answers import Answers
 from parties.data_owner.asking import Tally, Until, ask_until
 from parties.data_owner.client import Client, open_client
+from parties.data_owner.crowd import Errand, run_errands
 from parties.data_owner.errors import KeyNotReadyError, NoKeyError
 from parties.data_owner.inference import Pixels, Use
 from parties.data_owner.pictures import as_picture
@@ -63,6 +64,28 @@ def keys(folder: Folder, timeout: float = 60.0) -> None:
             else:
                 emit("ready", **_named(use))
                 return
+
+
+@app.command()
+def crowd(
+    owners: Annotated[Path, typer.Option(help="A folder of owners' folders.")],
+    version: Annotated[int, typer.Option(min=1, help="Of every owner's key.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Owners at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds, for each owner.")] = 600.0,
+    *,
+    register: bool = False,
+) -> None:
+    """Play many owners: each waits for a version of its key, fetches and proves it."""
+    folders = sorted(path for path in owners.iterdir() if path.is_dir())
+    often = Often()
+
+    def tell(done: int) -> None:
+        if often.due(anyway=done == len(folders)):
+            emit("progress", done=done, total=len(folders))
+
+    errand = Errand(version, timeout, register)
+    run_errands(folders, errand, open_client, threads=threads, on_done=tell)
+    emit("done", owners=len(folders), cpu_s=round(time.process_time(), 3))
 
 
 @app.command()

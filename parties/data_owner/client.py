@@ -127,11 +127,20 @@ class Client:
             if version.state not in _WANTED:
                 continue
             try:
-                self._obtain(version)
+                self.obtain(version)
             except (PeerUnavailable, RemoteError):
                 if version.primary or version.key_id not in served:
                     raise
         return versions
+
+    def obtain(self, version: registry_pb2.KeyVersion) -> None:
+        """Have one key version in the keyring, and its possession proved."""
+        if (version.key_id, version.version) not in self.keyring:
+            holder = str(self._settings.key_holder.spiffe_id)
+            signing_key = active_party(self._registry, holder).signing_key
+            self._delivery.fetch(version, signing_key)
+        if not version.confirmed:
+            self._delivery.prove(version.key_id, version.version)
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """This owner's key versions, as the registry has them."""
@@ -215,15 +224,6 @@ class Client:
         with remote_errors("inference server"):
             answer = self._server.ModelInfer(request)
         return read_answer(request, answer, use, self._settings.max_message_bytes)
-
-    def _obtain(self, version: registry_pb2.KeyVersion) -> None:
-        """Have one key version in the keyring, and its possession proved."""
-        if (version.key_id, version.version) not in self.keyring:
-            holder = str(self._settings.key_holder.spiffe_id)
-            signing_key = active_party(self._registry, holder).signing_key
-            self._delivery.fetch(version, signing_key)
-        if not version.confirmed:
-            self._delivery.prove(version.key_id, version.version)
 
     def _look(self) -> Use:
         return self._issued_for(self._primary(self.sync_keys()))
