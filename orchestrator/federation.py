@@ -1,6 +1,7 @@
 """`federation.yaml`: who takes part, which models, which policies; read and checked."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -169,8 +170,58 @@ class CallWithoutCertificate(Section):
     event: Literal["call_without_certificate"]
 
 
+class RotateAll(Section):
+    """Rotates every key at once, as soon as earlier rotations have ended."""
+
+    event: Literal["rotate_all"]
+
+
+class Suspend(Section):
+    """Suspends an owner's key; it is refused until it is resumed."""
+
+    event: Literal["suspend"]
+    owner: Name
+    reason: str = "suspended"
+
+
+class Resume(Section):
+    """Resumes an owner's suspended key."""
+
+    event: Literal["resume"]
+    owner: Name
+
+
+class Wait(Section):
+    """Lets the owners go on asking until all of this is true."""
+
+    event: Literal["wait"]
+    seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
+    # So many requests were made since the first key changed.
+    requests: Annotated[int, Field(ge=0)] = 0
+    # `live`: every new version answers; `rotated`: and every former one is refused;
+    # `destroyed`: and every seed that has ended is gone.
+    until: Literal["live", "rotated", "destroyed"] | None = None
+
+
+TrafficEvent = Annotated[
+    Rotate | RotateAll | Suspend | Resume | Revoke | Wait,
+    Field(discriminator="event"),
+]
+
+
+class UnderTraffic(Section):
+    """Owners ask without pause while their keys change, and no request may fail."""
+
+    event: Literal["under_traffic"]
+    # Who asks; empty: every owner that may.
+    owners: list[Name] = []
+    # Images a request; None: as many as the simulation's `batch`.
+    batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    events: Annotated[list[TrafficEvent], Field(min_length=1)]
+
+
 Event = Annotated[
-    Rotate | Revoke | AskWithKeyOf | CallWithoutCertificate,
+    Rotate | Revoke | AskWithKeyOf | CallWithoutCertificate | UnderTraffic,
     Field(discriminator="event"),
 ]
 
@@ -299,7 +350,11 @@ def _known(where: str, names: set[str], known: set[str]) -> None:
         raise ValueError(f"{where}: {sorted(unknown)} not among {sorted(known)}")
 
 
-def _owners_named(timeline: list[Event]) -> set[str]:
-    fields = ("owner", "other")
-    named = {getattr(event, field, None) for event in timeline for field in fields}
-    return {name for name in named if name is not None}
+def _owners_named(timeline: Sequence[Event | TrafficEvent]) -> set[str]:
+    named: set[str] = set()
+    for event in timeline:
+        if isinstance(event, UnderTraffic):
+            named |= {*event.owners} | _owners_named(event.events)
+        names = (getattr(event, field, None) for field in ("owner", "other"))
+        named |= {name for name in names if name is not None}
+    return named
