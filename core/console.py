@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from core.errors import Conflict, KeymixerError, Refused, Unavailable
 
@@ -25,6 +26,32 @@ EXIT_CODES: Final = (
 
 Row = Mapping[str, Any]
 _IDS: Final = frozenset({"key_id", "spiffe_id"})
+# Of keys, issued models, parties, servers, jobs and approvals; others stay plain.
+_STATE_COLOURS: Final = {
+    "pre_active": "cyan",
+    "active": "green",
+    "retiring": "yellow",
+    "suspended": "bright_magenta",
+    "compromised": "bold red",
+    "destroy_scheduled": "red",
+    "destroyed": "dim",
+    "pending": "cyan",
+    "live": "green",
+    "gone": "dim",
+    "revoked": "red",
+    "serving": "green",
+    "not serving": "red",
+    "stopped": "dim",
+    "ready": "cyan",
+    "waiting": "yellow",
+    "needs_operator": "bold red",
+    "done": "green",
+    "aborted": "dim",
+    "approved": "yellow",
+    "executed": "green",
+    "rejected": "red",
+    "expired": "dim",
+}
 
 
 def exit_code(error: KeymixerError) -> int:
@@ -63,7 +90,10 @@ def print_json(content: object) -> None:
 def print_rows(
     title: str, rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool
 ) -> None:
-    """Print rows as a table of `columns` (field -> heading), or all fields as JSON."""
+    """Print rows as a table of `columns` (field -> heading), or all fields as JSON.
+
+    A field `state` is coloured by its word.
+    """
     if as_json:
         print_json(list(rows))
         return
@@ -72,5 +102,25 @@ def print_rows(
         # Ids are to be copied: they stay on one line.
         table.add_column(heading, overflow="fold", no_wrap=field in _IDS)
     for row in rows:
-        table.add_row(*(escape(str(row[field])) for field in columns))
+        table.add_row(*(_cell(field, str(row[field])) for field in columns))
     Console().print(table if rows else f"{title}: none yet")
+
+
+def print_facts(title: str, facts: Row) -> None:
+    """Print what is known of one thing, a line each; what is empty is left out."""
+    table = Table.grid(padding=(0, 2))
+    for field, value in facts.items():
+        if str(value):
+            table.add_row(Text(field, style="dim"), _cell(field, str(value)))
+    console = Console()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def say(text: str) -> None:
+    """Print a sentence on stdout, as it is."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _cell(field: str, text: str) -> Text:
+    return Text(text, style=_STATE_COLOURS.get(text, "") if field == "state" else "")

@@ -160,18 +160,26 @@ class Operator:
         with remote_errors("orchestrator"):
             return self.workflows.RevokeParty(request, timeout=_ALL_OWNERS_S)
 
-    def jobs(self, *, open_only: bool = False, ids: Sequence[int] = ()) -> list[pb.Job]:
-        """Jobs, newest first: those named by `ids`, or all that fit."""
-        found: list[pb.Job] = []
+    def jobs(self, *, open_only: bool = False) -> Iterator[pb.Job]:
+        """The jobs, newest first, page by page."""
         before = 0
         while True:
-            request = pb.ListJobsRequest(open=open_only, ids=ids, before=before)
+            request = pb.ListJobsRequest(open=open_only, before=before)
             with remote_errors("orchestrator"):
                 page = self.workflows.ListJobs(request).jobs
-            found.extend(page)
+            yield from page
             if len(page) < JOBS_PAGE:
-                return found
+                return
             before = page[-1].id
+
+    def jobs_by_id(self, ids: Sequence[int]) -> list[pb.Job]:
+        """The jobs named, newest first a page; who is not there is left out."""
+        found: list[pb.Job] = []
+        for first in range(0, len(ids), JOBS_PAGE):
+            request = pb.ListJobsRequest(ids=ids[first : first + JOBS_PAGE])
+            with remote_errors("orchestrator"):
+                found.extend(self.workflows.ListJobs(request).jobs)
+        return found
 
     def retry_job(self, job_id: int) -> pb.Job:
         """Try a job again that needs an operator."""

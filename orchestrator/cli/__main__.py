@@ -13,7 +13,7 @@ import typer
 
 from core.console import EXIT_CODES, exit_code, print_error
 from core.errors import ConfigurationError, KeymixerError, StorageError
-from orchestrator.cli import audit, federation, keys, registry
+from orchestrator.cli import approvals, audit, federation, jobs, keys, parties, registry
 
 
 def build() -> typer.Typer:
@@ -43,8 +43,15 @@ def build() -> typer.Typer:
 
     for group in (federation.app, registry.app):
         app.add_typer(group)
-    app.add_typer(keys.app, name="keys")
-    app.add_typer(audit.app, name="audit")
+    groups = {
+        "keys": keys.app,
+        "jobs": jobs.app,
+        "approvals": approvals.app,
+        "parties": parties.app,
+        "audit": audit.app,
+    }
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
     for entry in entry_points(group="keymixer.commands"):
         app.add_typer(entry.load())
     return app

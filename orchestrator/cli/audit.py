@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from core.console import EXIT_CODES, print_json, print_rows
 from core.errors import NotFound, Refused
-from orchestrator.cli.options import LATEST, AsJson, Run
+from orchestrator.cli.options import LATEST, As, AsJson, Run
+from orchestrator.cli.session import ask
 
 DIGEST_DIGITS = 64
 KEY_BYTES = 32
@@ -27,13 +28,14 @@ def list_(
     kind: Annotated[str, typer.Option(help="Only records of this kind.")] = "",
     start: Annotated[int, typer.Option(help="The first index.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    as_: As = "",
     json_: AsJson = False,
 ) -> None:
     """List records of a running federation's log.
 
     Example: keymixer audit list --kind refused
     """
-    rows = [_row(body) for _, body in _records(run, start, kind, limit)]
+    rows = [_row(body) for _, body in _records(run, as_, start, kind, limit)]
     columns = {"index": "index", "time": "time", "kind": "kind", "facts": "facts"}
     print_rows("Audit log", rows, columns, as_json=json_)
 
@@ -43,13 +45,14 @@ def show(
     index: Annotated[int, typer.Argument(help="The record's index.", min=0)],
     run: Run = LATEST,
     *,
+    as_: As = "",
     json_: AsJson = False,
 ) -> None:
     """Show one record, exactly as it was hashed.
 
     Example: keymixer audit show 12
     """
-    found = _records(run, index, "", 1)
+    found = _records(run, as_, index, "", 1)
     if not found or found[0][0] != index:
         raise NotFound(f"the log has no record {index}: see `keymixer audit list`")
     if json_:
@@ -110,14 +113,13 @@ class NotSignedError(Refused):
     hint = "start the orchestrator, which signs its log, and verify again"
 
 
-def _records(run: Path, start: int, kind: str, limit: int) -> list[tuple[int, bytes]]:
-    from core.rpc.identity import OPERATOR
-    from orchestrator.operator import operator
-    from orchestrator.simulation.workspace import open_workspace
-
-    with operator(open_workspace(run).server_folder(OPERATOR)) as connected:
-        entries = islice(connected.entries(start, kind), limit)
-        return [(entry.index, entry.body) for entry in entries]
+def _records(
+    run: Path, as_: str, start: int, kind: str, limit: int
+) -> list[tuple[int, bytes]]:
+    entries = ask(
+        run, as_, lambda operator: list(islice(operator.entries(start, kind), limit))
+    )
+    return [(entry.index, entry.body) for entry in entries]
 
 
 def _row(body: bytes) -> dict[str, Any]:

@@ -1,169 +1,210 @@
-"""`keymixer keys`: every key version and its state; rotate and revoke. Never a key."""
+"""`keymixer keys list | show | history`: what there is and what became of it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 
-from core.console import EXIT_CODES, print_json, print_rows
+from core.console import EXIT_CODES, print_facts, print_json, print_rows, say
 from core.errors import NotFound
-from orchestrator.cli.options import LATEST, AsJson, Run
-from orchestrator.cli.registry import ask, when
+from orchestrator.cli import key_actions, new_keys
+from orchestrator.cli.options import LATEST, As, AsJson, Model, Owner, Run
+from orchestrator.cli.session import KeyName, Session, connected
+from orchestrator.cli.times import now_ms
 
 if TYPE_CHECKING:
-    from orchestrator.operator import Operator
-    from orchestrator.simulation.workspace import Workspace
+    from orchestrator.cli.outlook import Outlook
+    from protos.registry_pb2 import IssuedModel, KeyVersion
 
 app = typer.Typer()
+app.add_typer(new_keys.app)
+app.add_typer(key_actions.app)
 
-Owner = Annotated[str, typer.Argument(help="The data owner's organisation.")]
-Model = Annotated[str, typer.Option(help="The model; default: the federation's first.")]
+All = Annotated[
+    bool, typer.Option("--all", help="Also versions that are destroyed already.")
+]
+_KEYS: Final = {
+    "key_id": "key",
+    "version": "version",
+    "state": "state",
+    "age": "age",
+    "images_used": "images",
+    "next": "next",
+}
+_VERSIONS: Final = {
+    "version": "version",
+    "state": "state",
+    "primary": "primary",
+    "age": "age",
+    "images_used": "images",
+    "next": "next",
+    "reason": "reason",
+    "commitment": "commitment",
+}
+_ISSUED: Final = {
+    "key_version": "key version",
+    "model_version": "model version",
+    "state": "state",
+    "created": "created (UTC)",
+}
+_JOBS: Final = {
+    "id": "job",
+    "kind": "kind",
+    "state": "state",
+    "step": "step",
+    "next": "goes on",
+    "why": "why",
+}
 
 
 @app.callback(invoke_without_command=True, epilog=EXIT_CODES)
-def keys(context: typer.Context, run: Run = LATEST, *, json_: AsJson = False) -> None:
-    """List the key versions and their states, or rotate or revoke a key.
+def keys(
+    context: typer.Context, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
+) -> None:
+    """List the keys, see one, or have one rotated, revoked or recovered.
 
     Example: keymixer keys
     """
     if context.invoked_subcommand is None:
-        _list(run, as_json=json_)
+        _list(run, as_, everything=False, as_json=json_)
 
 
 @app.command("list", epilog=EXIT_CODES)
-def list_(run: Run = LATEST, *, json_: AsJson = False) -> None:
-    """List the key versions and their states.
-
-    Example: keymixer keys list --json
-    """
-    _list(run, as_json=json_)
-
-
-@app.command(epilog=EXIT_CODES)
-def create(
-    owner: Owner, run: Run = LATEST, *, model: Model = "", json_: AsJson = False
+def list_(
+    run: Run = LATEST, *, all_: All = False, as_: As = "", json_: AsJson = False
 ) -> None:
-    """Have a key drawn for an owner that has none, or whose key was revoked.
+    """List the key versions: state, age, images used, what happens next and when.
 
-    A new key does not undo a leak: see docs/threat-model.md, "When something leaks".
+    With --json, versions that are destroyed are listed too.
 
-    Example: keymixer keys create st-anna
+    Example: keymixer keys list --all
     """
-    with _connected(run, owner, model) as (operator, _, spiffe, named):
-        operator.grant(spiffe, named)
-        key_id, version = operator.create_key(spiffe, named)
-    told = f"{key_id} version {version} is on its way: see `keymixer keys`"
-    _tell({"key_id": key_id, "version": version}, told, as_json=json_)
+    _list(run, as_, everything=all_, as_json=json_)
 
 
 @app.command(epilog=EXIT_CODES)
-def rotate(
+def show(
     owner: Owner,
     run: Run = LATEST,
     *,
     model: Model = "",
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Seconds the old version is served after the new one is live; "
-            "default: the federation's policy.",
-        ),
-    ] = None,
+    as_: As = "",
     json_: AsJson = False,
 ) -> None:
-    """Have a new version of an owner's key drawn; the old one stays for the overlap.
+    """Show all there is about one key: versions, issued models, open jobs, policy.
 
-    The owner's client fetches the new version by itself the next time it asks.
-
-    Example: keymixer keys rotate st-anna --overlap 600
+    Example: keymixer keys show st-anna
     """
-    with _connected(run, owner, model) as (operator, workspace, spiffe, named):
-        policy = workspace.federation.policies.rotation_overlap_s
-        key_id, version = operator.rotate_key(
-            spiffe, named, policy if overlap is None else overlap
-        )
-    told = f"{key_id} version {version} is on its way: see `keymixer keys`"
-    _tell({"key_id": key_id, "version": version}, told, as_json=json_)
+    with connected(run, as_) as session:
+        key = session.key(owner, model)
+        versions, outlook = _versions(session)
+        issued = [one for one in session.operator.issued() if one.key_id == key.key_id]
+    versions = [version for version in versions if version.key_id == key.key_id]
+    if not versions:
+        raise NotFound(f"{key.organisation} has no key for {key.model} yet")
+    if json_:
+        _print_whole(session, key, versions, issued, outlook)
+    else:
+        _show_whole(session, key, versions, issued, outlook)
 
 
 @app.command(epilog=EXIT_CODES)
-def revoke(
+def history(
     owner: Owner,
-    reason: Annotated[str, typer.Option(help="Why; it is put on record.")],
     run: Run = LATEST,
     *,
     model: Model = "",
+    as_: As = "",
     json_: AsJson = False,
 ) -> None:
-    """End an owner's key at once: its next request is refused, then it is destroyed.
+    """Tell the life of one key, oldest first, as the audit log has it: who, what, why.
 
-    `keymixer keys create` has another one drawn.
+    Single answers are left out: see `keymixer audit list --kind inference`.
 
-    Pictures that were sent already are not protected by this.
-
-    Example: keymixer keys revoke st-anna --reason "contract ended"
+    Example: keymixer keys history st-anna
     """
-    if not reason.strip():
-        raise typer.BadParameter("say why; it is put on record", param_hint="--reason")
-    with _connected(run, owner, model) as (operator, _, spiffe, named):
-        versions = operator.revoke_key(spiffe, named, reason)
-    told = (
-        f"revoked: {', '.join(f'version {v}' for v in versions) or 'nothing was left'}"
-    )
-    _tell({"owner": owner, "versions": versions}, told, as_json=json_)
+    from orchestrator.cli.history import records_of, told
+
+    with connected(run, as_) as session:
+        records = records_of(session.operator, session.key(owner, model))
+    rows = records if json_ else [told(record) for record in records]
+    columns = {"index": "record", "time": "time (UTC)", "who": "who", "what": "what"}
+    print_rows("History", rows, columns, as_json=json_)
 
 
-@contextmanager
-def _connected(
-    run: Path, owner: str, model: str
-) -> Iterator["tuple[Operator, Workspace, str, str]"]:
-    """The operator, the run, the owner's identity, and the model that is meant."""
-    from core.rpc.identity import DATA_OWNER, OPERATOR
-    from orchestrator.operator import operator
-    from orchestrator.simulation.workspace import open_workspace
+def _list(run: Path, as_: str, *, everything: bool, as_json: bool) -> None:
+    from orchestrator.cli.rows import key_fields, key_row
 
-    workspace = open_workspace(run)
-    owners = workspace.federation.organisations_with(DATA_OWNER)
-    if owner not in owners:
-        raise NotFound(f"{owner} is no data owner here; there are {', '.join(owners)}")
-    named = model or workspace.federation.models[0].name
-    with operator(workspace.server_folder(OPERATOR)) as connected:
-        yield connected, workspace, str(workspace.owner(owner)), named
+    with connected(run, as_) as session:
+        versions, outlook = _versions(session)
+    if as_json:
+        print_json([key_fields(version, outlook) for version in versions])
+        return
+    shown = [v for v in versions if everything or v.state != "destroyed"]
+    print_rows("Keys", [key_row(v, outlook) for v in shown], _KEYS, as_json=False)
+    _footnotes(len(versions) - len(shown), outlook)
 
 
-def _list(run: Path, *, as_json: bool) -> None:
-    rows = [
+def _versions(session: Session) -> "tuple[list[KeyVersion], Outlook]":
+    from orchestrator.cli.outlook import Outlook
+
+    jobs = list(session.operator.jobs(open_only=True))
+    outlook = Outlook(jobs, session.policies.rotation, now_ms())
+    return session.operator.key_versions(), outlook
+
+
+def _footnotes(hidden: int, outlook: "Outlook") -> None:
+    if hidden:
+        say(f"{hidden} destroyed, not shown: keymixer keys list --all")
+    stuck = [job.id for job in outlook.jobs if job.state == "needs_operator"]
+    if stuck:
+        say(f"{len(stuck)} jobs need an operator: keymixer jobs show {stuck[0]}")
+
+
+def _print_whole(
+    session: Session,
+    key: KeyName,
+    versions: "Sequence[KeyVersion]",
+    issued: "Sequence[IssuedModel]",
+    outlook: "Outlook",
+) -> None:
+    from orchestrator.cli.rows import issued_fields, job_fields, key_fields
+
+    print_json(
         {
             "key_id": key.key_id,
-            "version": key.version,
             "owner": key.owner,
-            "state": key.state,
-            "primary": key.primary,
-            "confirmed": key.confirmed,
-            "generator": key.generator,
-            "created": when(key.created_at_ms),
-            "refused_from": when(key.retire_at_ms) if key.retire_at_ms else "",
-            "commitment": key.commitment.hex(),
+            "model": key.model,
+            "policy": session.policies.model_dump(mode="json", exclude={"grants"}),
+            "versions": [key_fields(version, outlook) for version in versions],
+            "issued": [issued_fields(one) for one in issued],
+            "jobs": [job_fields(job) for job in outlook.jobs if key.is_of(job)],
         }
-        for key in ask(run, lambda operator: operator.key_versions())
-    ]
-    columns = {
-        "key_id": "key",
-        "version": "version",
-        "state": "state",
-        "primary": "primary",
-        "created": "created",
-        "refused_from": "refused from",
+    )
+
+
+def _show_whole(
+    session: Session,
+    key: KeyName,
+    versions: "Sequence[KeyVersion]",
+    issued: "Sequence[IssuedModel]",
+    outlook: "Outlook",
+) -> None:
+    from orchestrator.cli.rows import issued_fields, job_row, key_row, policy_facts
+
+    size = versions[-1].patch_size
+    facts = {
+        "owner": key.owner,
+        "model": key.model,
+        "blocks": f"{size} x {size} x {versions[-1].channels}",
+        "generator": versions[-1].generator,
+        **policy_facts(session.policies),
     }
-    print_rows("Keys", rows, columns, as_json=as_json)
-
-
-def _tell(content: dict[str, Any], told: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(content)
-    else:
-        Console().print(told, highlight=False, soft_wrap=True)
+    print_facts(key.key_id, facts)
+    rows = [key_row(version, outlook) for version in versions]
+    models = [issued_fields(one) for one in issued]
+    jobs = [job_row(job) for job in outlook.jobs if key.is_of(job)]
+    print_rows("Versions", rows, _VERSIONS, as_json=False)
+    print_rows("Issued models", models, _ISSUED, as_json=False)
+    print_rows("Open jobs", jobs, _JOBS, as_json=False)

@@ -5,10 +5,63 @@ from typing import Annotated
 
 import typer
 
+from core.duration import parse_duration
+from core.errors import ConfigurationError
+
 RUNS = Path("runs")
+LATEST = RUNS / "latest"
+
+
+def duration(text: str | float) -> float:
+    """Seconds, also of a default; what is no duration is wrong usage."""
+    try:
+        return parse_duration(str(text))
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("say why; it is put on record")
+    return text
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Run = Annotated[
     Path, typer.Option("--run", help="The run's folder.", envvar="KEYMIXER_RUN")
 ]
-LATEST = RUNS / "latest"
+As = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="ORG",
+        envvar="KEYMIXER_OPERATOR",
+        help="The operator's organisation; default: the federation's first operator.",
+    ),
+]
+Owner = Annotated[
+    str,
+    typer.Argument(help="A data owner's organisation, or the id of its key."),
+]
+Model = Annotated[
+    str, typer.Option("--model", help="Default: the federation's first model.")
+]
+Version = Annotated[
+    int, typer.Option("--version", help="The version of the key.", min=1)
+]
+Reason = Annotated[
+    str,
+    typer.Option("--reason", help="Why; it is put on record.", callback=_said),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Do not wait until the keys are live.")
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        parser=duration,
+        metavar="DURATION",
+        show_default="10s",
+        help="An owner that has not fetched its key for so long is not waited for.",
+    ),
+]

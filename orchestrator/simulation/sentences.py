@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Kind -> sentence, filled with facts; a kind without one is told as it is.
-_SENTENCES = {
+SENTENCES = {
     "party.enrolled": "enrols {party}",
     "party.keys_registered": "registers its public keys",
     "party.revoked": "revokes {party}",
@@ -45,7 +45,7 @@ def sentence(kind: str, subject: Mapping[str, Any]) -> str:
     """
     facts = {name: short(value) for name, value in subject.items()}
     try:
-        return _SENTENCES[kind].format_map(facts)
+        return SENTENCES[kind].format_map(facts)
     except KeyError:
         told = ", ".join(f"{name} {value}" for name, value in facts.items())
         return f"{kind.replace('.', ' ')}: {told}"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.registry.lifecycle import TRANSITIONS
 from orchestrator.simulation.narrator import Narrator
-from orchestrator.simulation.sentences import _SENTENCES, sentence
+from orchestrator.simulation.sentences import SENTENCES, sentence
 
 OWNER = "spiffe://example.keymixer/st-anna/data-owner"
 
@@ -65,7 +65,7 @@ def test_a_record_that_lacks_a_fact_is_told_as_it_is() -> None:
 
 def test_every_end_of_a_key_has_a_sentence() -> None:
     """The lifecycle's reachable actions are told in words."""
-    assert {"key.revoked", "key.expired", "key.destroyed"} <= set(_SENTENCES)
+    assert {"key.revoked", "key.expired", "key.destroyed"} <= set(SENTENCES)
     assert TRANSITIONS
 
 
