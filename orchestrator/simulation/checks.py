@@ -1,18 +1,22 @@
 """The referee: keyed answers against plain ones, and the audit log recomputed."""
 
-import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from core.rpc.identity import MODEL_PROVIDER, ORCHESTRATOR
+from core.rpc.identity import MODEL_PROVIDER, OPERATOR, ORCHESTRATOR
 from orchestrator.audit.verify import verify_log
 from orchestrator.simulation.measure import (
     Answers,
+    Logits,
     max_logit_difference,
     read_answers,
     together,
     top1_agreement,
 )
+from orchestrator.simulation.requests import read_requests
+from orchestrator.simulation.rotation import Traffic
+from orchestrator.simulation.rotation_figures import measure
 from orchestrator.simulation.setup import Stage
 from orchestrator.simulation.training import release_folder
 from orchestrator.simulation.world import write_benchmark
@@ -20,6 +24,7 @@ from orchestrator.simulation.world import write_benchmark
 
 def compare(stage: Stage) -> None:
     """Compare the owners' answers with the plain model's, in the provider's process."""
+    _ask_plain(stage)
     plain = _plain_answers(stage)
     keyed = _answers(stage, "answers.npz")
     figures = {
@@ -34,9 +39,33 @@ def compare(stage: Stage) -> None:
     stage.narrator.says(MODEL_PROVIDER, stage.model.provider, _sentence(figures))
 
 
+def judge(stage: Stage) -> None:
+    """Measure what the changes of keys cost the owners; `compare` comes first."""
+    if not stage.traffic:
+        return
+    requests = {
+        owner: [request for file in files for request in read_requests(file)]
+        for owner, files in stage.traffic.items()
+    }
+    plain = _plain_by_owner(stage)
+    traffic = Traffic(requests, stage.orders, plain, stage.log_bodies())
+    figures = measure(traffic)
+    stage.reports["rotation"] = figures
+    stage.narrator.says(OPERATOR, stage.operator_name, _rotation_sentence(figures))
+
+
 def _plain_answers(stage: Stage) -> Answers:
-    provider = stage.workspace.federation.spiffe(stage.model.provider, MODEL_PROVIDER)
-    folder = stage.workspace.folder(provider)
+    return read_answers(_provider_folder(stage) / "plain.npz")
+
+
+def _plain_by_owner(stage: Stage) -> dict[str, Logits]:
+    plain = _plain_answers(stage).logits
+    parts = stage.require_dealt().parts
+    return {owner: plain[part.start : part.stop] for owner, part in parts.items()}
+
+
+def _ask_plain(stage: Stage) -> None:
+    folder = _provider_folder(stage)
     benchmark, plain = folder / "benchmark.npz", folder / "plain.npz"
     write_benchmark(stage.require_data(), stage.require_dealt(), benchmark)
     stage.running.run(
@@ -48,7 +77,11 @@ def _plain_answers(stage: Stage) -> Answers:
             *("--images", str(benchmark), "--out", str(plain)),
         ],
     )
-    return read_answers(plain)
+
+
+def _provider_folder(stage: Stage) -> Path:
+    provider = stage.workspace.federation.spiffe(stage.model.provider, MODEL_PROVIDER)
+    return stage.workspace.folder(provider)
 
 
 def _answers(stage: Stage, name: str) -> Answers:
@@ -67,11 +100,21 @@ def _sentence(figures: dict[str, float]) -> str:
     )
 
 
+def _rotation_sentence(figures: dict[str, Any]) -> str:
+    return (
+        f"{figures['rotations']} rotations, {figures['requests_during']:,} requests "
+        f"meanwhile, {figures['failed_requests']} failed, "
+        f"{figures['misrouted']} misrouted, "
+        f"{figures['old_version_served_after_retire']} served by a version that had "
+        "ended"
+    )
+
+
 def verify_audit(stage: Stage) -> None:
     """Recompute the whole log from its stored bodies."""
     with stage.operator() as connected:
         signed = connected.checkpoint()
-        bodies = [json.loads(entry.body) for entry in connected.entries()]
+    bodies = stage.log_bodies()
     database = stage.workspace.server_folder(ORCHESTRATOR) / "registry.db"
     with stage.narrator.bar("records") as bar:
         result = verify_log(database, signed.public_key, on_progress=bar)

@@ -95,6 +95,13 @@ class Processes:
                 process = next(p for p in reversed(self.seen) if p.name == name)
                 raise ProcessFailed(_ended(process, child.returncode))
 
+    def terminate(self, name: str) -> None:
+        """Ask one process to end; whoever follows it goes on until it has."""
+        with self._lock:
+            child = self._running.get(name)
+        if child is not None:
+            _signal_group(child.pid, signal.SIGTERM)
+
     def stop(self) -> None:
         """Ask every process to end, the last started first; kill what does not."""
         with self._lock:

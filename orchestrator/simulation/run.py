@@ -13,11 +13,12 @@ from rich.console import Console
 from core.rpc.identity import OPERATOR
 from core.wire import write_atomically
 from orchestrator.simulation.asking import ask
-from orchestrator.simulation.checks import compare, verify_audit
+from orchestrator.simulation.checks import compare, judge, verify_audit
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import PYTHON, processes
 from orchestrator.simulation.report.content import build_report
 from orchestrator.simulation.report.page import write_page
+from orchestrator.simulation.rotation_figures import require_unbroken
 from orchestrator.simulation.setup import Stage, bring_up
 from orchestrator.simulation.timeline import play
 from orchestrator.simulation.workspace import (
@@ -38,6 +39,8 @@ def simulate(
     """Run a scenario to its end and return the run's folder with its report.
 
     Raises:
+        RotationBroken: it ran to its end, but its report has a figure of `rotation`
+            that never may be.
         KeymixerError: a part of it failed; every process was stopped, and the message
             says where the logs are.
     """
@@ -52,6 +55,7 @@ def simulate(
             play(stage)
         with narrator.phase("compare", "Compared with the plain model"):
             compare(stage)
+            judge(stage)
         with narrator.phase("audit", "The audit log, verified"):
             verify_audit(stage)
         with narrator.phase("stop", "The federation stops"):
@@ -60,6 +64,7 @@ def simulate(
             narrator.says(OPERATOR, operator.organisation, "has stopped every party")
     write_report(stage)
     point_latest(workspace)
+    require_unbroken(stage.reports.get("rotation", {}))
     return workspace.root
 
 

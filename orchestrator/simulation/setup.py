@@ -1,10 +1,12 @@
 """Bring a federation up: data, a trained release, running servers, confirmed keys."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.datasets import Dataset, load
@@ -22,6 +24,7 @@ from orchestrator.federation import ModelSection
 from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
+from orchestrator.simulation.rotation import Order
 from orchestrator.simulation.training import obtain_release, release_folder
 from orchestrator.simulation.workspace import SERVERS, Workspace, assign_ports
 from orchestrator.simulation.world import Dealt, deal, split
@@ -58,6 +61,9 @@ class Stage:
     data: Dataset | None = None
     dealt: Dealt | None = None
     told: int = 0
+    # What owners that ask without pause write down, and what is ordered meanwhile.
+    traffic: dict[str, list[Path]] = field(default_factory=dict)
+    orders: list[Order] = field(default_factory=list)
     reports: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,6 +76,11 @@ class Stage:
         """The owners that may use the model, in the order of the grants."""
         grants = self.workspace.federation.policies.grants
         return [g.owner for g in grants if g.model == self.model.name]
+
+    @property
+    def operator_name(self) -> str:
+        """The organisation of the federation's first operator."""
+        return self.workspace.federation.first(OPERATOR).organisation
 
     @contextmanager
     def operator(self) -> Iterator[Operator]:
@@ -88,6 +99,11 @@ class Stage:
         if self.dealt is None:
             raise RuntimeError("fetch_data comes first")
         return self.dealt
+
+    def log_bodies(self) -> list[dict[str, Any]]:
+        """The audit log's records so far, read."""
+        with self.operator() as connected:
+            return [json.loads(entry.body) for entry in connected.entries()]
 
     def tell_news(self) -> None:
         """Tell what the audit log has recorded since the last time."""

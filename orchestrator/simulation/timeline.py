@@ -2,28 +2,29 @@
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event as Signal
 from typing import Any
 
 import grpc
 
 from core.errors import Unavailable
-from core.rpc.identity import INFERENCE_SERVER, OPERATOR, dns_name
+from core.rpc.identity import INFERENCE_SERVER, dns_name
 from orchestrator.federation import (
     AskWithKeyOf,
     CallWithoutCertificate,
     Event,
     Revoke,
     Rotate,
+    TrafficEvent,
+    UnderTraffic,
+    Wait,
 )
 from orchestrator.simulation.setup import (
     Stage,
-    acts_of,
     agree,
     ask_owner,
     wait_until_ready,
 )
+from orchestrator.simulation.traffic import under_traffic
 from protos import open_inference_pb2
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -39,25 +40,12 @@ def play(stage: Stage) -> None:
 
 def rotate(stage: Stage, event: Rotate) -> None:
     """Rotate an owner's key while the owner keeps asking; then try the old version."""
-    overlap = stage.workspace.federation.policies.rotation_overlap_s
     owner = str(stage.workspace.owner(event.owner))
-    with stage.operator() as connected, acts_of(stage, 1) as pool:
-        old = _primary(stage, owner)
-        asking = Signal()
-        asks = _asking(stage, event.owner, old + 1, asking, pool)
-        _wait_for(asking, asks)
-        rotated = connected.rotate_keys(stage.model.name, overlap, owner=owner)
-        agree(stage, rotated.approval_id)
-        key_id = _key_id(stage, owner)
-        stage.narrator.says(
-            OPERATOR,
-            stage.workspace.federation.first(OPERATOR).organisation,
-            f"rotates {key_id} to version {old + 1} while {event.owner} asks",
-        )
-        answered = asks.result()
-    stage.reports["rotation"] = answered[-1]
-    _wait_until_destroyed(stage, key_id, old)
-    refuse(stage, event.owner, key_id, old, "KeyRefused")
+    old = _primary(stage, owner)
+    meanwhile: list[TrafficEvent] = [event, Wait(event="wait", until="destroyed")]
+    asks = UnderTraffic(event="under_traffic", owners=[event.owner], events=meanwhile)
+    under_traffic(stage, asks)
+    refuse(stage, event.owner, _key_id(stage, owner), old, "KeyRefused")
 
 
 def revoke(stage: Stage, event: Revoke) -> None:
@@ -131,36 +119,6 @@ def _count_refusal(
     stage.narrator.says(role, party, f"asks with {with_}: refused, {kind}")
 
 
-def _asking(
-    stage: Stage, owner: str, version: int, started: Signal, pool: ThreadPoolExecutor
-) -> Future[list[Any]]:
-    """Let an owner ask without pause until `version` answers."""
-
-    def ask() -> list[Any]:
-        folder = stage.workspace.owner_folder(owner)
-        return ask_owner(
-            stage,
-            owner,
-            "ask",
-            *("--images", str(folder / "images.npz")),
-            *("--out", str(folder / "rotation.npz")),
-            *("--batch", str(stage.workspace.federation.simulation.batch)),
-            *("--loop-until-version", str(version)),
-            on_event=lambda event: (
-                started.set() if event["event"] == "progress" else None
-            ),
-        )
-
-    return pool.submit(ask)
-
-
-def _wait_for(started: Signal, asks: Future[list[Any]]) -> None:
-    while not started.wait(0.1):
-        if asks.done():
-            asks.result()
-            raise Unavailable("the owner stopped asking before the rotation")
-
-
 def _primary(stage: Stage, owner: str) -> int:
     with stage.operator() as connected:
         versions = [
@@ -195,4 +153,5 @@ _PLAYERS: Mapping[type[Event], Callable[[Stage, Any], None]] = {
     Revoke: revoke,
     AskWithKeyOf: ask_with_key_of,
     CallWithoutCertificate: call_without_certificate,
+    UnderTraffic: under_traffic,
 }

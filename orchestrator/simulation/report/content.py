@@ -40,9 +40,14 @@ def _started(stage: Stage) -> str:
 
 
 def _requests(stage: Stage) -> dict[str, int]:
-    """Requests of owners in good standing, those during a rotation included."""
-    asked = [*stage.reports["asked"].values(), stage.reports.get("rotation", {})]
+    """Requests of owners in good standing, those while keys changed included."""
+    asked = list(stage.reports["asked"].values())
+    rotation = stage.reports.get("rotation", {})
+    rightly_refused = rotation.get("refused_requests", 0)
     return {
-        "requests": sum(one.get("requests", 0) for one in asked),
-        "failed_requests": sum(one.get("failed", 0) for one in asked),
+        "requests": sum(one["requests"] for one in asked)
+        + rotation.get("requests", 0)
+        - rightly_refused,
+        "failed_requests": sum(one["failed"] for one in asked)
+        + rotation.get("failed_requests", 0),
     }

@@ -72,7 +72,7 @@ _KINDS = {
     "images.npz": "its own images",
     "samples.npz": "sample pictures",
     "answers.npz": "its answers",
-    "rotation.npz": "its answers during the rotation",
+    "traffic-*.ndjson": "what it asked while keys changed",
     "wrong-key.npz": "its answers under a wrong key",
 }
 
