@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -144,13 +143,18 @@ def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Data
     return Database(engine, path.parent if path else None, wait_s=wait_s)
 
 
-def open_existing(path: Path) -> Database:
-    """Open an SQLite file as it is, for reading only: nothing is migrated."""
-    if not path.is_file():
-        raise StorageError(f"no database at {path}")
-    read_only = {"mode": "ro", "uri": "true"}
-    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query=read_only)
-    return Database(connect(url, WAIT_S), path.parent)
+def open_existing(where: Path | str) -> Database:
+    """Open an SQLite file or a URL as it is, for reading only: nothing is migrated."""
+    if isinstance(where, str):
+        url = _parse(where)
+        path = _sqlite_file(url)
+        if path is None:
+            return Database(connect(url, WAIT_S, read_only=True))
+        where = path
+    if not where.is_file():
+        raise StorageError(f"no database at {where}")
+    url = URL.create("sqlite", database=str(where))
+    return Database(connect(url, WAIT_S, read_only=True), where.parent)
 
 
 def _parse(url: str) -> URL:

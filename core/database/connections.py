@@ -10,6 +10,7 @@ on PostgreSQL a writer takes an advisory lock of the database before it reads.
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError
@@ -31,18 +32,19 @@ _READER: Final[Mapping[str, Mapping[str, Any]]] = {
 _WRITERS_LOCK: Final = int.from_bytes(b"keymixer")
 
 
-def connect(url: URL, wait_s: float) -> Engine:
+def connect(url: URL, wait_s: float, *, read_only: bool = False) -> Engine:
     """Return a pool of connections to SQLite or PostgreSQL; none is made yet.
 
     Args:
         url: SQLAlchemy's.
         wait_s: How long to wait for a connection, and for other writers.
+        read_only: Whether the database refuses every change, even of its journal.
     """
     backend = url.get_backend_name()
     if backend == "sqlite":
-        return _sqlite(url, wait_s)
+        return _sqlite(url, wait_s, read_only=read_only)
     if backend == "postgresql":
-        return _postgresql(url, wait_s)
+        return _postgresql(url, wait_s, read_only=read_only)
     raise ConfigurationError(f"no support for {backend}: use sqlite or postgresql")
 
 
@@ -64,7 +66,10 @@ def empty_sqlite_log(engine: Engine) -> bool:
         return not connection.exec_driver_sql(pragma).one()[0]
 
 
-def _sqlite(url: URL, wait_s: float) -> Engine:
+def _sqlite(url: URL, wait_s: float, *, read_only: bool) -> Engine:
+    if read_only:
+        query = {"mode": "ro", "uri": "true"}
+        url = url.set(database=f"file:{quote(str(url.database))}", query=query)
     engine = create_engine(
         url,
         pool_timeout=wait_s,
@@ -72,16 +77,21 @@ def _sqlite(url: URL, wait_s: float) -> Engine:
         hide_parameters=True,
     )
     event.listen(engine, "connect", _take_over_transactions)
-    if url.query.get("mode") != "ro":
+    if not read_only:
         event.listen(engine, "connect", _make_durable)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _postgresql(url: URL, wait_s: float) -> Engine:
+def _postgresql(url: URL, wait_s: float, *, read_only: bool) -> Engine:
+    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
     try:
         engine = create_engine(
-            url, pool_timeout=wait_s, pool_pre_ping=True, hide_parameters=True
+            url,
+            pool_timeout=wait_s,
+            pool_pre_ping=True,
+            connect_args=options,
+            hide_parameters=True,
         )
     except (ArgumentError, ImportError) as error:
         message = "PostgreSQL's driver is missing: install keymixer[postgres]"

@@ -52,6 +52,7 @@ def verify_log(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     origin: str | None = None,
+    side_file: Path | None = None,
 ) -> LogReport:
     """Verify the whole log as it stands, while others may go on appending.
 
@@ -61,6 +62,7 @@ def verify_log(
         on_progress: Called with records done and records in all, now and then.
         origin: The log's name; None: the one its checkpoints give, which is then
             verified like the rest of them.
+        side_file: Where a copy of a checkpoint is; None: beside SQLite's file.
 
     Raises:
         AuditBroken: at the first thing that differs: where, and what.
@@ -72,7 +74,7 @@ def verify_log(
         if isinstance(database, Path):
             database = stack.enter_context(open_existing(database))
         session = stack.enter_context(database.reading())
-        signed = _signed(session, beside(database), public_key, origin)
+        signed = _signed(session, side_file or beside(database), public_key, origin)
         total = session.scalar(select(func.count()).select_from(AuditLeaf)) or 0
         tree = _recompute(session, signed, on_progress or _silent, total)
         _check_no_more(session, tree.size, signed)

@@ -69,7 +69,8 @@ class AuditLog:
         signing_key: The log's own key, which no party has.
         clock: Milliseconds since the epoch.
         side_file: A second place for the newest checkpoint; default: beside SQLite's
-            file. On a server's database there is none unless you name one.
+            file. On a server's database there is none unless you name one; each
+            process that signs keeps its own.
     """
 
     def __init__(
@@ -168,21 +169,21 @@ class AuditLog:
             note = sign_checkpoint(self._signing_key, self._origin, size, root)
             if self._side_file is not None:
                 write_atomically(self._side_file, note)
-            with self._database.transaction() as session:
-                session.add(Checkpoint(size=size, note=note))
-            return note
+            return self._keep(size, note)
 
     def check_against_last_checkpoint(self) -> None:
         """Return if the log still extends everything it signed; call it at start.
 
         Raises:
-            LogRewound: if it is shorter, another log, or the side file is missing.
+            LogRewound: if it is shorter, another log, or the side file is missing. On
+                a server's database that is no sign of it: a new process has none.
         """
         with self._database.reading() as session:
             newest = session.scalar(
                 select(Checkpoint.note).order_by(Checkpoint.size.desc()).limit(1)
             )
-            for note in (newest, self._side_note(expected=newest is not None)):
+            expected = newest is not None and self._side_file == beside(self._database)
+            for note in (newest, self._side_note(expected=expected)):
                 if note is not None:
                     self._check_extends(session, note)
 
@@ -207,6 +208,14 @@ class AuditLog:
         with self._database.reading() as session:
             _check_size(session, second)
             return tree.consistency_path(first, second, node_reader(session))
+
+    def _keep(self, size: int, note: bytes) -> bytes:
+        """Store the note, or return the one that another process stored meanwhile."""
+        with self._database.transaction() as session:
+            if (kept := session.get(Checkpoint, size)) is not None:
+                return kept.note
+            session.add(Checkpoint(size=size, note=note))
+        return note
 
     def _side_note(self, *, expected: bool) -> bytes | None:
         if self._side_file is None:

@@ -1,9 +1,10 @@
 """What the audit log promises on every database; the oracle is `core.merkle`."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from core.checkpoint import open_checkpoint
@@ -17,11 +18,14 @@ from core.merkle import (
     verify_consistency,
     verify_inclusion,
 )
+from core.wire import write_atomically
+from orchestrator.audit import writer
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.verify import verify_log
 from orchestrator.audit.writer import AuditLog
 from orchestrator.errors import NotInLog, RecordMalformed
-from orchestrator.registry.models import Organisation
+from orchestrator.registry.database import open_database
+from orchestrator.registry.models import Checkpoint, Organisation
 from tests.unit.orchestrator.logs import (
     OPERATOR,
     ORIGIN,
@@ -206,3 +210,69 @@ def test_the_tables_of_the_log_only_grow(
         session.execute(text(statement))
 
     verify_log(database, PUBLIC_KEY)
+
+
+def test_two_processes_that_sign_one_size_give_one_checkpoint(
+    url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one signs while ours is between reading the root and keeping it."""
+    ours, theirs = tmp_path / "ours.txt", tmp_path / "theirs.txt"
+    with open_database(url) as elsewhere:
+        first, second = new_log(database, ours), new_log(elsewhere, theirs)
+        append(database, first, 3)
+        theirs_came_first: list[bytes] = []
+
+        def write(path: Path, data: bytes) -> None:
+            write_atomically(path, data)
+            if path == ours:
+                theirs_came_first.append(second.checkpoint())
+
+        monkeypatch.setattr(writer, "write_atomically", write)
+        note = first.checkpoint()
+
+    assert [note] == theirs_came_first
+    assert ours.read_bytes() == theirs.read_bytes() == note
+    with database.reading() as session:
+        assert list(session.scalars(select(Checkpoint.note))) == [note]
+
+
+def test_a_process_that_joins_a_log_needs_no_side_file_of_its_own_yet(
+    url: str, database: Database, tmp_path: Path
+) -> None:
+    log = new_log(database, tmp_path / "checkpoint.txt")
+    append(database, log, 3)
+    log.checkpoint()
+
+    with open_database(url) as elsewhere:
+        joined = new_log(elsewhere, tmp_path / "joined.txt")
+        joined.check_against_last_checkpoint()
+        joined.checkpoint()
+        append(database, log, 2)
+        joined.check_against_last_checkpoint()
+
+
+@pytest.mark.slow
+def test_processes_append_and_sign_at_once_and_lose_nothing(
+    url: str, database: Database, tmp_path: Path
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=append_and_sign, args=(url, tmp_path / f"{name}.txt"))
+        for name in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert verify_log(database, PUBLIC_KEY).size == 60
+
+
+def append_and_sign(url: str, side_file: Path) -> None:
+    with open_database(url) as database:
+        log = new_log(database, side_file)
+        for _ in range(20):
+            append(database, log, 1)
+            log.checkpoint()
+        log.check_against_last_checkpoint()

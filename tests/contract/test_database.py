@@ -4,11 +4,18 @@ import threading
 from typing import NoReturn
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.errors import KeymixerError
+from core.database import open_database as open_any
+from core.errors import (
+    ConstraintConflict,
+    DatabaseBusyError,
+    KeymixerError,
+    SchemaUnknown,
+)
+from orchestrator.registry.database import MIGRATIONS
 from orchestrator.registry.models import Organisation
 
 
@@ -79,6 +86,61 @@ def test_two_writers_do_not_lose_an_update(database: Database) -> None:
         thread.join()
 
     assert [f"{n:03d}" for n in range(60)] == names(database)
+
+
+def test_a_writer_keeps_other_processes_out_from_its_first_read(
+    url: str, database: Database
+) -> None:
+    """Otherwise what it read could change before it writes."""
+    with (
+        open_any(url, MIGRATIONS, wait_s=0.05) as elsewhere,
+        database.transaction() as session,
+    ):
+        assert session.scalar(select(func.count()).select_from(Organisation)) == 0
+
+        with pytest.raises(DatabaseBusyError), elsewhere.transaction() as other:
+            other.add(Organisation(name="clinic"))
+        with elsewhere.reading() as other:
+            assert other.scalar(select(func.count()).select_from(Organisation)) == 0
+
+    with database.transaction() as session:
+        session.add(Organisation(name="clinic"))
+    assert names(database) == ["clinic"]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(url: str, database: Database) -> None:
+    ours = current_revision(database)
+    set_revision(database, "9999")
+
+    with pytest.raises(SchemaUnknown, match="9999"):
+        open_any(url, MIGRATIONS)
+
+    assert current_revision(database) == "9999"
+    set_revision(database, ours)
+
+
+def test_an_error_quotes_no_row(database: Database) -> None:
+    """Its text goes into our log, and into why a job failed."""
+    with pytest.raises(ConstraintConflict) as caught, database.transaction() as session:
+        add_twice(session, "some clinic")
+
+    assert "some clinic" not in str(caught.value)
+
+
+def add_twice(session: Session, name: str) -> None:
+    for _ in range(2):
+        session.execute(insert(Organisation).values(name=name))
+
+
+def current_revision(database: Database) -> str:
+    with database.reading() as session:
+        return str(session.scalar(text("SELECT version_num FROM alembic_version")))
+
+
+def set_revision(database: Database, revision: str) -> None:
+    with database.transaction() as session:
+        statement = text("UPDATE alembic_version SET version_num = :revision")
+        session.execute(statement, {"revision": revision})
 
 
 def names(database: Database) -> list[str]:
