@@ -23,6 +23,9 @@ IDEMPOTENT: Final = frozenset(
     )
 )
 
+# A look that hangs must not take the place of those that could follow it.
+_LOOK_S: Final = 1.0
+
 
 class Registry(Protocol):
     """What the key holder and the inference server ask of the registry."""
@@ -39,8 +42,8 @@ class Registry(Protocol):
         """One registered model version. Raises `NotFound`."""
         ...
 
-    def issued_models(self) -> list[pb.IssuedModel]:
-        """The issued models the caller may see."""
+    def issued_models(self, key_id: str, key_version: int) -> list[pb.IssuedModel]:
+        """What is issued under one key version, if the caller may see it."""
         ...
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
@@ -63,7 +66,8 @@ class GrpcRegistry:
 
     def party(self, spiffe_id: str) -> pb.Party:
         with remote_errors("orchestrator"):
-            parties = self._stub.ListParties(pb.ListPartiesRequest()).parties
+            request = pb.ListPartiesRequest(spiffe_id=spiffe_id)
+            parties = self._stub.ListParties(request).parties
         for party in parties:
             if party.spiffe_id == spiffe_id:
                 return party
@@ -78,10 +82,17 @@ class GrpcRegistry:
                 return candidate
         raise NotFound(f"the registry knows no version {version} of {model}")
 
-    def issued_models(self) -> list[pb.IssuedModel]:
+    def issued_models(self, key_id: str, key_version: int) -> list[pb.IssuedModel]:
+        request = pb.ListIssuedModelsRequest(key_id=key_id, key_version=key_version)
         with remote_errors("orchestrator"):
-            answer = self._stub.ListIssuedModels(pb.ListIssuedModelsRequest())
+            answer = self._stub.ListIssuedModels(request)
         return list(answer.issued)
+
+    def standing(self, since: int) -> pb.ListStandingResponse:
+        """Who and what may be served, as far as it changed; for `parties.standing`."""
+        request = pb.ListStandingRequest(since=since)
+        with remote_errors("orchestrator"):
+            return self._stub.ListStanding(request, timeout=_LOOK_S)
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
         request = pb.ConfirmKeyVersionRequest(key_id=key_id, version=version)

@@ -32,12 +32,13 @@ class RegistryService(rpc.RegistryServiceServicer):
             return pb.RegisterPublicKeysResponse(party=answer)
 
     def ListParties(
-        self, _request: pb.ListPartiesRequest, context: grpc.ServicerContext
+        self, request: pb.ListPartiesRequest, context: grpc.ServicerContext
     ) -> pb.ListPartiesResponse:
         with rpc_errors(context):
             caller = current_caller()
             with self._registry.reading(caller) as session:
-                found = [_party(row) for row in store.parties_for(session, caller)]
+                rows = store.parties_for(session, caller, request.spiffe_id)
+                found = [_party(row) for row in rows]
             return pb.ListPartiesResponse(parties=found)
 
     def RegisterModelVersion(
@@ -75,12 +76,12 @@ class RegistryService(rpc.RegistryServiceServicer):
             return pb.SetAliasResponse()
 
     def ListKeyVersions(
-        self, _request: pb.ListKeyVersionsRequest, context: grpc.ServicerContext
+        self, request: pb.ListKeyVersionsRequest, context: grpc.ServicerContext
     ) -> pb.ListKeyVersionsResponse:
         with rpc_errors(context):
             caller = current_caller()
             with self._registry.reading(caller) as session:
-                rows = store.key_versions_for(session, caller)
+                rows = store.key_versions_for(session, caller, request.key_id)
                 found = [_key_version(row) for row in rows]
             return pb.ListKeyVersionsResponse(versions=found)
 
@@ -93,12 +94,14 @@ class RegistryService(rpc.RegistryServiceServicer):
             return pb.ConfirmKeyVersionResponse()
 
     def ListIssuedModels(
-        self, _request: pb.ListIssuedModelsRequest, context: grpc.ServicerContext
+        self, request: pb.ListIssuedModelsRequest, context: grpc.ServicerContext
     ) -> pb.ListIssuedModelsResponse:
         with rpc_errors(context):
             caller = current_caller()
             with self._registry.reading(caller) as session:
-                rows = store.issued_models_for(session, caller)
+                rows = store.issued_models_for(
+                    session, caller, request.key_id, request.key_version
+                )
                 found = [_issued_model(row) for row in rows]
             return pb.ListIssuedModelsResponse(issued=found)
 

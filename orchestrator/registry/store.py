@@ -344,8 +344,8 @@ def active_party(session: Session, spiffe_id: str) -> Party:
     return party
 
 
-def parties_for(session: Session, caller: SpiffeId) -> Sequence[Party]:
-    """The parties a caller may see, in the order they were enrolled.
+def parties_for(session: Session, caller: SpiffeId, only: str = "") -> Sequence[Party]:
+    """The parties a caller may see, or `only` one of them, in the order of enrolment.
 
     An owner or a provider sees itself and whom it deals with, but no (other) owner.
     """
@@ -353,6 +353,8 @@ def parties_for(session: Session, caller: SpiffeId) -> Sequence[Party]:
     if caller.role in SEE_NO_OTHER_OWNERS:
         seen = Party.role.in_(SEEN_BY_ALL) | (Party.spiffe_id == str(caller))
         query = query.where(seen)
+    if only:
+        query = query.where(Party.spiffe_id == only)
     return session.scalars(query).all()
 
 
@@ -444,8 +446,13 @@ def versions_of(session: Session, key: Key) -> Sequence[KeyVersion]:
     return session.scalars(query.order_by(KeyVersion.version)).all()
 
 
-def key_versions_for(session: Session, caller: SpiffeId) -> Sequence[KeyVersion]:
-    """The key versions a caller may see; an owner's own, once they can be fetched."""
+def key_versions_for(
+    session: Session, caller: SpiffeId, key_id: str = ""
+) -> Sequence[KeyVersion]:
+    """The key versions a caller may see; an owner's own, once they can be fetched.
+
+    With a `key_id` only that key's.
+    """
     query = select_key_versions().order_by(Key.key_id, KeyVersion.version)
     if caller.role == DATA_OWNER:
         query = query.where(
@@ -453,16 +460,27 @@ def key_versions_for(session: Session, caller: SpiffeId) -> Sequence[KeyVersion]
         )
     elif caller.role not in SEES_ALL_KEYS:
         raise NotAllowedError(f"a {caller.role} sees no keys")
+    if key_id:
+        query = query.where(Key.key_id == key_id)
     return session.scalars(query).all()
 
 
-def issued_models_for(session: Session, caller: SpiffeId) -> Sequence[IssuedModel]:
-    """The issued models a caller may see, oldest first."""
+def issued_models_for(
+    session: Session, caller: SpiffeId, key_id: str = "", key_version: int = 0
+) -> Sequence[IssuedModel]:
+    """The issued models a caller may see, oldest first.
+
+    With a `key_id` only that key's, with a `key_version` only that version's.
+    """
     query = select_issued_models().order_by(IssuedModel.id)
     if caller.role == DATA_OWNER:
         query = query.where(Party.spiffe_id == str(caller))
     elif caller.role not in SEES_ALL_KEYS:
         raise NotAllowedError(f"a {caller.role} sees no issued models")
+    if key_id:
+        query = query.where(Key.key_id == key_id)
+    if key_version:
+        query = query.where(KeyVersion.version == key_version)
     return session.scalars(query).all()
 
 

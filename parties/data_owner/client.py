@@ -262,7 +262,7 @@ class Client:
     def _issued_for(self, key: registry_pb2.KeyVersion) -> Use:
         issued = [
             one.model_version
-            for one in self._registry.issued_models()
+            for one in self._registry.issued_models(key.key_id, key.version)
             if (one.key_id, one.key_version) == (key.key_id, key.version)
             and one.state == "live"
         ]

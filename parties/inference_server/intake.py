@@ -12,13 +12,11 @@ from threading import Lock
 from core.architecture import Architecture
 from core.errors import (
     KeyMismatchError,
-    KeymixerError,
     NotFound,
     SignatureError,
     TooLargeError,
 )
 from core.statements import ISSUE, IssueStatement, verify
-from parties.audit import Reporter
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.errors import UploadError
 from parties.inference_server.store import (
@@ -30,6 +28,7 @@ from parties.inference_server.store import (
 )
 from parties.registry import Registry, active_party, manifest_from
 from protos import model_store_pb2 as pb
+from protos import registry_pb2 as registry_pb
 
 _MAY_BE_STORED = frozenset({"pending", "live"})
 
@@ -47,7 +46,9 @@ class Intake:
     catalogue: Catalogue
     registry: Registry
     max_backbone_bytes: int
-    _issuing: Lock = field(default_factory=Lock, init=False, repr=False)
+    # Held while an issued model comes or goes: what the registry said of it must still
+    # be true when it is kept.
+    issuing: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def take_backbone(
         self,
@@ -60,6 +61,8 @@ class Intake:
         manifest = manifest_from(self.registry, provider, name.model, name.version)
         content = gather(contents, self.max_backbone_bytes)
         ready = self.catalogue.prepare(read_backbone(name, manifest, content))
+        # Uploads take minutes: the provider may have been revoked meanwhile.
+        active_party(self.registry, provider)
         record(name, manifest.backbone_digest)
         self.store.save_backbone(name, manifest, content)
         self.catalogue.serve(name, ready)
@@ -78,36 +81,19 @@ class Intake:
         _require_fit(ready.manifest.architecture, facts)
         stored = read_issue(facts, request.embedding)
         # A deletion must not slip in between the registry's word and the file.
-        with self._issuing:
+        with self.issuing:
             _require_listed(self.registry, facts)
             record(facts)
             self.store.save_issue(
-                request.statement, request.signature, request.embedding
+                request.statement, request.signature, request.embedding, key_holder
             )
             self.catalogue.add_issue(stored)
 
     def drop_issue(self, name: IssuedName) -> None:
         """Delete an issued embedding from memory and disk."""
-        with self._issuing:
+        with self.issuing:
             self.catalogue.remove_issue(name)
             self.store.delete_issue(name)
-
-
-def reload(store: ModelStore, catalogue: Catalogue, reporter: Reporter) -> None:
-    """Serve again what was stored before; tell the log of what is corrupt."""
-
-    def tell(name: str, error: KeymixerError) -> None:
-        reporter.refused(
-            caller="", method="start", kind=error.kind, subject={"file": name}
-        )
-
-    for backbone in store.load_backbones(tell):
-        try:
-            catalogue.add_backbone(backbone)
-        except KeymixerError as error:
-            tell(f"{backbone.name.model}-{backbone.name.version}", error)
-    for issue in store.load_issues(tell):
-        catalogue.add_issue(issue)
 
 
 def open_upload(
@@ -141,7 +127,7 @@ def _content(name: ModelName, chunk: pb.StoreBackboneRequest) -> bytes:
 
 def _require_listed(registry: Registry, facts: IssueStatement) -> None:
     """The registry must know this issued model, for this owner, with this digest."""
-    for listed in registry.issued_models():
+    for listed in registry.issued_models(facts.key_id, facts.key_version):
         name = IssuedName(
             listed.key_id, listed.key_version, listed.model, listed.model_version
         )

@@ -288,6 +288,44 @@ def test_an_owner_sees_its_own_keys_and_issued_models_only(office: Office) -> No
     assert issued_of == [alder]
 
 
+def test_one_key_and_one_issue_are_found_without_reading_the_others(
+    office: Office,
+) -> None:
+    alder, birch = office.active_key(ALDER_ID), office.active_key(BIRCH_ID)
+    with office.database.reading() as session:
+        found = [
+            [
+                row.key.key_id
+                for row in store.key_versions_for(session, SERVER_ID, birch)
+            ],
+            [
+                row.key_version.key.key_id
+                for row in store.issued_models_for(session, SERVER_ID, alder, 1)
+            ],
+        ]
+        another = store.issued_models_for(session, SERVER_ID, alder, 2)
+        hidden = [
+            *store.key_versions_for(session, ALDER_ID, birch),
+            *store.issued_models_for(session, ALDER_ID, birch),
+        ]
+
+    assert found == [[birch], [alder]]
+    assert list(another) == []
+    assert hidden == []
+
+
+def test_one_party_is_found_by_its_name_if_the_caller_may_see_it(
+    office: Office,
+) -> None:
+    with office.database.reading() as session:
+        seen = [
+            [row.spiffe_id for row in store.parties_for(session, caller, str(BIRCH_ID))]
+            for caller in (KEY_HOLDER_ID, BIRCH_ID, ALDER_ID)
+        ]
+
+    assert seen == [[str(BIRCH_ID)], [str(BIRCH_ID)], []]
+
+
 def test_an_owner_sees_a_key_version_once_it_can_be_fetched(office: Office) -> None:
     with office.change() as change:
         keys.grant(change, str(ALDER_ID), MODEL)

@@ -88,8 +88,14 @@ class FakeRegistry:
                 return candidate
         raise NotFound(model)
 
-    def issued_models(self) -> list[registry_pb2.IssuedModel]:
-        return self.issued
+    def issued_models(
+        self, key_id: str, key_version: int
+    ) -> list[registry_pb2.IssuedModel]:
+        return [
+            issued
+            for issued in self.issued
+            if (issued.key_id, issued.key_version) == (key_id, key_version)
+        ]
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
         self.confirmed.append((key_id, version))
