@@ -1,11 +1,14 @@
 """The orchestrator's audit log as a party sees it, and the reporting of refusals."""
 
+import hashlib
 import logging
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import grpc
 
@@ -14,6 +17,7 @@ from core.errors import (
     ConfigurationError,
     Conflict,
     KeymixerError,
+    PeerUnavailable,
     Refused,
     Unavailable,
 )
@@ -35,6 +39,10 @@ _FINAL = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED}
 )
 _RETRY_AT_MOST_S = 5.0
+_LONGEST_NAME: Final = 128
+# How long a verdict is waited for, and, if no answer came, a second time.
+_VERDICT_S: Final = 10.0
+_SECOND_VERDICT_S: Final = 2.0
 
 
 class AuditLog(Protocol):
@@ -45,11 +53,15 @@ class AuditLog(Protocol):
         ...
 
     def record_inferences(
-        self, records: Sequence[pb.InferenceRecord]
+        self,
+        records: Sequence[pb.InferenceRecord],
+        *,
+        timeout_s: float | None = None,
     ) -> list[pb.InferenceVerdict]:
         """Append a record and give a verdict for each answer that waits.
 
-        Durable on return; whatever goes wrong is `AuditUnavailable`.
+        Durable on return; whatever goes wrong is `AuditUnavailable`. It takes no longer
+        than `timeout_s`; None: as long as the log is worth waiting for.
         """
         ...
 
@@ -65,17 +77,49 @@ class GrpcAuditLog:
             self._stub.RecordEvents(pb.RecordEventsRequest(events=events))
 
     def record_inferences(
-        self, records: Sequence[pb.InferenceRecord]
+        self,
+        records: Sequence[pb.InferenceRecord],
+        *,
+        timeout_s: float | None = None,
     ) -> list[pb.InferenceVerdict]:
         request = pb.RecordInferencesRequest(records=records)
+        left_s = _VERDICT_S if timeout_s is None else min(timeout_s, _VERDICT_S)
         try:
-            with remote_errors("orchestrator"):
-                verdicts = self._stub.RecordInferences(request).verdicts
+            verdicts = self._verdicts(request, left_s)
         except KeymixerError as error:
             raise AuditUnavailable(f"the log did not record: {error.kind}") from error
         if len(verdicts) != len(records):
             raise AuditUnavailable("the log answered for other records")
         return list(verdicts)
+
+    def _verdicts(
+        self, request: pb.RecordInferencesRequest, left_s: float
+    ) -> Sequence[pb.InferenceVerdict]:
+        """Ask, and once more if the answer was lost: what has a name is recorded once.
+
+        The first attempt may take half of the time, so that there is a second one.
+        """
+        if not all(record.event_id for record in request.records):
+            return self._verdicts_at_once(request, left_s, wait=False)
+        end_s = time.monotonic() + left_s
+        try:
+            return self._verdicts_at_once(request, left_s / 2, wait=False)
+        except RemoteError:
+            raise  # an answer, if not the one that was hoped for
+        except PeerUnavailable as lost:
+            log.info("asking the log again", extra={"why": str(lost)})
+        left_s = min(end_s - time.monotonic(), _SECOND_VERDICT_S)
+        return self._verdicts_at_once(request, left_s, wait=True)
+
+    def _verdicts_at_once(
+        self, request: pb.RecordInferencesRequest, timeout_s: float, *, wait: bool
+    ) -> Sequence[pb.InferenceVerdict]:
+        """Ask once; with `wait`, a connection that is being made is waited for."""
+        with remote_errors("orchestrator"):
+            answer = self._stub.RecordInferences(
+                request, timeout=max(timeout_s, 0.0), wait_for_ready=wait
+            )
+        return answer.verdicts
 
 
 class Reporter:
@@ -83,7 +127,8 @@ class Reporter:
 
     A bounded queue and one thread. While the log is away reports wait here; when the
     queue is full the newest are only counted, like those that the log will never take,
-    and the count is recorded later. What was *done* is not reported here but recorded
+    and the count is recorded later. Each report has a name, so that one whose answer
+    was lost is not recorded twice. What was *done* is not reported here but recorded
     before it is answered: see `record_event`.
     """
 
@@ -119,12 +164,13 @@ class Reporter:
 
     def tell(self, refusal: Refusal) -> None:
         """Report what the guard refused."""
+        self._lose(refusal.missed)
         self.refused(caller=refusal.caller, method=refusal.method, kind=refusal.kind)
 
     def report(self, kind: str, subject: Mapping[str, str], caller: str = "") -> None:
         """Put one event in the queue; never blocks and never raises."""
         try:
-            self._queue.put_nowait(_event(kind, caller, subject))
+            self._queue.put_nowait(_event(kind, caller, subject, str(uuid.uuid4())))
         except Full:
             self._lose(1)
 
@@ -163,7 +209,8 @@ class Reporter:
             uncounted, self._uncounted = self._uncounted, 0
         if not uncounted:
             return []
-        return [_event(REFUSED, "", {"kind": _LOST, "count": str(uncounted)})]
+        facts = {"kind": _LOST, "count": str(uncounted)}
+        return [_event(REFUSED, "", facts, str(uuid.uuid4()))]
 
     def _lose(self, count: int) -> None:
         with self._counting:
@@ -231,20 +278,43 @@ def known_to_the_log() -> Iterator[None]:
 
 
 def record_event(
-    audit: AuditLog, kind: str, *, caller: str, subject: Mapping[str, str]
+    audit: AuditLog,
+    kind: str,
+    *,
+    caller: str,
+    subject: Mapping[str, str],
+    event_id: str = "",
 ) -> None:
-    """Record something done, durably, or raise `AuditUnavailable`."""
+    """Record something done, durably, or raise `AuditUnavailable`.
+
+    With an `event_id` it is recorded once, however often it is done and reported.
+    """
     try:
-        audit.record_events([_event(kind, caller, subject)])
+        audit.record_events([_event(kind, caller, subject, event_id)])
     except KeymixerError as error:
         raise AuditUnavailable(f"the log did not record: {error.kind}") from error
 
 
-def _event(kind: str, caller: str, subject: Mapping[str, str]) -> pb.Event:
+def event_name(key: str, kind: str) -> str:
+    """Name what is recorded as `kind` under an idempotency key; empty without one.
+
+    The log takes no long names: a hash stands for one.
+    """
+    if not key:
+        return ""
+    name = f"{key}/{kind}"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _event(
+    kind: str, caller: str, subject: Mapping[str, str], event_id: str
+) -> pb.Event:
     """Facts are cut to the length the log takes; who has no SPIFFE ID is nobody."""
     facts = {name: fact[:_LONGEST_FACT] for name, fact in subject.items()}
     try:
         known = str(SpiffeId.parse(caller)) if caller else ""
     except ConfigurationError:
         known, facts["claimed_caller"] = "", caller[:_LONGEST_FACT]
-    return pb.Event(kind=kind, caller=known, subject=facts)
+    return pb.Event(kind=kind, caller=known, subject=facts, event_id=event_id)

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Final
 
 from core.errors import KeymixerError
 from parties.registry import Registry, active_party
+from parties.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -75,3 +76,24 @@ class Presence:
         if not self._registered:
             self._registry.register_public_keys(self._keys.signing, self._keys.sealing)
             self._registered = True
+
+
+@contextmanager
+def attended(
+    presence: Presence, standing: Standing, set_serving: Callable[[bool], None]
+) -> Iterator[None]:
+    """Look after both, and be healthy while all is well with both of them."""
+    telling, told = Lock(), False
+
+    def tell() -> None:
+        nonlocal told
+        # Two threads come here: whoever is second must know what both found.
+        with telling:
+            serving = presence.is_ready() and standing.is_fresh()
+            if serving != told:
+                log.info("serving" if serving else "not serving")
+                set_serving(serving)
+                told = serving
+
+    with standing.kept(tell), presence.kept(lambda _: tell()):
+        yield

@@ -18,10 +18,11 @@ from core.rpc.identity import Identity, load_identity
 from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
-from parties.admission import only
+from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
 from parties.inference_server.catalogue import Catalogue
-from parties.inference_server.intake import Intake, reload
+from parties.inference_server.engine import Engine
+from parties.inference_server.intake import Intake
 from parties.inference_server.policy import POLICY
 from parties.inference_server.service import (
     INFERENCE,
@@ -31,10 +32,12 @@ from parties.inference_server.service import (
     ModelStoreService,
 )
 from parties.inference_server.settings import Settings
+from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
 from parties.inference_server.torch_engine import TorchEngine
-from parties.presence import Presence, PublicKeys
+from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, GrpcRegistry
+from parties.standing import Standing
 from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
@@ -57,18 +60,30 @@ def main() -> int:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[RunningServer]:
+def running(folder: Path, engine: Engine | None = None) -> Iterator[RunningServer]:
     """An inference server that serves; the folder's `address` says where."""
     settings, identity = Settings.read(folder), load_identity(folder)
     keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
         ports = _ports(settings, identity, stack)
+        intake = _intake(folder, settings, ports, engine)
+        standing = _standing(settings, ports, intake)
         presence = Presence(ports.registry, str(identity.spiffe), keys)
-        services = _services(folder, settings, ports, presence.is_ready)
-        server = stack.enter_context(_serving(services, ports, settings, identity))
+
+        def ready() -> bool:
+            return presence.is_ready() and standing.is_fresh()
+
+        services = (
+            _inference(settings, ports, intake.catalogue, standing, ready),
+            ModelStoreService(intake, ports.audit, ports.reporter),
+        )
+        admit = _admission(settings, standing)
+        server = stack.enter_context(
+            _serving(services, ports, settings, identity, admit)
+        )
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
-        stack.enter_context(presence.kept(server.set_serving))
+        stack.enter_context(attended(presence, standing, server.set_serving))
         yield server
 
 
@@ -88,24 +103,46 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
     return _Ports(GrpcRegistry(channel), audit, stack.enter_context(Reporter(audit)))
 
 
-def _services(
-    folder: Path, settings: Settings, ports: _Ports, ready: Callable[[], bool]
-) -> tuple[InferenceService, ModelStoreService]:
+def _intake(
+    folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
+) -> Intake:
+    catalogue = Catalogue(engine or TorchEngine(threads=settings.engine_threads))
     store = ModelStore(folder)
-    catalogue = Catalogue(TorchEngine(threads=settings.engine_threads))
-    reload(store, catalogue, ports.reporter)
-    intake = Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
-    limits = Limits(settings.max_images, settings.max_message_bytes)
-    return (
-        InferenceService(
-            catalogue,
-            ports.audit,
-            ports.reporter,
-            limits,
-            ready=ready,
-            entropy=os.urandom,
-        ),
-        ModelStoreService(intake, ports.audit, ports.reporter),
+    return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
+
+
+def _standing(settings: Settings, ports: _Ports, intake: Intake) -> Standing:
+    """What lies on disk is compared with the registry before anybody is served."""
+    holder = settings.key_holder
+    stock = Stock(intake, ports.reporter, holder.spiffe_id if holder else None)
+    return Standing(
+        ports.registry.standing, settings.max_staleness_s, at_first=stock.take
+    )
+
+
+def _inference(
+    settings: Settings,
+    ports: _Ports,
+    catalogue: Catalogue,
+    standing: Standing,
+    ready: Callable[[], bool],
+) -> InferenceService:
+    return InferenceService(
+        catalogue,
+        ports.audit,
+        ports.reporter,
+        Limits(settings.max_images, settings.max_message_bytes),
+        standing,
+        ready=ready,
+        entropy=os.urandom,
+    )
+
+
+def _admission(settings: Settings, standing: Standing) -> Check:
+    peers = (settings.orchestrator, settings.key_holder)
+    return every(
+        only(*(peer.spiffe_id for peer in peers if peer is not None)),
+        in_good_standing(standing),
     )
 
 
@@ -115,9 +152,9 @@ def _serving(
     ports: _Ports,
     settings: Settings,
     identity: Identity,
+    admit: Check,
 ) -> Iterator[RunningServer]:
     inference, model_store = services
-    peers = (settings.orchestrator, settings.key_holder)
 
     def register(server: grpc.Server) -> None:
         add_GRPCInferenceServiceServicer_to_server(inference, server)
@@ -132,7 +169,7 @@ def _serving(
         settings=ServerSettings(max_message_bytes=settings.max_message_bytes),
         on_refusal=ports.reporter.tell,
         federation=settings.federation,
-        admit=only(*(peer.spiffe_id for peer in peers if peer is not None)),
+        admit=admit,
     ) as server:
         yield server
 

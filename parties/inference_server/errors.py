@@ -1,6 +1,6 @@
 """What can go wrong in the inference server, beside `core.errors`."""
 
-from core.errors import InvalidInput
+from core.errors import InvalidInput, Unavailable
 
 
 class MissingParameterError(InvalidInput):
@@ -19,3 +19,9 @@ class UploadError(InvalidInput):
     """The chunks of an upload do not belong together."""
 
     hint = "name the model version in the first chunk, and the same or none after it"
+
+
+class WaitedTooLongError(Unavailable):
+    """The deadline of a request ended before its turn came, or its caller went away."""
+
+    hint = "ask again with a longer deadline; others were asking at the same time"

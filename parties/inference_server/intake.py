@@ -118,6 +118,19 @@ def gather(contents: Iterable[bytes], max_bytes: int) -> bytes:
     return bytes(whole)
 
 
+def name_of(listed: registry_pb.IssuedModel) -> IssuedName:
+    """What a line of the registry's list is about."""
+    return IssuedName(
+        listed.key_id, listed.key_version, listed.model, listed.model_version
+    )
+
+
+def require_same(listed: registry_pb.IssuedModel, facts: IssueStatement) -> None:
+    """Raise `SignatureError` unless the registry and the key holder say the same."""
+    if (listed.digest.hex(), listed.owner) != (facts.digest, facts.owner):
+        raise SignatureError("the registry lists another digest or owner")
+
+
 def _content(name: ModelName, chunk: pb.StoreBackboneRequest) -> bytes:
     named = ModelName(chunk.model, chunk.model_version)
     if named not in (name, ModelName("", 0)):
@@ -128,12 +141,8 @@ def _content(name: ModelName, chunk: pb.StoreBackboneRequest) -> bytes:
 def _require_listed(registry: Registry, facts: IssueStatement) -> None:
     """The registry must know this issued model, for this owner, with this digest."""
     for listed in registry.issued_models(facts.key_id, facts.key_version):
-        name = IssuedName(
-            listed.key_id, listed.key_version, listed.model, listed.model_version
-        )
-        if name == IssuedName.of(facts) and listed.state in _MAY_BE_STORED:
-            if (listed.digest.hex(), listed.owner) != (facts.digest, facts.owner):
-                raise SignatureError("the registry lists another digest or owner")
+        if name_of(listed) == IssuedName.of(facts) and listed.state in _MAY_BE_STORED:
+            require_same(listed, facts)
             return
     raise NotFound("the registry lists no such issued model")
 

@@ -1,6 +1,7 @@
 """No audit, no answer: an answer is released by the log's verdict, or not at all."""
 
 import hmac
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -60,16 +61,27 @@ class Receipt:
 
 
 def release(
-    audit: AuditLog, answer: Answer, entropy: Callable[[int], bytes]
+    audit: AuditLog,
+    answer: Answer,
+    entropy: Callable[[int], bytes],
+    *,
+    timeout_s: float | None = None,
 ) -> Receipt:
     """Record an answer durably; return only if the log's verdict is to release it.
+
+    Args:
+        audit: The log; it may be asked twice for one answer, which has a name.
+        answer: What waits.
+        entropy: Gives so many bytes, for the nonce.
+        timeout_s: How long there is for it; None: no limit but the log's own.
 
     Raises:
         AuditUnavailable: when nothing was recorded for certain.
         KeymixerError: of the kind the verdict names; the refusal is a record too.
     """
     nonce = entropy(NONCE_BYTES)
-    (verdict,) = audit.record_inferences([_record(answer, nonce)])
+    record = _record(answer, nonce, str(uuid.uuid4()))
+    (verdict,) = audit.record_inferences([record], timeout_s=timeout_s)
     if verdict.refusal:
         kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
         raise kind(f"the registry's verdict is {verdict.refusal}")
@@ -81,7 +93,7 @@ def keyed_digest(nonce: bytes, content: bytes) -> bytes:
     return hmac.digest(nonce, content, "sha256")
 
 
-def _record(answer: Answer, nonce: bytes) -> pb.InferenceRecord:
+def _record(answer: Answer, nonce: bytes, event_id: str) -> pb.InferenceRecord:
     return pb.InferenceRecord(
         request_id=answer.request_id,
         owner=answer.owner,
@@ -93,4 +105,5 @@ def _record(answer: Answer, nonce: bytes) -> pb.InferenceRecord:
         request_digest=keyed_digest(nonce, answer.request),
         result_digest=keyed_digest(nonce, answer.result),
         compute_ms=answer.compute_ms,
+        event_id=event_id,
     )

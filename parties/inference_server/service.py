@@ -17,6 +17,7 @@ from core.wire import to_bytes
 from parties.audit import (
     AuditLog,
     Reporter,
+    event_name,
     known_to_the_log,
     record_event,
     refusals_reported,
@@ -27,6 +28,8 @@ from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
 from parties.inference_server.records import Answer, release
 from parties.inference_server.store import IssuedName, ModelName
+from parties.inference_server.turns import Call, Turns, require_wanted
+from parties.standing import Standing
 from protos import model_store_pb2 as store_pb
 from protos import model_store_pb2_grpc as store_rpc
 from protos import open_inference_pb2 as pb
@@ -54,6 +57,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         audit: AuditLog,
         reporter: Reporter,
         limits: Limits,
+        standing: Standing,
         *,
         ready: Callable[[], bool],
         entropy: Callable[[int], bytes] = os.urandom,
@@ -62,6 +66,8 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         self._audit = audit
         self._reporter = reporter
         self._limits = limits
+        self._standing = standing
+        self._turns = Turns()
         self._ready = ready
         self._entropy = entropy
 
@@ -99,13 +105,14 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             return protocol.metadata(request.name, versions, manifest)
 
     def ModelInfer(
-        self, request: pb.ModelInferRequest, _context: grpc.ServicerContext
+        self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
         with self._answering("ModelInfer", _named(request)) as caller:
             served = self._find(request, caller)
-            answer = self._compute(request, served, caller)
+            answer = self._compute(request, served, caller, context)
         with known_to_the_log():
-            receipt = release(self._audit, answer, self._entropy)
+            left_s = context.time_remaining()
+            receipt = release(self._audit, answer, self._entropy, timeout_s=left_s)
         return protocol.write_answer(answer, receipt)
 
     def _newest(self, model: str, text: str) -> int:
@@ -124,10 +131,11 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         )
         if served.issue.statement.owner != caller:
             raise NotAllowedError("the key belongs to another owner")
+        self._standing.require_key(key.key_id, key.key_version)
         return served
 
     def _compute(
-        self, request: pb.ModelInferRequest, served: Served, caller: str
+        self, request: pb.ModelInferRequest, served: Served, caller: str, call: Call
     ) -> Answer:
         blocks = protocol.read_blocks(
             request,
@@ -136,9 +144,15 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             max_bytes=self._limits.max_message_bytes,
         )
         request_id = protocol.read_id(request) or str(uuid.uuid4())
-        started = time.perf_counter()
         question = Question(blocks, served.issue.weight)
-        (logits,) = served.model.backbone.answer([question])
+        with self._turns.taken(call):
+            # It may have waited for seconds, and owner or key be revoked meanwhile.
+            self._standing.require_party(caller)
+            self._standing.require_key(served.name.key_id, served.name.key_version)
+            started = time.perf_counter()
+            (logits,) = served.model.backbone.answer([question])
+            compute_ms = (time.perf_counter() - started) * 1000
+        require_wanted(call)
         return Answer(
             request_id=request_id,
             owner=caller,
@@ -146,7 +160,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             shape=logits.shape,
             request=to_bytes(blocks),
             result=to_bytes(logits),
-            compute_ms=(time.perf_counter() - started) * 1000,
+            compute_ms=compute_ms,
         )
 
     @contextmanager
@@ -175,7 +189,10 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
 
             def record(name: ModelName, digest: str) -> None:
                 facts = {"model": name.model, "model_version": str(name.version)}
-                self._record("backbone.stored", caller, facts | {"digest": digest})
+                facts |= {"digest": digest}
+                # The version has one backbone: uploaded again, it is the same event.
+                version = f"{name.model}/{name.version}"
+                self._record("backbone.stored", caller, facts, version)
 
             self._intake.take_backbone(caller, request_iterator, record)
             return store_pb.StoreBackboneResponse()
@@ -187,7 +204,7 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
 
             def record(facts: IssueStatement) -> None:
                 subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
-                self._record("issued.stored", caller, subject)
+                self._record("issued.stored", caller, subject, request.idempotency_key)
 
             self._intake.take_issue(caller, request, record)
             return store_pb.StoreIssuedModelResponse()
@@ -203,11 +220,14 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
             # got no answer asks again, and the orchestrator records `issued.gone` only
             # after an answer.
             self._intake.drop_issue(name)
-            self._record("issued.deleted", caller, _issued(name))
+            key = request.idempotency_key
+            self._record("issued.deleted", caller, _issued(name), key)
             return store_pb.DeleteIssuedModelResponse()
 
-    def _record(self, kind: str, caller: str, facts: dict[str, str]) -> None:
-        record_event(self._audit, kind, caller=caller, subject=facts)
+    def _record(self, kind: str, caller: str, facts: dict[str, str], key: str) -> None:
+        """Record what is done under an idempotency key, once."""
+        name = event_name(key, kind)
+        record_event(self._audit, kind, caller=caller, subject=facts, event_id=name)
 
     @contextmanager
     def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from core.errors import ConfigurationError
 from core.rpc.settings import Peer, read_settings, take_address, take_text
+from parties.standing import MAX_STALENESS_S, take_staleness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Settings:
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
+    # After so long without the orchestrator's word on keys, nobody is answered.
+    max_staleness_s: float = MAX_STALENESS_S
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -40,6 +43,7 @@ class Settings:
             key_holder=Peer.read(found, "key_holder")
             if "key_holder" in found
             else None,
+            max_staleness_s=take_staleness(found),
             **{name: _count(found, name) for name in numbers if name in found},
         )
 

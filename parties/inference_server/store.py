@@ -26,7 +26,7 @@ from core.wire import file_digest, load_tensors, read_file, write_atomically
 log = logging.getLogger(__name__)
 
 OnCorrupt = Callable[[str, KeymixerError], None]
-_Stored = TypeVar("_Stored", "StoredBackbone", "StoredIssue")
+_Stored = TypeVar("_Stored", "StoredBackbone", "KeptIssue")
 
 _PLAIN_EMBEDDING: Final = "embedding.weight"
 _WEIGHT: Final = "weight"
@@ -77,6 +77,19 @@ class StoredIssue:
     weight: np.ndarray = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptIssue:
+    """An issued embedding as it lay on disk, with what it takes to verify it again.
+
+    `signer` is the SPIFFE ID of the key holder that is said to have signed.
+    """
+
+    issue: StoredIssue
+    statement: bytes
+    signature: bytes
+    signer: str
+
+
 def read_backbone(
     name: ModelName, manifest: Manifest, content: bytes
 ) -> StoredBackbone:
@@ -123,9 +136,19 @@ class ModelStore:
         }
         _write_pair(self._backbones / _file(name.model, name.version), facts, content)
 
-    def save_issue(self, statement: bytes, signature: bytes, content: bytes) -> None:
-        """Keep a checked issued embedding; durable on return."""
-        facts = {"statement": statement.decode(), "signature": signature.hex()}
+    def save_issue(
+        self, statement: bytes, signature: bytes, content: bytes, signer: str
+    ) -> None:
+        """Keep a checked issued embedding; durable on return.
+
+        Whose signature it is is kept, but not the public key: who can change the files
+        could change that too. It comes from the registry again; see `stock`.
+        """
+        facts = {
+            "statement": statement.decode(),
+            "signature": signature.hex(),
+            "signer": signer,
+        }
         name = IssuedName.of(IssueStatement.from_bytes(statement))
         _write_pair(self._issued_path(name), facts, content)
 
@@ -143,8 +166,11 @@ class ModelStore:
         """Every backbone that is still what its manifest says."""
         yield from _load_all(self._backbones, _load_backbone, on_corrupt)
 
-    def load_issues(self, on_corrupt: OnCorrupt) -> Iterator[StoredIssue]:
-        """Every issued embedding that is still what its statement says."""
+    def load_issues(self, on_corrupt: OnCorrupt) -> Iterator[KeptIssue]:
+        """Every issued embedding that is still what its statement says.
+
+        Who made the statement is not verified here.
+        """
         yield from _load_all(self._issued, _load_issue, on_corrupt)
 
     def _issued_path(self, name: IssuedName) -> Path:
@@ -160,11 +186,21 @@ def _load_backbone(facts: bytes, content: bytes) -> StoredBackbone:
     return read_backbone(name, manifest, content)
 
 
-def _load_issue(facts: bytes, content: bytes) -> StoredIssue:
-    document = take_fields(parse(facts), {"statement": str, "signature": str})
-    return read_issue(
-        IssueStatement.from_bytes(document["statement"].encode()), content
+def _load_issue(facts: bytes, content: bytes) -> KeptIssue:
+    fields = {"statement": str, "signature": str, "signer": str}
+    document = take_fields(parse(facts), fields)
+    statement = document["statement"].encode()
+    issue = read_issue(IssueStatement.from_bytes(statement), content)
+    return KeptIssue(
+        issue, statement, _from_hex(document["signature"]), document["signer"]
     )
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise CorruptFileError("signature: expected hex digits") from error
 
 
 def _load_all(

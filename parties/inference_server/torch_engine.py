@@ -1,7 +1,6 @@
 """The engine that computes with PyTorch: eager, float32, one batch at a time."""
 
 from collections.abc import Mapping, Sequence
-from threading import Lock
 
 import numpy as np
 import torch
@@ -22,33 +21,27 @@ class TorchEngine:
 
     def __init__(self, *, threads: int) -> None:
         torch.set_num_threads(threads)
-        # Two batches at once would only take the threads from each other.
-        self._computing = Lock()
 
     def load(
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray]
     ) -> "TorchBackbone":
         model = put_together(architecture, tensors)
         del model.embedding  # it holds zeros; tokens come from issued embeddings
-        return TorchBackbone(tensors[_BIAS], model, self._computing)
+        return TorchBackbone(tensors[_BIAS], model)
 
 
 class TorchBackbone:
     """A ConvMixer from the tokens on."""
 
-    def __init__(
-        self, bias: Float32[np.ndarray, " hidden"], model: ConvMixer, computing: Lock
-    ) -> None:
+    def __init__(self, bias: Float32[np.ndarray, " hidden"], model: ConvMixer) -> None:
         self._bias = bias
         self._model = model
-        self._computing = computing
 
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
-        with self._computing:
-            # Finite blocks may still be too large: the caller sees infinite logits.
-            with np.errstate(over="ignore", invalid="ignore"):
-                tokens = [embed(q.blocks, q.weight, self._bias) for q in questions]
-            logits = self._forward(np.concatenate(tokens))
+        # Finite blocks may still be too large: the caller sees infinite logits.
+        with np.errstate(over="ignore", invalid="ignore"):
+            tokens = [embed(q.blocks, q.weight, self._bias) for q in questions]
+        logits = self._forward(np.concatenate(tokens))
         ends = np.cumsum([len(question.blocks) for question in questions])
         return np.split(logits, ends[:-1])
 

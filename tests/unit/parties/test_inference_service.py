@@ -3,9 +3,12 @@
 import hashlib
 import hmac
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event, Semaphore
 from typing import Any
 
 import numpy as np
@@ -33,12 +36,18 @@ from core.rpc.policy import Refusal, acting_as
 from core.statements import IssueStatement
 from core.transform import embedding_digest, transform_embedding
 from parties.audit import Reporter
-from parties.inference_server.catalogue import Catalogue
-from parties.inference_server.errors import MissingParameterError, WrongTensorsError
+from parties.inference_server.catalogue import Catalogue, ReadyBackbone
+from parties.inference_server.engine import Logits, Question
+from parties.inference_server.errors import (
+    MissingParameterError,
+    WaitedTooLongError,
+    WrongTensorsError,
+)
 from parties.inference_server.service import InferenceService, Limits
 from parties.inference_server.store import ModelName, StoredBackbone, StoredIssue
 from parties.inference_server.torch_engine import TorchEngine
-from protos import audit_pb2
+from parties.standing import Standing, StandingUnknownError
+from protos import audit_pb2, registry_pb2
 from protos import open_inference_pb2 as pb
 from tests.unit.parties.stage import (
     MODEL,
@@ -48,6 +57,7 @@ from tests.unit.parties.stage import (
     TINY,
     Entropy,
     FakeAuditLog,
+    FakeRegistry,
     Release,
     images,
 )
@@ -62,9 +72,14 @@ class Counter:
 
     audit: FakeAuditLog = field(default_factory=FakeAuditLog)
     release: Release = field(default_factory=Release)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
     ready: bool = True
+    now_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self.standing = Standing(self.registry.standing, 5.0, clock=lambda: self.now_s)
+        for owner in (OWNER_ID, OTHER_OWNER_ID):
+            self.registry.enrol(owner)
         self.catalogue = Catalogue(TorchEngine(threads=1))
         tensors = take_apart(self.release.model)[1]
         name = ModelName(MODEL, 1)
@@ -88,6 +103,10 @@ class Counter:
             hidden=TINY.hidden,
         )
         self.catalogue.add_issue(StoredIssue(said, weight))
+        self.registry.issued.append(
+            registry_pb2.IssuedModel(key_id=owners.key_id, key_version=1)
+        )
+        self.standing.look()
 
     @contextmanager
     def asked_by(self, caller: SpiffeId = OWNER_ID) -> Iterator[InferenceService]:
@@ -97,6 +116,7 @@ class Counter:
                 self.audit,
                 reporter,
                 LIMITS,
+                self.standing,
                 ready=lambda: self.ready,
                 entropy=Entropy(),
             )
@@ -199,8 +219,17 @@ def test_the_record_names_all_and_holds_keyed_digests_only(counter: Counter) -> 
         request_digest=keyed(request.raw_input_contents[0]),
         result_digest=keyed(answer.raw_output_contents[0]),
         compute_ms=record.compute_ms,
+        event_id=record.event_id,
     )
     assert record.compute_ms > 0
+
+
+def test_every_answer_has_a_name_of_its_own_in_the_log(counter: Counter) -> None:
+    for _ in range(2):
+        counter.infer(question())
+
+    first, second = (record.event_id for record in counter.audit.records)
+    assert uuid.UUID(first) != uuid.UUID(second)
 
 
 def test_no_nonce_serves_twice(counter: Counter) -> None:
@@ -436,6 +465,200 @@ def test_an_unknown_model_is_not_found(counter: Counter) -> None:
             service.ModelMetadata(
                 pb.ModelMetadataRequest(name=MODEL, version="7"), NO_CONTEXT
             )
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["pre_active", "suspended", "compromised", "destroy_scheduled", "destroyed"],
+)
+def test_a_key_that_may_not_be_used_is_refused_before_it_is_computed_with(
+    counter: Counter, state: str
+) -> None:
+    counter.registry.key_states["k1", 1] = state
+    counter.standing.look()
+    counter.catalogue.serve(
+        ModelName(MODEL, 1),
+        ReadyBackbone(counter.release.manifest, Untouchable()),
+    )
+
+    with pytest.raises(RemoteError) as caught:
+        counter.infer(question())
+    assert caught.value.kind == "KeyRefused"
+    assert [] == counter.audit.records
+    assert ["k1"] == [each["key_id"] for each in counter.audit.of_kind("refused")]
+
+
+class Untouchable:
+    """A backbone that no question may reach."""
+
+    def answer(self, questions: Sequence[Question]) -> list[Logits]:
+        raise AssertionError("it was asked")
+
+
+def test_whoever_lost_touch_with_the_registry_answers_nobody(counter: Counter) -> None:
+    """The answer is neither a refusal nor on record as one: it may work later."""
+    counter.now_s = 5.0
+    assert counter.infer(question()).id
+    counter.now_s = 5.001
+    with pytest.raises(StandingUnknownError):
+        counter.infer(question())
+    counter.standing.look()
+
+    assert counter.infer(question()).id
+    assert [] == counter.audit.of_kind("refused")
+
+
+class SlowBackbone:
+    """A backbone that holds each computation until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.begun = Semaphore(0)
+        self.go_on = Semaphore(0)
+        self.asked = 0
+
+    def answer(self, questions: Sequence[Question]) -> list[Logits]:
+        self.asked += 1
+        self.begun.release()
+        assert self.go_on.acquire(timeout=20)
+        return [np.zeros((len(each.blocks), 10), np.float32) for each in questions]
+
+
+@dataclass
+class Caller:
+    """A caller as gRPC's context shows it: present or gone, with a deadline or none."""
+
+    left_s: float | None = None
+    there: bool = True
+    looked: Event = field(default_factory=Event)
+
+    def is_active(self) -> bool:
+        return self.there
+
+    def time_remaining(self) -> float | None:
+        self.looked.set()
+        return self.left_s
+
+
+@dataclass
+class Queue:
+    """A slow server, with one request in work and one that waits behind it."""
+
+    counter: Counter
+    backbone: SlowBackbone = field(default_factory=SlowBackbone)
+    second: Caller = field(default_factory=Caller)
+
+    @contextmanager
+    def full(self) -> Iterator["Future[pb.ModelInferResponse]"]:
+        """Give the second request's future; the first goes on when the block ends."""
+        ready = ReadyBackbone(self.counter.release.manifest, self.backbone)
+        self.counter.catalogue.serve(ModelName(MODEL, 1), ready)
+        with (
+            Reporter(self.counter.audit) as reporter,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            service = InferenceService(
+                self.counter.catalogue,
+                self.counter.audit,
+                reporter,
+                LIMITS,
+                self.counter.standing,
+                ready=lambda: True,
+            )
+            first = pool.submit(_ask_as, OWNER_ID, service, question(), NO_CONTEXT)
+            assert self.backbone.begun.acquire(timeout=20)
+            waiting = pool.submit(_ask_as, OWNER_ID, service, question(), self.second)
+            assert self.second.looked.wait(20)
+            try:
+                yield waiting
+            finally:
+                for _ in range(2):
+                    self.backbone.go_on.release()
+                first.exception(20)
+                waiting.exception(20)
+
+
+def _ask_as(
+    caller: SpiffeId,
+    service: InferenceService,
+    request: pb.ModelInferRequest,
+    context: Any,
+) -> pb.ModelInferResponse:
+    with acting_as(caller):
+        return service.ModelInfer(request, context)
+
+
+def test_what_waited_while_its_key_was_revoked_is_not_computed(
+    counter: Counter,
+) -> None:
+    queue = Queue(counter)
+    with queue.full() as waiting:
+        counter.registry.key_states["k1", 1] = "destroy_scheduled"
+        counter.standing.look()
+
+    with pytest.raises(RemoteError) as caught:
+        waiting.result()
+    assert caught.value.kind == "KeyRefused"
+    assert queue.backbone.asked == 1
+
+
+def test_what_waited_while_its_owner_was_revoked_is_not_computed(
+    counter: Counter,
+) -> None:
+    queue = Queue(counter)
+    with queue.full() as waiting:
+        counter.registry.parties[str(OWNER_ID)].state = "revoked"
+        counter.standing.look()
+
+    with pytest.raises(RemoteError) as caught:
+        waiting.result()
+    assert caught.value.kind == "NotAllowed"
+    assert queue.backbone.asked == 1
+
+
+def test_what_waited_until_the_registry_was_out_of_touch_is_not_computed(
+    counter: Counter,
+) -> None:
+    queue = Queue(counter)
+    with queue.full() as waiting:
+        counter.now_s = 5.001
+
+    with pytest.raises(StandingUnknownError):
+        waiting.result()
+    assert queue.backbone.asked == 1
+
+
+def test_a_deadline_that_ends_in_the_queue_ends_the_wait(counter: Counter) -> None:
+    queue = Queue(counter, second=Caller(left_s=0.05))
+    with queue.full() as waiting:
+        assert isinstance(waiting.exception(20), WaitedTooLongError)
+
+    assert queue.backbone.asked == 1
+    assert len(counter.audit.records) == 1
+
+
+def test_nothing_is_computed_for_a_caller_who_has_left(counter: Counter) -> None:
+    queue = Queue(counter)
+    with queue.full() as waiting:
+        queue.second.there = False
+
+    assert isinstance(waiting.exception(), WaitedTooLongError)
+    assert queue.backbone.asked == 1
+    assert counter.audit.of_kind("refused") == []
+
+
+def test_an_answer_that_came_too_late_is_not_recorded_as_given(
+    counter: Counter,
+) -> None:
+    """The caller left while its own question was computed."""
+    caller = Caller()
+    queue = Queue(counter, second=caller)
+    with queue.full():
+        queue.backbone.go_on.release()
+        assert queue.backbone.begun.acquire(timeout=20)
+        caller.there = False
+
+    assert queue.backbone.asked == 2
+    assert len(counter.audit.records) == 1
 
 
 class Reluctant(FakeAuditLog):

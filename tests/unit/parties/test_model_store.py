@@ -30,8 +30,9 @@ from core.wire import dump_tensors
 from parties.audit import Reporter
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.errors import UploadError
-from parties.inference_server.intake import Intake, reload
+from parties.inference_server.intake import Intake
 from parties.inference_server.service import ModelStoreService
+from parties.inference_server.stock import Stock
 from parties.inference_server.store import IssuedName, ModelStore
 from parties.inference_server.torch_engine import TorchEngine
 from protos import model_store_pb2 as pb
@@ -62,6 +63,7 @@ class Shop:
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     audit: FakeAuditLog = field(default_factory=FakeAuditLog)
     release: Release = field(default_factory=Release)
+    key_holder: SpiffeId | None = None
     catalogue: Catalogue = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,14 +76,15 @@ class Shop:
         """Start afresh from what is on disk."""
         self.catalogue = Catalogue(TorchEngine(threads=1))
         with Reporter(self.audit) as reporter:
-            reload(ModelStore(self.folder), self.catalogue, reporter)
+            Stock(self.intake(), reporter, self.key_holder).take()
+
+    def intake(self) -> Intake:
+        return Intake(ModelStore(self.folder), self.catalogue, self.registry, LIMIT)
 
     @contextmanager
     def asked_by(self, caller: SpiffeId) -> Iterator[ModelStoreService]:
-        store = ModelStore(self.folder)
-        intake = Intake(store, self.catalogue, self.registry, LIMIT)
         with Reporter(self.audit) as reporter, acting_as(caller):
-            yield ModelStoreService(intake, self.audit, reporter)
+            yield ModelStoreService(self.intake(), self.audit, reporter)
 
     def upload(
         self, content: bytes | None = None, caller: SpiffeId = PROVIDER_ID
