@@ -44,7 +44,7 @@ def build() -> typer.Typer:
     for group in (federation.app, registry.app):
         app.add_typer(group)
     groups = {
-        "keys": keys.app,
+        "keys": keys.build(),
         "jobs": jobs.app,
         "approvals": approvals.app,
         "parties": parties.app,

@@ -30,16 +30,20 @@ def chosen_version(
     raise NotFound(f"{key.key_id} has no {named}: see `keymixer keys list --all`")
 
 
-def write_export(
-    path: Path, federation: Federation, version: KeyVersion, sealed: ExportKeyResponse
-) -> None:
-    """Write an envelope and its context; a file that is there is not replaced.
+def require_new(path: Path) -> None:
+    """Raise if there is such a file; asking first spares an approval.
 
     Raises:
-        ConfigurationError: there is such a file already.
+        ConfigurationError: there is one.
     """
     if path.exists():
         raise ConfigurationError(f"{path} is there already: name another file")
+
+
+def write_export(
+    path: Path, federation: Federation, version: KeyVersion, sealed: ExportKeyResponse
+) -> None:
+    """Write an envelope and all that whoever opens it must expect."""
     content = {
         "federation": federation.federation,
         "key_holder": str(federation.only(KEY_HOLDER)),

@@ -207,7 +207,9 @@ def export(
 
     Example: keymixer keys export st-anna --out st-anna.sealed.json
     """
-    from orchestrator.cli.exporting import chosen_version, write_export
+    from orchestrator.cli.exporting import chosen_version, require_new, write_export
+
+    require_new(out)
 
     with connected(run, as_) as session:
         key = session.key(owner, model)

@@ -1,6 +1,7 @@
-"""`keymixer keys list | show | history`: what there is and what became of it."""
+"""`keymixer keys`: its group; and `list | show | history`, to see what there is."""
 
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from protos.registry_pb2 import IssuedModel, KeyVersion
 
 app = typer.Typer()
-app.add_typer(new_keys.app)
-app.add_typer(key_actions.app)
 
 All = Annotated[
     bool, typer.Option("--all", help="Also versions that are destroyed already.")
@@ -58,7 +57,16 @@ _JOBS: Final = {
 }
 
 
-@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def build() -> typer.Typer:
+    """Put the group together; parties' packages add commands of their own to it."""
+    group = typer.Typer(callback=keys, invoke_without_command=True, epilog=EXIT_CODES)
+    for part in (app, new_keys.app, key_actions.app):
+        group.add_typer(part)
+    for entry in entry_points(group="keymixer.commands.keys"):
+        group.add_typer(entry.load())
+    return group
+
+
 def keys(
     context: typer.Context, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
 ) -> None:
