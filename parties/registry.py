@@ -42,8 +42,10 @@ class Registry(Protocol):
         """One registered model version. Raises `NotFound`."""
         ...
 
-    def issued_models(self, key_id: str, key_version: int) -> list[pb.IssuedModel]:
-        """What is issued under one key version, if the caller may see it."""
+    def issued_models(
+        self, key_id: str = "", key_version: int = 0
+    ) -> list[pb.IssuedModel]:
+        """What is issued under one key version, or all that the caller may see."""
         ...
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
@@ -82,7 +84,9 @@ class GrpcRegistry:
                 return candidate
         raise NotFound(f"the registry knows no version {version} of {model}")
 
-    def issued_models(self, key_id: str, key_version: int) -> list[pb.IssuedModel]:
+    def issued_models(
+        self, key_id: str = "", key_version: int = 0
+    ) -> list[pb.IssuedModel]:
         request = pb.ListIssuedModelsRequest(key_id=key_id, key_version=key_version)
         with remote_errors("orchestrator"):
             answer = self._stub.ListIssuedModels(request)

@@ -84,6 +84,11 @@ class RegistryStandIn(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.ListIssuedModelsResponse:
         return registry_pb2.ListIssuedModelsResponse(issued=self._registry.issued)
 
+    def ListStanding(
+        self, request: registry_pb2.ListStandingRequest, _context: Any
+    ) -> registry_pb2.ListStandingResponse:
+        return self._registry.standing(request.since)
+
     def ConfirmKeyVersion(
         self, request: registry_pb2.ConfirmKeyVersionRequest, _context: Any
     ) -> registry_pb2.ConfirmKeyVersionResponse:

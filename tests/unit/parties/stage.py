@@ -60,6 +60,7 @@ class FakeRegistry:
     versions: list[registry_pb2.ModelVersion] = field(default_factory=list)
     issued: list[registry_pb2.IssuedModel] = field(default_factory=list)
     confirmed: list[tuple[str, int]] = field(default_factory=list)
+    key_states: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def enrol(
         self,
@@ -69,6 +70,7 @@ class FakeRegistry:
     ) -> None:
         self.parties[str(who)] = registry_pb2.Party(
             spiffe_id=str(who),
+            role=who.role,
             state="active",
             signing_key=public(signing_key) if signing_key else b"",
             sealing_key=sealing_key.public_bytes() if sealing_key else b"",
@@ -89,13 +91,36 @@ class FakeRegistry:
         raise NotFound(model)
 
     def issued_models(
-        self, key_id: str, key_version: int
+        self, key_id: str = "", key_version: int = 0
     ) -> list[registry_pb2.IssuedModel]:
         return [
             issued
             for issued in self.issued
-            if (issued.key_id, issued.key_version) == (key_id, key_version)
+            if (key_id or issued.key_id) == issued.key_id
+            and (key_version or issued.key_version) == issued.key_version
         ]
+
+    def standing(self, since: int) -> registry_pb2.ListStandingResponse:
+        """All of it at each call; what is issued is active unless `key_states` say."""
+        return registry_pb2.ListStandingResponse(
+            revision=since + 1,
+            parties=[
+                registry_pb2.PartyStanding(spiffe_id=party.spiffe_id, state=party.state)
+                for party in self.parties.values()
+            ],
+            keys=[
+                registry_pb2.KeyStanding(
+                    key_id=issued.key_id,
+                    version=issued.key_version,
+                    owner=issued.owner,
+                    model=issued.model,
+                    state=self.key_states.get(
+                        (issued.key_id, issued.key_version), "active"
+                    ),
+                )
+                for issued in self.issued
+            ],
+        )
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
         self.confirmed.append((key_id, version))
@@ -116,7 +141,10 @@ class FakeAuditLog:
         self.events.extend(events)
 
     def record_inferences(
-        self, records: Sequence[audit_pb2.InferenceRecord]
+        self,
+        records: Sequence[audit_pb2.InferenceRecord],
+        *,
+        timeout_s: float | None = None,
     ) -> list[audit_pb2.InferenceVerdict]:
         if self.away:
             raise AuditUnavailable("away")
@@ -207,5 +235,17 @@ def images(count: int, architecture: Architecture = TINY) -> np.ndarray:
     return drawn.astype(np.float32)
 
 
-# The services never touch gRPC's context: the guard has read it before they are called.
-NO_CONTEXT: Any = None
+class PatientContext:
+    """What the services ask of gRPC's context: is an answer still wanted, and until?
+
+    Who calls was read from it by the guard before.
+    """
+
+    def is_active(self) -> bool:
+        return True
+
+    def time_remaining(self) -> float | None:
+        return None
+
+
+NO_CONTEXT: Any = PatientContext()

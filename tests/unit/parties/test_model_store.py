@@ -1,16 +1,20 @@
 """What the inference server is given: what it takes, keeps, reloads and deletes."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from core.canonical import canonical
 from core.convmixer import take_apart
 from core.errors import (
     AuditUnavailable,
@@ -18,6 +22,7 @@ from core.errors import (
     KeymixerError,
     KeyRefusedError,
     NotFound,
+    PeerUnavailable,
     TooLargeError,
 )
 from core.keys import derive_key
@@ -33,7 +38,7 @@ from parties.inference_server.errors import UploadError
 from parties.inference_server.intake import Intake
 from parties.inference_server.service import ModelStoreService
 from parties.inference_server.stock import Stock
-from parties.inference_server.store import IssuedName, ModelStore
+from parties.inference_server.store import IssuedName, ModelName, ModelStore
 from parties.inference_server.torch_engine import TorchEngine
 from protos import model_store_pb2 as pb
 from protos import registry_pb2
@@ -130,6 +135,7 @@ class Shop:
         said: IssueStatement | None = None,
         weight: np.ndarray | None = None,
         pen: Ed25519PrivateKey = PEN,
+        idempotency_key: str = "",
     ) -> None:
         statement = (said or self.statement()).to_bytes()
         sent = self.transformed() if weight is None else weight
@@ -137,13 +143,18 @@ class Shop:
             statement=statement,
             signature=sign(pen, ISSUE, statement),
             embedding=dump_tensors({"weight": sent}),
+            idempotency_key=idempotency_key,
         )
         with self.asked_by(KEY_HOLDER_ID) as service:
             service.StoreIssuedModel(request, NO_CONTEXT)
 
-    def delete(self) -> None:
+    def delete(self, idempotency_key: str = "") -> None:
         request = pb.DeleteIssuedModelRequest(
-            key_id="k", key_version=1, model=MODEL, model_version=1
+            key_id="k",
+            key_version=1,
+            model=MODEL,
+            model_version=1,
+            idempotency_key=idempotency_key,
         )
         with self.asked_by(ORCHESTRATOR_ID) as service:
             service.DeleteIssuedModel(request, NO_CONTEXT)
@@ -446,6 +457,241 @@ def test_a_file_without_its_statement_is_a_leftover_and_deleted(stocked: Shop) -
     stocked.start()
 
     assert not list((stocked.folder / "issued").iterdir())
+
+
+def kept(shop: Shop) -> dict[str, Any]:
+    """What lies beside the issued embedding, and says what it is."""
+    (path,) = (shop.folder / "issued").glob("*.json")
+    facts: dict[str, Any] = json.loads(path.read_bytes())
+    return facts
+
+
+def keep(shop: Shop, **changes: str) -> None:
+    (path,) = (shop.folder / "issued").glob("*.json")
+    path.write_bytes(canonical({**kept(shop), **changes}))
+
+
+def test_a_statement_signed_anew_by_another_pen_is_not_served(stocked: Shop) -> None:
+    """Who can change the files can sign with a key of his own, and say so."""
+    other = Ed25519PrivateKey.generate()
+    statement = kept(stocked)["statement"].encode()
+    keep(stocked, signature=sign(other, ISSUE, statement).hex())
+    stocked.start()
+
+    assert not stocked.serves()
+    assert [each["kind"] for each in stocked.audit.of_kind("refused")] == ["Signature"]
+
+
+@pytest.mark.parametrize(
+    ("signer", "kind"),
+    [
+        (str(PROVIDER_ID), "NotAllowed"),
+        (str(SpiffeId("demo", "usurper", "key-holder")), "NotFound"),
+        ("somebody", "Configuration"),
+    ],
+)
+def test_only_a_registered_key_holders_signature_counts(
+    stocked: Shop, signer: str, kind: str
+) -> None:
+    keep(stocked, signer=signer)
+    stocked.start()
+
+    assert not stocked.serves()
+    assert [each["kind"] for each in stocked.audit.of_kind("refused")] == [kind]
+
+
+def test_another_key_holder_than_the_configured_one_has_signed_in_vain(
+    stocked: Shop,
+) -> None:
+    usurper = SpiffeId("demo", "usurper", "key-holder")
+    stocked.registry.enrol(usurper, PEN)
+    keep(stocked, signer=str(usurper))
+    stocked.key_holder = KEY_HOLDER_ID
+    stocked.start()
+
+    assert not stocked.serves()
+
+
+def test_what_a_revoked_key_holder_signed_is_not_served_again(stocked: Shop) -> None:
+    stocked.registry.parties[str(KEY_HOLDER_ID)].state = "revoked"
+    stocked.start()
+
+    assert not stocked.serves()
+
+
+def test_an_embedding_exchanged_with_its_statement_is_not_served(
+    stocked: Shop,
+) -> None:
+    """Both were signed, of another key version: the registry lists another digest."""
+    other = transform_embedding(
+        stocked.release.weight,
+        derive_key(b"o" * 32, key_id="k", version=1, patch_size=4, channels=3),
+    )
+    said = stocked.statement(digest=embedding_digest(other).hex()).to_bytes()
+    (path,) = (stocked.folder / "issued").glob("*.safetensors")
+    path.write_bytes(dump_tensors({"weight": other}))
+    signature = sign(PEN, ISSUE, said).hex()
+    keep(stocked, statement=said.decode(), signature=signature)
+    stocked.start()
+
+    assert not stocked.serves()
+    assert [each["kind"] for each in stocked.audit.of_kind("refused")] == ["Signature"]
+
+
+def test_a_backbone_exchanged_with_its_manifest_is_not_served(stocked: Shop) -> None:
+    other = Release(seed=3)
+    ModelStore(stocked.folder).save_backbone(
+        ModelName(MODEL, 1), other.manifest, other.backbone
+    )
+    stocked.start()
+
+    with pytest.raises(NotFound):
+        stocked.catalogue.versions(MODEL)
+    assert [each["kind"] for each in stocked.audit.of_kind("refused")] == ["Signature"]
+
+
+@pytest.mark.parametrize("state", ["pending", "live", "retiring"])
+def test_what_is_listed_is_served_again(stocked: Shop, state: str) -> None:
+    stocked.list_as_issued(state)
+    stocked.start()
+
+    assert stocked.serves()
+
+
+def test_what_was_deleted_meanwhile_is_deleted_here_too(stocked: Shop) -> None:
+    """Such as one that arrived late, or came back with a backup of the disk."""
+    stocked.list_as_issued("gone")
+    stocked.start()
+
+    assert not stocked.serves()
+    assert not list((stocked.folder / "issued").iterdir())
+    (deleted,) = stocked.audit.of_kind("issued.deleted")
+    assert (deleted["key_id"], deleted["why"]) == ("k", "not listed")
+
+
+def test_what_the_registry_never_listed_is_deleted(stocked: Shop) -> None:
+    stocked.registry.issued.clear()
+    stocked.start()
+
+    assert not stocked.serves()
+    assert not list((stocked.folder / "issued").iterdir())
+
+
+class AwayRegistry(FakeRegistry):
+    """A registry that does not answer for what is issued."""
+
+    def issued_models(
+        self, key_id: str = "", key_version: int = 0
+    ) -> list[registry_pb2.IssuedModel]:
+        raise PeerUnavailable("away")
+
+
+def test_without_the_registrys_word_nothing_is_served_and_nothing_is_lost(
+    stocked: Shop,
+) -> None:
+    known = stocked.registry
+    stocked.registry = AwayRegistry(known.parties, known.versions, known.issued)
+    with pytest.raises(PeerUnavailable):
+        stocked.start()
+    assert not stocked.serves()
+
+    stocked.registry = known
+    stocked.start()
+    assert stocked.serves()
+
+
+class SlowRegistry(FakeRegistry):
+    """A registry whose list of what is issued arrives when a test lets it."""
+
+    def __init__(self, known: FakeRegistry) -> None:
+        super().__init__(known.parties, known.versions, known.issued)
+        self.asked, self.answers = Event(), Event()
+
+    def issued_models(
+        self, key_id: str = "", key_version: int = 0
+    ) -> list[registry_pb2.IssuedModel]:
+        found = super().issued_models(key_id, key_version)
+        self.asked.set()
+        assert self.answers.wait(20)
+        return found
+
+
+def deleted_meanwhile(shop: Shop, work: Callable[[Intake], None]) -> Intake:
+    """Delete the issued model while `work` waits for the registry's list."""
+    slow = SlowRegistry(shop.registry)
+    shop.registry = slow
+    intake = shop.intake()
+    with ThreadPoolExecutor(2) as pool:
+        working = pool.submit(work, intake)
+        assert slow.asked.wait(20)
+        deleting = pool.submit(intake.drop_issue, NAME)
+        # Long enough for a deletion that does not wait; the verdict needs no clock.
+        deleting_ended = wait([deleting], timeout=0.2).done
+        slow.answers.set()
+        working.result(20)
+        deleting.result(20)
+
+    assert not deleting_ended
+    return intake
+
+
+def test_a_deletion_waits_for_a_delivery_and_takes_it_along(stocked: Shop) -> None:
+    """Without the lock the delivery would come back after its deletion."""
+    statement = stocked.statement().to_bytes()
+    request = pb.StoreIssuedModelRequest(
+        statement=statement,
+        signature=sign(PEN, ISSUE, statement),
+        embedding=dump_tensors({"weight": stocked.transformed()}),
+    )
+    deleted_meanwhile(
+        stocked,
+        lambda intake: intake.take_issue(str(KEY_HOLDER_ID), request, lambda _: None),
+    )
+
+    assert not stocked.serves()
+    assert not list((stocked.folder / "issued").iterdir())
+
+
+def test_a_deletion_waits_until_stock_is_taken_and_ends_what_it_found(
+    stocked: Shop,
+) -> None:
+    stocked.catalogue = Catalogue(TorchEngine(threads=1))
+    with Reporter(stocked.audit) as reporter:
+        deleted_meanwhile(stocked, lambda intake: Stock(intake, reporter).take())
+
+    assert not stocked.serves()
+    assert not list((stocked.folder / "issued").iterdir())
+
+
+def test_a_provider_revoked_during_its_upload_leaves_nothing(shop: Shop) -> None:
+    def revoked_meanwhile() -> Iterator[pb.StoreBackboneRequest]:
+        yield from chunks(shop.release.backbone)
+        shop.registry.parties[str(PROVIDER_ID)].state = "revoked"
+
+    with shop.asked_by(PROVIDER_ID) as service, pytest.raises(RemoteError) as caught:
+        service.StoreBackbone(revoked_meanwhile(), NO_CONTEXT)
+
+    assert caught.value.kind == "NotAllowed"
+    assert shop.audit.of_kind("backbone.stored") == []
+    assert not [path for path in shop.folder.rglob("*") if path.is_file()]
+
+
+def test_what_is_done_under_a_key_is_recorded_under_a_name(stocked: Shop) -> None:
+    """The same one each time: by it the log knows what it has recorded already."""
+    for _ in range(2):
+        stocked.upload()
+        stocked.deliver(idempotency_key="7/send/key-holder")
+        stocked.delete("9/remove/inference-server")
+
+    named = [
+        (event.kind, event.event_id) for event in stocked.audit.events if event.event_id
+    ]
+    expected = [
+        ("backbone.stored", "cells/1/backbone.stored"),
+        ("issued.stored", "7/send/key-holder/issued.stored"),
+        ("issued.deleted", "9/remove/inference-server/issued.deleted"),
+    ]
+    assert named == [expected[0], *expected, *expected]
 
 
 def test_without_a_version_the_newest_issued_one_answers(stocked: Shop) -> None:
