@@ -1,13 +1,15 @@
 """`federation.yaml` says who takes part; a wrong file says which field is wrong."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from core.errors import ConfigurationError
-from core.rpc.identity import DATA_OWNER, KEY_HOLDER
-from orchestrator.federation import read_federation
+from core.rpc.identity import DATA_OWNER, KEY_HOLDER, OPERATOR
+from orchestrator.federation import Policies, read_federation
 
 SCENARIOS = sorted(Path("deploy/scenarios").glob("*.yaml"))
 
@@ -89,3 +91,136 @@ def test_a_missing_file_and_a_file_that_is_no_yaml_are_errors_of_ours(
         read_federation(tmp_path / "missing.yaml")
     with pytest.raises(ConfigurationError, match="not YAML"):
         read_federation(broken)
+
+
+# Policies.
+
+
+def _with_operators(content: Any, *more: str, **policies: object) -> Any:
+    """The scenario, with more operators than its `consortium`, and these policies."""
+    added = [{"name": name, "roles": ["operator"]} for name in more]
+    return {
+        **content,
+        "organisations": [*content["organisations"], *added],
+        "policies": {**content["policies"], **policies},
+    }
+
+
+def test_several_organisations_may_be_operators(
+    tmp_path: Path, content: dict[str, object]
+) -> None:
+    changed = _with_operators(content, "auditors", "board")
+    federation = read_federation(_written(tmp_path, changed))
+
+    assert ["consortium", "auditors", "board"] == (
+        federation.organisations_with(OPERATOR)
+    )
+    assert "consortium" == federation.first(OPERATOR).organisation
+
+
+def test_a_federation_without_an_operator_is_refused(
+    tmp_path: Path, content: Any
+) -> None:
+    content["organisations"][0]["roles"] = ["orchestrator"]
+
+    with pytest.raises(ConfigurationError, match="at least one organisation must be operator"):
+        read_federation(_written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("more", "policies", "message"),
+    [
+        ([], {"dual_control": ["revoke"]}, "dual_control: revoke needs two operators"),
+        (
+            ["auditors"],
+            {"dual_control": ["export", "destroy"], "approvers": ["auditors"]},
+            r"export, destroy needs two operators who may approve, got \['auditors'\]",
+        ),
+        (
+            ["auditors"],
+            {"approvers": ["consortium", "keyhouse"]},
+            r"policies.approvers: \['keyhouse'\] not among",
+        ),
+        (
+            ["auditors"],
+            {"dual_control": ["export"], "approvers": ["auditors", "auditors"]},
+            "policies.approvers: .* named twice",
+        ),
+    ],
+)
+def test_two_must_be_able_to_agree_or_the_file_is_refused(
+    tmp_path: Path,
+    content: dict[str, object],
+    more: list[str],
+    policies: dict[str, object],
+    message: str,
+) -> None:
+    """Otherwise the first request would wait for somebody who does not exist."""
+    path = _written(tmp_path, _with_operators(content, *more, **policies))
+
+    with pytest.raises(ConfigurationError, match=message):
+        read_federation(path)
+
+
+def test_dual_control_is_fine_with_two_who_may_approve(
+    tmp_path: Path, content: dict[str, object]
+) -> None:
+    policies = {
+        "dual_control": ["issue", "revoke", "destroy", "export"],
+        "approvers": ["consortium", "auditors"],
+    }
+    changed = _with_operators(content, "auditors", "board", **policies)
+
+    assert (
+        read_federation(_written(tmp_path, changed)).policies.dual_control
+        == (policies["dual_control"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("30d", 30 * 86_400), ("12h", 43_200), ("90", 90), (90, 90), (0.5, 0.5)],
+)
+def test_an_age_is_written_as_people_do(
+    tmp_path: Path, content: dict[str, object], written: object, seconds: float
+) -> None:
+    changed = _with_operators(content, rotation={"max_age": written})
+
+    rotation = read_federation(_written(tmp_path, changed)).policies.rotation
+
+    assert rotation.max_age == seconds
+
+
+@pytest.mark.parametrize(
+    ("rotation", "message"),
+    [
+        ({"max_age": "soon"}, "policies.rotation.max_age.*such as 90s, 10m"),
+        ({"max_age": 0}, "policies.rotation.max_age"),
+        ({"max_images": 0}, "policies.rotation.max_images"),
+        ({"daily_at": "24:00"}, "policies.rotation.daily_at"),
+        ({"at": ["2027-01-31 02:00:00"]}, "policies.rotation.at.0.*timezone"),
+        ({"weekly": True}, "policies.rotation.weekly"),
+    ],
+)
+def test_a_wrong_rotation_policy_is_named(
+    tmp_path: Path, content: dict[str, object], rotation: object, message: str
+) -> None:
+    path = _written(tmp_path, _with_operators(content, rotation=rotation))
+
+    with pytest.raises(ConfigurationError, match=message):
+        read_federation(path)
+
+
+def test_policies_travel_as_json_and_come_back_the_same(
+    tmp_path: Path, content: dict[str, object]
+) -> None:
+    """They go to the orchestrator in its `settings.json`."""
+    policies = {
+        "dual_control": ["revoke"],
+        "rotation": {"max_age": "30d", "at": ["2027-01-31T02:00:00Z"]},
+    }
+    changed = _with_operators(content, "auditors", **policies)
+    read = read_federation(_written(tmp_path, changed)).policies
+    sent = json.dumps(read.model_dump(mode="json"))
+
+    assert read == Policies.model_validate_json(sent)

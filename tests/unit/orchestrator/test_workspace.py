@@ -1,0 +1,85 @@
+"""A run's folder: what each party is given, and where."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import NotFound
+from core.rpc.identity import (
+    INFERENCE_SERVER,
+    KEY_HOLDER,
+    MODEL_PROVIDER,
+    ORCHESTRATOR,
+    load_identity,
+)
+from orchestrator.simulation.workspace import Workspace, create_workspace
+from tests.unit.orchestrator.cli.desk import two_operators
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("workspace")
+    scenario = two_operators(folder, max_staleness_s=3.0, dual_control=["revoke"])
+    return create_workspace(folder / "runs", scenario)
+
+
+def _settings(folder: Path) -> Any:
+    return json.loads((folder / "settings.json").read_text())
+
+
+def test_every_operator_has_a_folder_and_an_identity_of_its_own(
+    workspace: Workspace,
+) -> None:
+    folders = [workspace.operator_folder(name) for name in ("consortium", "auditors")]
+    names = [str(load_identity(folder).spiffe) for folder in folders]
+
+    assert [f"operators/{each}" for each in ("consortium", "auditors")] == [
+        str(folder.relative_to(workspace.root)) for folder in folders
+    ]
+    assert names == [
+        "spiffe://digits.keymixer/consortium/operator",
+        "spiffe://digits.keymixer/auditors/operator",
+    ]
+
+
+def test_the_first_operator_acts_if_none_is_named(workspace: Workspace) -> None:
+    assert workspace.operator_folder() == workspace.operator_folder("consortium")
+
+
+def test_who_is_no_operator_cannot_act_as_one(workspace: Workspace) -> None:
+    """An organisation in another role has no operator's folder."""
+    with pytest.raises(NotFound, match="consortium, auditors"):
+        workspace.operator_folder("keyhouse")
+
+
+def test_only_the_orchestrator_is_told_the_policies_and_who_takes_part(
+    workspace: Workspace,
+) -> None:
+    federation = workspace.federation
+    told = _settings(workspace.server_folder(ORCHESTRATOR))
+    others = [p for p in federation.parties() if p.role != ORCHESTRATOR]
+
+    assert told["policies"]["dual_control"] == ["revoke"]
+    assert len(told["parties"]) == len(federation.parties()) == 9
+    assert not any({"policies", "parties"} & _keys(workspace, p) for p in others)
+
+
+def _keys(workspace: Workspace, party: Any) -> set[str]:
+    return set(_settings(workspace.folder(party)))
+
+
+@pytest.mark.parametrize("role", [KEY_HOLDER, INFERENCE_SERVER])
+def test_who_serves_keys_is_told_how_stale_its_knowledge_may_be(
+    workspace: Workspace, role: str
+) -> None:
+    assert _settings(workspace.server_folder(role))["max_staleness_s"] == 3.0
+
+
+def test_who_does_not_serve_has_no_address_to_listen_on(workspace: Workspace) -> None:
+    provider = workspace.federation.first(MODEL_PROVIDER)
+    told = _settings(workspace.folder(provider))
+
+    assert {"orchestrator", "key_holder", "inference_server"} < set(told)
+    assert "listen" not in told
