@@ -44,6 +44,11 @@ from core.canonical import canonical
 from core.errors import ConfigurationError, CorruptFileError, SignatureError
 from core.wire import read_file, write_atomically
 
+# What a key is sealed for: its owner's use, or to be kept for recovery. An envelope for
+# the one does not open as the other.
+DELIVERY: Final = "sealed-key"
+RECOVERY: Final = "exported-key"
+
 HYBRID: Final = 0x647A
 X25519: Final = 0x0020
 
@@ -68,8 +73,8 @@ class SealContext:
     """What key holder and owner both know of a sealed key.
 
     `federation`, `key_holder` and `owner` are a trust domain and two SPIFFE IDs;
-    `recipient_fingerprint` is `fingerprint` of the owner's registered public key; times
-    are milliseconds since the epoch.
+    `recipient_fingerprint` is `fingerprint` of the owner's registered public key, or of
+    the key holder's pinned recovery key; times are milliseconds since the epoch.
     """
 
     federation: str
@@ -80,10 +85,13 @@ class SealContext:
     generator: str
     recipient_fingerprint: str
     expires_at_ms: int
+    purpose: str = DELIVERY
 
     def to_bytes(self) -> bytes:
         """Write it as canonical JSON: HPKE's `info`."""
-        return canonical({"label": "keymixer.v1/sealed-key", **asdict(self)})
+        facts = asdict(self)
+        label = f"keymixer.v1/{facts.pop('purpose')}"
+        return canonical({"label": label, **facts})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +138,7 @@ class SealingKey:
         raise TypeError("a SealingKey is never pickled; use save")
 
 
-def seal(seed: bytes, public_key: bytes, context: SealContext) -> bytes:
+def seal(seed: bytes | bytearray, public_key: bytes, context: SealContext) -> bytes:
     """Encrypt a seed to an encoded public key; 1168 bytes for 32, or 80 for X25519.
 
     Raises:

@@ -1,8 +1,10 @@
-"""The key holder's process: `python -m parties.key_holder --folder F`."""
+"""The key holder's process: `python -m parties.key_holder --folder F`.
+
+With `rewrap --folder F --to URL` it serves nobody, and changes the key-encryption key.
+"""
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,12 +23,13 @@ from core.rpc.server import RunningServer, serve
 from core.rpc.settings import Peer
 from parties.admission import only
 from parties.audit import GrpcAuditLog, Reporter
+from parties.key_holder.commands import rewrap_and_tell
 from parties.key_holder.delivery import Delivery
 from parties.key_holder.inference_server import GrpcInferenceServer
+from parties.key_holder.opening import open_store
 from parties.key_holder.policy import POLICY
 from parties.key_holder.service import SERVICE_NAME, KeyHolderService, Office
 from parties.key_holder.settings import Settings
-from parties.key_holder.vault import Vault
 from parties.presence import Presence, PublicKeys
 from parties.registry import IDEMPOTENT, GrpcRegistry
 from protos.key_holder_pb2_grpc import add_KeyHolderServiceServicer_to_server
@@ -38,17 +41,30 @@ _STORE_ISSUED: Final = "/keymixer.v1.ModelStoreService/StoreIssuedModel"
 
 def main() -> int:
     """Serve until told to stop; the exit code says how it went."""
-    parser = argparse.ArgumentParser(prog="python -m parties.key_holder")
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
+    arguments = _parse()
     logs.configure()
     try:
-        with running(folder) as server:
+        if arguments.command == "rewrap":
+            return rewrap_and_tell(arguments.folder, arguments.to)
+        with running(arguments.folder) as server:
             server.wait()
     except KeymixerError as error:
         log.critical("cannot run", extra={"kind": error.kind, "why": str(error)})
         return 1
     return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m parties.key_holder")
+    parser.add_argument(
+        "command", nargs="?", choices=("serve", "rewrap"), default="serve"
+    )
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--to", metavar="URL", help="rewrap: file:, env: or exec:")
+    arguments = parser.parse_args()
+    if (arguments.command == "rewrap") != bool(arguments.to):
+        parser.error("rewrap needs --to, and nothing else takes it")
+    return arguments
 
 
 @contextmanager
@@ -75,12 +91,19 @@ def _office(
 
     orchestrator = channel(settings.orchestrator, IDEMPOTENT)
     server = channel(settings.inference_server, frozenset({_STORE_ISSUED}))
-    vault, registry = Vault(folder, os.urandom), GrpcRegistry(orchestrator)
-    signing_key, audit = ensure_signing_key(folder), GrpcAuditLog(orchestrator)
+    store = stack.enter_context(open_store(folder, settings.database))
+    vault = store.unlocked(settings.kek)
+    registry, audit = GrpcRegistry(orchestrator), GrpcAuditLog(orchestrator)
+    signing_key = ensure_signing_key(folder)
     return Office(
         vault=vault,
         delivery=Delivery(
-            vault, registry, signing_key, identity.spiffe, settings.envelope_lifetime_s
+            vault,
+            registry,
+            signing_key,
+            identity.spiffe,
+            settings.envelope_lifetime_s,
+            recovery_key=settings.recovery_key,
         ),
         signing_key=signing_key,
         registry=registry,

@@ -1,111 +1,124 @@
-"""Files encrypted at rest, each under its own data key.
+"""Contents encrypted at rest, each under a data key of its own, which is wrapped.
 
-A record is three files: `<name>.wrapped` is its AES-256 data key, wrapped by the
-key-encryption key; `<name>.sealed` is the content under the data key; and
-`<name>.identity` says, in the open, what the record is. Both encryptions authenticate
-the identity, so a file moved to another name or relabelled does not open. A record
-exists when its identity does: that file is written last.
+A content is sealed with AES-256-GCM under a data key drawn for it, and the data key
+with AES-256-GCM under the key-encryption key (KEK). Both authenticate what the record
+is (its identity), the wrapping also under which KEK it is. So a record that is
+relabelled, moved, or given another's wrapped data key does not open.
 
-Whoever deletes the wrapped data key has destroyed the content: no copy of the sealed
-file, wherever it may be, opens any more (crypto-shredding).
+Whoever removes the wrapped data key has destroyed the content: no copy of the sealed
+bytes, wherever it may be, opens any more (crypto-shredding). Whoever wraps the data key
+anew under another KEK has touched no sealed byte.
 """
 
-import os
+import hmac
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from core.errors import CorruptFileError, StorageError
-from core.wire import read_file, write_atomically
-from parties.key_holder.errors import KeyEncryptionKeyError
+from parties.key_holder.errors import CorruptRecordError, KekFormatError
 
 Entropy: TypeAlias = Callable[[int], bytes]
 
-KEY_BYTES = 32
-_NONCE_BYTES = 12
-_TAG_BYTES = 16
-_LABEL = b"keymixer.v1/at-rest/"
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+_ID_BYTES: Final = 16
+_LABEL: Final = b"keymixer.v1/at-rest/"
 
 
-def open_key_encryption_key(path: Path, entropy: Entropy) -> bytes:
-    """Read the key-encryption key; make it while nothing is sealed yet."""
-    if not path.exists():
-        if any(path.parent.glob("*/*.wrapped")):
-            raise KeyEncryptionKeyError("there are sealed files, but no kek.key")
-        write_atomically(path, entropy(KEY_BYTES), mode=0o600)
-    if path.stat().st_mode & 0o077:
-        raise KeyEncryptionKeyError("kek.key must have mode 0600")
-    kek = path.read_bytes()
-    if len(kek) != KEY_BYTES:
-        raise KeyEncryptionKeyError(f"kek.key must hold {KEY_BYTES} bytes")
-    return kek
+class KeyEncryptionKey:
+    """A key that wraps data keys. It is never printed, pickled or copied.
+
+    `id` names it: an HMAC under the key, so that equal keys have equal names and a name
+    says nothing about its key.
+    """
+
+    __slots__ = ("_wrapping", "id")
+
+    def __init__(self, secret: bytes | bytearray) -> None:
+        """Take 32 bytes; the caller erases its own copy."""
+        if len(secret) != KEY_BYTES:
+            raise KekFormatError(f"expected {KEY_BYTES} bytes, got {len(secret)}")
+        self.id = _derived(secret, b"kek-id")[:_ID_BYTES].hex()
+        self._wrapping = AESGCM(_derived(secret, b"kek-wraps"))
+
+    def __repr__(self) -> str:
+        return f"KeyEncryptionKey(id={self.id!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key-encryption key is neither pickled nor copied")
+
+    def wrap(self, data_key: bytes | bytearray, identity: bytes, nonce: bytes) -> bytes:
+        """Encrypt a data key for a record: nonce, ciphertext, tag."""
+        return nonce + self._wrapping.encrypt(nonce, data_key, self._bound(identity))
+
+    def unwrap(self, wrapped: bytes, identity: bytes) -> bytearray:
+        """Decrypt what `wrap` gave, for the caller to erase."""
+        return _decrypt(self._wrapping, wrapped, self._bound(identity))
+
+    def _bound(self, identity: bytes) -> bytes:
+        return _associated(b"data-key", self.id.encode(), identity)
 
 
-class EncryptedFiles:
-    """A folder of encrypted records, by name."""
+@dataclass(frozen=True, slots=True)
+class SealedRecord:
+    """A content that only the named KEK opens."""
 
-    def __init__(self, folder: Path, kek: bytes, entropy: Entropy) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
-        self._kek = AESGCM(kek)
-        self._entropy = entropy
+    kek_id: str
+    wrapped: bytes = field(repr=False)
+    sealed: bytes = field(repr=False)
 
-    def __contains__(self, name: str) -> bool:
-        return self._path(name, "identity").exists()
 
-    def write(self, name: str, identity: bytes, content: bytes | bytearray) -> None:
-        """Encrypt `content` (any size) under a fresh data key; durable on return."""
-        data_key = self._entropy(KEY_BYTES)
-        wrapped = self._seal(self._kek, data_key, b"data-key", identity)
-        sealed = self._seal(AESGCM(data_key), content, b"content", identity)
-        write_atomically(self._path(name, "wrapped"), wrapped, mode=0o600)
-        write_atomically(self._path(name, "sealed"), sealed, mode=0o600)
-        write_atomically(self._path(name, "identity"), identity, mode=0o600)
+def seal_record(
+    kek: KeyEncryptionKey,
+    identity: bytes,
+    content: bytes | bytearray,
+    entropy: Entropy,
+) -> SealedRecord:
+    """Encrypt `content` (any size) under a fresh data key, bound to `identity`."""
+    data_key = bytearray(entropy(KEY_BYTES))
+    try:
+        nonce = entropy(_NONCE_BYTES)
+        associated = _associated(b"content", identity)
+        sealed = nonce + AESGCM(data_key).encrypt(nonce, content, associated)
+        wrapped = kek.wrap(data_key, identity, entropy(_NONCE_BYTES))
+    finally:
+        erase(data_key)
+    return SealedRecord(kek.id, wrapped, sealed)
 
-    def identity(self, name: str) -> bytes:
-        """What the record says it is; only `read` proves it. Raises `NotFound`."""
-        return self._read(name, "identity")
 
-    def read(self, name: str) -> tuple[bytes, bytearray]:
-        """The authenticated identity, and the content for the caller to erase."""
-        identity = self.identity(name)
-        data_key = _open(self._kek, self._read(name, "wrapped"), b"data-key", identity)
-        try:
-            content = AESGCM(data_key)
-            return identity, _open(
-                content, self._read(name, "sealed"), b"content", identity
-            )
-        finally:
-            erase(data_key)
+def open_record(
+    kek: KeyEncryptionKey, identity: bytes, record: SealedRecord
+) -> bytearray:
+    """Decrypt a record, for the caller to erase.
 
-    def destroy(self, name: str) -> None:
-        """Drop the wrapped data key, then the content; the identity stays.
+    Raises:
+        CorruptRecordError: it was changed, or is not the record of this identity.
+    """
+    data_key = kek.unwrap(record.wrapped, identity)
+    try:
+        opened = AESGCM(data_key)
+    finally:
+        erase(data_key)
+    return _decrypt(opened, record.sealed, _associated(b"content", identity))
 
-        The wrapped key is overwritten first: best-effort erased, for a file system may
-        keep old blocks. Doing it twice is not an error.
-        """
-        try:
-            _overwrite(self._path(name, "wrapped"))
-            for part in ("wrapped", "sealed"):
-                self._path(name, part).unlink(missing_ok=True)
-                _sync_folder(self._folder)
-        except OSError as error:
-            raise StorageError("cannot delete a sealed file") from error
 
-    def _seal(
-        self, key: AESGCM, plain: bytes | bytearray, purpose: bytes, identity: bytes
-    ) -> bytes:
-        nonce = self._entropy(_NONCE_BYTES)
-        return nonce + key.encrypt(nonce, plain, _associated(purpose, identity))
-
-    def _read(self, name: str, part: str) -> bytes:
-        return read_file(self._path(name, part))
-
-    def _path(self, name: str, part: str) -> Path:
-        return self._folder / f"{name}.{part}"
+def rewrap_record(
+    old: KeyEncryptionKey,
+    new: KeyEncryptionKey,
+    identity: bytes,
+    wrapped: bytes,
+    entropy: Entropy,
+) -> bytes:
+    """Wrap a record's data key anew; its content stays as it is."""
+    data_key = old.unwrap(wrapped, identity)
+    try:
+        return new.wrap(data_key, identity, entropy(_NONCE_BYTES))
+    finally:
+        erase(data_key)
 
 
 def erase(secret: bytearray) -> None:
@@ -113,33 +126,27 @@ def erase(secret: bytearray) -> None:
     secret[:] = bytes(len(secret))
 
 
-def _open(key: AESGCM, sealed: bytes, purpose: bytes, identity: bytes) -> bytearray:
+def _decrypt(key: AESGCM, sealed: bytes, associated: bytes) -> bytearray:
     if len(sealed) < _NONCE_BYTES + _TAG_BYTES:
-        raise CorruptFileError("a sealed file is too short")
+        raise CorruptRecordError("a sealed record is too short")
     nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     plain = bytearray(len(ciphertext) - _TAG_BYTES)
     try:
-        key.decrypt_into(nonce, ciphertext, _associated(purpose, identity), plain)
-    except InvalidTag as error:
-        raise CorruptFileError("a sealed file, or its identity, was changed") from error
+        key.decrypt_into(nonce, ciphertext, associated, plain)
+    except InvalidTag:
+        raise CorruptRecordError(
+            "a sealed record, or what it says it is, was changed"
+        ) from None
     return plain
 
 
-def _associated(purpose: bytes, identity: bytes) -> bytes:
-    return _LABEL + purpose + b"\x00" + identity
+def _associated(purpose: bytes, *parts: bytes) -> bytes:
+    """Join so that no two lists of parts give the same bytes."""
+    return _LABEL + b"".join(
+        len(part).to_bytes(4, "big") + part for part in (purpose, *parts)
+    )
 
 
-def _overwrite(path: Path) -> None:
-    if path.exists():
-        with path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _derived(secret: bytes | bytearray, purpose: bytes) -> bytes:
+    """One key for each purpose: HMAC-SHA256 of its label under the secret."""
+    return hmac.digest(secret, _LABEL + purpose, "sha256")

@@ -1,18 +1,33 @@
-"""A key's way to its owner: sealed on the way out, proved on the way back."""
+"""A key's way to its owner: sealed on the way out, proved on the way back.
 
-import time
-from collections.abc import Callable
+And the one other way out: sealed to the recovery key that is pinned in the settings.
+"""
+
 from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.errors import NotAllowedError, SignatureError
 from core.keys import verify_possession
 from core.rpc.identity import SpiffeId
-from core.sealing import SealContext, fingerprint, seal, signed_part
-from core.statements import ENVELOPE, sign
-from parties.key_holder.vault import KeyIdentity, Vault
+from core.sealing import (
+    DELIVERY,
+    RECOVERY,
+    SealContext,
+    fingerprint,
+    seal,
+    signed_part,
+)
+from core.statements import ENVELOPE, EXPORT, sign
+from parties.key_holder.errors import NoRecoveryKeyError
+from parties.key_holder.identities import KeyIdentity
+from parties.key_holder.vault import Clock, Vault, now_ms
 from parties.registry import Registry, active_party
+
+# An export is kept for as long as it may be needed: the end of the year 9999.
+NEVER_MS: Final = 253_402_300_799_000
+_LABELS: Final = {DELIVERY: ENVELOPE, RECOVERY: EXPORT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,9 @@ class Delivery:
     signing_key: Ed25519PrivateKey = field(repr=False)
     key_holder: SpiffeId
     lifetime_s: float
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    now_ms: Clock = now_ms
+    # As `core.sealing` writes it; empty: nothing may be exported.
+    recovery_key: bytes = b""
 
     def seal_for(
         self, caller: str, key_id: str, version: int, sealing_key: bytes
@@ -47,11 +64,21 @@ class Delivery:
         public_key = active_party(self.registry, caller).sealing_key
         if not public_key or public_key != sealing_key:
             raise SignatureError("the registry names another sealing key, or none")
-        context = self._context(identity, public_key)
-        with self.vault.open_seed(key_id, version) as seed:
-            envelope = seal(bytes(seed), public_key, context)
-        signed = sign(self.signing_key, ENVELOPE, signed_part(envelope, context))
-        return SealedKey(envelope, signed, context.expires_at_ms)
+        return self._sealed(identity, public_key, DELIVERY)
+
+    def export(self, key_id: str, version: int) -> SealedKey:
+        """Seal a key version to the pinned recovery key, whoever asks.
+
+        It is sealed in a context of its own and signed under a label of its own, so
+        that an export never passes for a delivery, nor a delivery for an export.
+
+        Raises:
+            NoRecoveryKeyError: the settings pin no recovery key.
+        """
+        if not self.recovery_key:
+            raise NoRecoveryKeyError("settings.json pins no recovery_key")
+        identity = self.vault.identity(key_id, version)
+        return self._sealed(identity, self.recovery_key, RECOVERY)
 
     def accept_proof(self, caller: str, key_id: str, version: int, tag: bytes) -> None:
         """Check that the owner opened the envelope, and tell the registry."""
@@ -66,7 +93,20 @@ class Delivery:
             raise NotAllowedError("this key belongs to another owner")
         return identity
 
-    def _context(self, identity: KeyIdentity, public_key: bytes) -> SealContext:
+    def _sealed(
+        self, identity: KeyIdentity, public_key: bytes, purpose: str
+    ) -> SealedKey:
+        context = self._context(identity, public_key, purpose)
+        with self.vault.open_seed(identity.key_id, identity.version) as seed:
+            envelope = seal(seed, public_key, context)
+        part = signed_part(envelope, context)
+        signature = sign(self.signing_key, _LABELS[purpose], part)
+        return SealedKey(envelope, signature, context.expires_at_ms)
+
+    def _context(
+        self, identity: KeyIdentity, public_key: bytes, purpose: str
+    ) -> SealContext:
+        ends_at_ms = self.now_ms() + int(self.lifetime_s * 1000)
         return SealContext(
             federation=self.key_holder.federation,
             key_holder=str(self.key_holder),
@@ -75,5 +115,6 @@ class Delivery:
             version=identity.version,
             generator=identity.generator,
             recipient_fingerprint=fingerprint(public_key),
-            expires_at_ms=self.now_ms() + int(self.lifetime_s * 1000),
+            expires_at_ms=NEVER_MS if purpose == RECOVERY else ends_at_ms,
+            purpose=purpose,
         )

@@ -1,6 +1,35 @@
-"""What can go wrong in the key holder, beside `core.errors`."""
+"""What can go wrong in the key holder, beside `core.errors`.
 
-from core.errors import ConfigurationError, Conflict, InvalidInput, KeyRefusedError
+InvalidInput
+├── KeyFormError             a name, owner, model or block size cannot be right
+├── CorruptFileError
+│   └── CorruptRecordError       a row of the database is not what was written
+└── ConfigurationError
+    ├── KekUrlError              not a URL of a key-encryption key
+    ├── KekMissingError          there is no key where the URL says
+    ├── KekPrivacyError          others may read or replace its file
+    ├── KekFormatError           it is not 32 bytes
+    └── KekMismatchError         another key is there than the one in use
+Conflict
+├── KeyIdentityError         a key version of this name exists, for something else
+├── EmbeddingChangedError    this model version has another embedding
+├── NoRecoveryKeyError       nothing is pinned to export to
+├── RewrapOvertakenError     another rewrap runs to another key
+└── KeyRefusedError
+    └── KeyDestroyedError        the key version was destroyed
+Unavailable
+├── KekProgramError          the program that gives the key failed
+└── DerivationsBusyError     as many derivations run and wait as may
+"""
+
+from core.errors import (
+    ConfigurationError,
+    Conflict,
+    CorruptFileError,
+    InvalidInput,
+    KeyRefusedError,
+    Unavailable,
+)
 
 
 class KeyDestroyedError(KeyRefusedError):
@@ -27,7 +56,64 @@ class EmbeddingChangedError(Conflict):
     hint = "register a new model version; versions never change"
 
 
-class KeyEncryptionKeyError(ConfigurationError):
-    """The key-encryption key is missing, malformed or readable by others."""
+class NoRecoveryKeyError(Conflict):
+    """A key can be exported only to the recovery key, and none is pinned."""
 
-    hint = "restore `kek.key` from its backup, with mode 0600"
+    hint = "pin one in the key holder's settings.json: recovery_key, in hex"
+
+
+class RewrapOvertakenError(Conflict):
+    """Another rewrap has put another key-encryption key into use meanwhile."""
+
+    hint = "let one rewrap end before the next; then run it again"
+
+
+class CorruptRecordError(CorruptFileError):
+    """A row of the key holder's database was changed, moved or cut short."""
+
+    hint = "restore key-holder.db from a backup; the row was changed"
+
+
+class KekUrlError(ConfigurationError):
+    """It does not say where a key-encryption key is."""
+
+    hint = "use file:PATH, env:NAME or exec:/ABSOLUTE/PATH ARGUMENT ..."
+
+
+class KekMissingError(ConfigurationError):
+    """There is no key-encryption key where its URL says."""
+
+    hint = "restore the key-encryption key where it was, from its own backup"
+
+
+class KekPrivacyError(ConfigurationError):
+    """Others may read or replace the key-encryption key's file."""
+
+    hint = "chmod 600 the file, and chown it to the user who runs the key holder"
+
+
+class KekFormatError(ConfigurationError):
+    """What was found is no key-encryption key."""
+
+    hint = (
+        "file: 32 bytes; env: 64 hex digits or base64 of 32 bytes; exec: 32 bytes or"
+        " 64 hex digits on stdout"
+    )
+
+
+class KekMismatchError(ConfigurationError):
+    """Another key-encryption key was found than the one that records are under."""
+
+    hint = "restore the former key; to change it, use `keymixer keys rewrap --to URL`"
+
+
+class KekProgramError(Unavailable):
+    """The program that gives the key-encryption key failed or took too long."""
+
+    hint = "run the program as the key holder's user; it must end well within 10 s"
+
+
+class DerivationsBusyError(Unavailable):
+    """As many keys are being derived, and wait for it, as the key holder allows."""
+
+    hint = "try again; the key holder computes as many models as it may"

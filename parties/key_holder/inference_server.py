@@ -13,8 +13,8 @@ from protos import model_store_pb2_grpc as rpc
 class InferenceServer(Protocol):
     """Where issued models go."""
 
-    def store_issued_model(self, issue: Issue) -> None:
-        """Deliver an issued model; delivering it twice is not an error."""
+    def store_issued_model(self, issue: Issue, idempotency_key: str) -> None:
+        """Deliver an issued model; delivered again, it is stored and recorded once."""
         ...
 
 
@@ -24,11 +24,12 @@ class GrpcInferenceServer:
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = rpc.ModelStoreServiceStub(channel)
 
-    def store_issued_model(self, issue: Issue) -> None:
+    def store_issued_model(self, issue: Issue, idempotency_key: str) -> None:
         request = pb.StoreIssuedModelRequest(
             statement=issue.statement,
             signature=issue.signature,
             embedding=issue.embedding,
+            idempotency_key=idempotency_key,
         )
         with remote_errors("inference server"):
             self._stub.StoreIssuedModel(request)

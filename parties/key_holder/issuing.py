@@ -14,7 +14,8 @@ from core.keys import BlockKey, derive_key
 from core.statements import ISSUE, IssueStatement, sign
 from core.transform import embedding_digest, transform_embedding
 from core.wire import dump_tensors, load_tensors
-from parties.key_holder.vault import KeyIdentity, Vault
+from parties.key_holder.identities import KeyIdentity
+from parties.key_holder.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,5 +18,6 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.KeyHolderService/PrepareIssuedModel": _ORCHESTRATOR,
         "/keymixer.v1.KeyHolderService/SendIssuedModel": _ORCHESTRATOR,
         "/keymixer.v1.KeyHolderService/DestroyKeyVersion": _ORCHESTRATOR,
+        "/keymixer.v1.KeyHolderService/ExportKeyVersion": _ORCHESTRATOR,
     }
 )

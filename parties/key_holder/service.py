@@ -9,12 +9,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.orthogonal import GENERATOR
 from core.rpc.policy import current_caller
-from parties.audit import AuditLog, Reporter, record_event, refusals_reported
+from core.statements import DESTRUCTION, sign
+from parties.audit import (
+    AuditLog,
+    Reporter,
+    event_name,
+    record_event,
+    refusals_reported,
+)
 from parties.key_holder.delivery import Delivery
+from parties.key_holder.derivations import Derivations
+from parties.key_holder.identities import KeyIdentity
 from parties.key_holder.inference_server import InferenceServer
 from parties.key_holder.intake import take_embedding
 from parties.key_holder.issuing import Issue, issue
-from parties.key_holder.vault import KeyIdentity, Vault
+from parties.key_holder.vault import Vault
 from parties.registry import Registry
 from protos import key_holder_pb2 as pb
 from protos import key_holder_pb2_grpc as rpc
@@ -33,6 +42,7 @@ class Office:
     inference_server: InferenceServer
     audit: AuditLog
     reporter: Reporter
+    derivations: Derivations = field(default_factory=Derivations)
 
 
 class KeyHolderService(rpc.KeyHolderServiceServicer):
@@ -48,7 +58,12 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
         with self._answering("StoreEmbedding", named) as caller:
 
             def record(digest: str) -> None:
-                self._record("embedding.stored", caller, named | {"digest": digest})
+                self._record(
+                    "embedding.stored",
+                    caller,
+                    named | {"digest": digest},
+                    key=f"{request.model}/{request.model_version}",
+                )
 
             take_embedding(
                 self._office.vault,
@@ -111,7 +126,9 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
     ) -> pb.SendIssuedModelResponse:
         named = _issued(request)
         with self._answering("SendIssuedModel", named):
-            self._office.inference_server.store_issued_model(self._issue(request))
+            self._office.inference_server.store_issued_model(
+                self._issue(request), request.idempotency_key
+            )
             return pb.SendIssuedModelResponse()
 
     def DestroyKeyVersion(
@@ -119,23 +136,55 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
     ) -> pb.DestroyKeyVersionResponse:
         named = _key(request.key_id, request.version)
         with self._answering("DestroyKeyVersion", named):
-            self._office.vault.destroy_key(request.key_id, request.version)
-            return pb.DestroyKeyVersionResponse()
+            receipt = self._office.vault.destroy_key(
+                request.key_id, request.version, self._sign_destruction
+            )
+            if receipt is None:
+                return pb.DestroyKeyVersionResponse()
+            return pb.DestroyKeyVersionResponse(
+                receipt=receipt.receipt, signature=receipt.signature
+            )
+
+    def ExportKeyVersion(
+        self, request: pb.ExportKeyVersionRequest, _context: grpc.ServicerContext
+    ) -> pb.ExportKeyVersionResponse:
+        named = _key(request.key_id, request.version)
+        with self._answering("ExportKeyVersion", named) as caller:
+            sealed = self._office.delivery.export(request.key_id, request.version)
+            self._record("key.sealed_for_recovery", caller, named)
+            return pb.ExportKeyVersionResponse(
+                envelope=sealed.envelope,
+                signature=sealed.signature,
+                expires_at_ms=sealed.expires_at_ms,
+            )
 
     def _issue(
         self, request: pb.PrepareIssuedModelRequest | pb.SendIssuedModelRequest
     ) -> Issue:
-        return issue(
-            self._office.vault,
-            self._office.signing_key,
-            key_id=request.key_id,
-            key_version=request.key_version,
-            model=request.model,
-            model_version=request.model_version,
-        )
+        with self._office.derivations.turn():
+            return issue(
+                self._office.vault,
+                self._office.signing_key,
+                key_id=request.key_id,
+                key_version=request.key_version,
+                model=request.model,
+                model_version=request.model_version,
+            )
 
-    def _record(self, kind: str, caller: str, subject: dict[str, str]) -> None:
-        record_event(self._office.audit, kind, caller=caller, subject=subject)
+    def _sign_destruction(self, receipt: bytes) -> bytes:
+        return sign(self._office.signing_key, DESTRUCTION, receipt)
+
+    def _record(
+        self, kind: str, caller: str, subject: dict[str, str], *, key: str = ""
+    ) -> None:
+        """Record what is done; under the same key again, it is recorded once."""
+        record_event(
+            self._office.audit,
+            kind,
+            caller=caller,
+            subject=subject,
+            event_id=event_name(key, kind),
+        )
 
     @contextmanager
     def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:

@@ -1,192 +1,233 @@
-"""Keys and plain embeddings at rest: one encrypted record for each version."""
+"""Keys and plain embeddings at rest: one encrypted row for each version."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from threading import Lock
-from typing import NoReturn, Self
-from urllib.parse import quote
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NoReturn, TypeAlias
 
-from core.canonical import canonical, parse, take_fields
-from core.errors import CorruptFileError, NotFound
+from sqlalchemy.orm import Session
+
+from core.database import Database
+from core.errors import NotFound
 from core.keys import commitment
 from core.orthogonal import SEED_BYTES
-from core.wire import write_atomically
+from core.statements import DestructionReceipt
 from parties.key_holder.at_rest import (
-    EncryptedFiles,
     Entropy,
     erase,
-    open_key_encryption_key,
+    open_record,
+    seal_record,
 )
 from parties.key_holder.errors import (
+    CorruptRecordError,
     EmbeddingChangedError,
-    KeyDestroyedError,
-    KeyFormError,
     KeyIdentityError,
 )
+from parties.key_holder.identities import (
+    EmbeddingIdentity,
+    KeyIdentity,
+    require_name,
+)
+from parties.key_holder.keychain import Keychain, row_in_use
+from parties.key_holder.rows import (
+    bound_to,
+    commitment_of,
+    embedding_row,
+    key_identity,
+    key_row,
+    record_of,
+)
+from parties.key_holder.tables import EmbeddingRow, KeyVersionRow
 
 BLINDING_BYTES = 32
-# File systems take 255 bytes; suffixes and drafts need some of them.
-_LONGEST_NAME = 200
+COVERS = (
+    "the key holder's database: the wrapped data key and the sealed seed and blinding"
+    " value were removed, overwritten where the database can, and its log emptied"
+)
+EXCLUDES = (
+    "the owner's own copy; exports to the recovery key; backups and snapshots taken"
+    " before; what a disk or file system keeps of overwritten blocks"
+)
+
+# Signs a receipt of destruction.
+Pen: TypeAlias = Callable[[bytes], bytes]
+Clock: TypeAlias = Callable[[], int]
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class KeyIdentity:
-    """What a key version is, without the key: public, and authenticated at rest."""
+class SignedReceipt:
+    """A receipt of destruction and the key holder's signature over it."""
 
-    key_id: str
-    version: int
-    owner: str
-    model: str
-    generator: str
-    patch_size: int
-    channels: int
-
-    def __post_init__(self) -> None:
-        if min(self.version, self.patch_size, self.channels) < 1:
-            raise KeyFormError("version, patch size and channels start at 1")
-        if not (self.key_id and self.owner and self.model):
-            raise KeyFormError("a key has an id, an owner and a model")
-
-    def to_bytes(self) -> bytes:
-        return canonical(asdict(self))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        return cls(**take_fields(parse(data), cls.__annotations__))
+    receipt: bytes
+    signature: bytes
 
 
 class Vault:
-    """The key holder's store. It refuses to be printed or pickled."""
+    """The key holder's store. It refuses to be printed, pickled or copied."""
 
-    def __init__(self, folder: Path, entropy: Entropy) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kek = open_key_encryption_key(folder / "kek.key", entropy)
-        self._tombstones = folder / "destroyed"
-        self._tombstones.mkdir(mode=0o700, exist_ok=True)
-        self._keys = EncryptedFiles(folder / "keys", kek, entropy)
-        self._embeddings = EncryptedFiles(folder / "embeddings", kek, entropy)
+    def __init__(
+        self,
+        database: Database,
+        keychain: Keychain,
+        entropy: Entropy,
+        clock: Clock = now_ms,
+    ) -> None:
+        self._database = database
+        self._keychain = keychain
         self._entropy = entropy
-        self._writing = Lock()
-        self._finish_destruction()
+        self._clock = clock
 
     def __repr__(self) -> str:
         return "Vault()"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a vault is never pickled")
+        raise TypeError("a vault is neither pickled nor copied")
 
     def create_key(self, identity: KeyIdentity) -> bytes:
-        """Draw seed and blinding once; return the commitment (32 bytes) every time."""
-        name = _name(identity.key_id, identity.version)
-        with self._writing:
-            self._refuse_destroyed(name)
-            if name not in self._keys:
-                self._draw(name, identity)
-        if self.identity(identity.key_id, identity.version) != identity:
+        """Draw seed and blinding once; return the commitment (32 bytes) every time.
+
+        Raises:
+            KeyDestroyedError: the version was destroyed, drawn or not.
+            KeyIdentityError: it is another owner's, model's or block size's.
+        """
+        self._load_key_in_use()
+        with self._database.transaction() as session:
+            row = session.get(KeyVersionRow, (identity.key_id, identity.version))
+            if row is None:
+                row = self._draw(session, identity)
+                session.add(row)
+        if identity != key_identity(row):
             raise KeyIdentityError("a key version of this name exists")
-        return self._commitment(name, identity.generator)
+        return commitment_of(row)
 
     def identity(self, key_id: str, version: int) -> KeyIdentity:
         """The public facts of a key version. Raises `NotFound`, `KeyDestroyedError`."""
-        name = _name(key_id, version)
-        self._refuse_destroyed(name)
-        if name not in self._keys:
-            raise NotFound("no such key version")
-        identity = KeyIdentity.from_bytes(self._keys.identity(name))
-        if (identity.key_id, identity.version) != (key_id, version):
-            raise CorruptFileError("a key's files were moved to another name")
-        return identity
+        with self._database.reading() as session:
+            return key_identity(_find(session, key_id, version))
 
     @contextmanager
     def open_seed(self, key_id: str, version: int) -> Iterator[bytearray]:
         """Lend the 32-byte seed for the block; best-effort erased afterwards."""
-        self.identity(key_id, version)
-        with self._secret(_name(key_id, version)) as secret:
-            seed = secret[:SEED_BYTES]
-            try:
-                yield seed
-            finally:
-                erase(seed)
+        secret = self._secret(key_id, version)
+        seed = secret[:SEED_BYTES]
+        erase(secret)
+        try:
+            yield seed
+        finally:
+            erase(seed)
 
-    def destroy_key(self, key_id: str, version: int) -> None:
+    def destroy_key(self, key_id: str, version: int, pen: Pen) -> SignedReceipt | None:
         """Make the seed unrecoverable from here; the version is never used again.
 
-        The tombstone comes first, so a crash leaves a key that is refused and that the
-        next call finishes destroying. A version that never was is buried as well.
+        Destroying again gives the same receipt. A version that never was is refused
+        from now on too; there is nothing to give a receipt for.
+
+        Raises:
+            DatabaseBusyError: the seed is gone, but somebody who reads the database
+                keeps its log from being emptied: destroy it again.
         """
-        name = _name(key_id, version)
-        with self._writing:
-            write_atomically(self._tombstones / name, b"", mode=0o600)
-            self._keys.destroy(name)
+        require_name(key_id, version)
+        with self._database.transaction() as session:
+            row = session.get(KeyVersionRow, (key_id, version))
+            if row is None:
+                row = KeyVersionRow(key_id=key_id, version=version)
+                row.destroyed_at_ms = self._clock()
+                session.add(row)
+            elif row.destroyed_at_ms is None:
+                _shred(row, self._clock(), pen)
+        self._database.empty_log()
+        if row.receipt is None or row.receipt_signature is None:
+            return None
+        return SignedReceipt(row.receipt, row.receipt_signature)
 
     def store_embedding(self, model: str, version: int, content: bytes) -> None:
         """Keep a release's plain `embedding.safetensors`; twice the same is fine."""
-        name = _name(model, version)
-        identity = _embedding_identity(model, version)
-        with self._writing:
-            if name not in self._embeddings:
-                self._embeddings.write(name, identity, content)
-        with self.open_embedding(model, version) as stored:
-            if stored != content:
-                raise EmbeddingChangedError("another embedding is stored")
+        identity = EmbeddingIdentity(model, version, sha256(content).digest())
+        self._load_key_in_use()
+        with self._database.transaction() as session:
+            row = session.get(EmbeddingRow, (model, version))
+            if row is None:
+                kek, bound = self._keychain.in_use(session), identity.to_bytes()
+                record = seal_record(kek, bound, content, self._entropy)
+                row = embedding_row(identity, record, self._clock())
+                session.add(row)
+        if row.digest != identity.digest:
+            raise EmbeddingChangedError("another embedding is stored")
 
     @contextmanager
     def open_embedding(self, model: str, version: int) -> Iterator[bytearray]:
         """Lend the plain safetensors file; best-effort erased afterwards."""
-        identity, content = self._embeddings.read(_name(model, version))
+        with self._database.reading() as session:
+            row = session.get(EmbeddingRow, (model, version))
+            if row is None:
+                raise NotFound("no such embedding")
+            kek = self._keychain.wrapping(session, row.kek_id)
+        content = open_record(kek, bound_to(row), record_of(row))
         try:
-            if identity != _embedding_identity(model, version):
-                raise CorruptFileError("an embedding was moved to another name")
             yield content
         finally:
             erase(content)
 
-    def _draw(self, name: str, identity: KeyIdentity) -> None:
-        secret = bytearray(self._entropy(SEED_BYTES) + self._entropy(BLINDING_BYTES))
+    def _load_key_in_use(self) -> None:
+        """Load it while nobody waits for our transaction: a program may take long."""
+        with self._database.reading() as session:
+            row = row_in_use(session)
+        self._keychain.key(row)
+
+    def _draw(self, session: Session, identity: KeyIdentity) -> KeyVersionRow:
+        seed = bytearray(self._entropy(SEED_BYTES))
+        blinding = bytearray(self._entropy(BLINDING_BYTES))
+        secret = seed + blinding
         try:
-            self._keys.write(name, identity.to_bytes(), secret)
+            committed = commitment(seed, bytes(blinding), generator=identity.generator)
+            record = seal_record(
+                self._keychain.in_use(session),
+                identity.bound_to(committed),
+                secret,
+                self._entropy,
+            )
         finally:
+            for each in (seed, blinding, secret):
+                erase(each)
+        return key_row(identity, committed, record, self._clock())
+
+    def _secret(self, key_id: str, version: int) -> bytearray:
+        with self._database.reading() as session:
+            row = _find(session, key_id, version)
+            record = record_of(row)
+            kek = self._keychain.wrapping(session, row.kek_id)
+        secret = open_record(kek, bound_to(row), record)
+        if len(secret) != SEED_BYTES + BLINDING_BYTES:
             erase(secret)
-
-    def _commitment(self, name: str, generator: str) -> bytes:
-        with self._secret(name) as secret:
-            seed, blinding = secret[:SEED_BYTES], secret[SEED_BYTES:]
-            try:
-                return commitment(seed, bytes(blinding), generator=generator)
-            finally:
-                erase(seed)
-                erase(blinding)
-
-    @contextmanager
-    def _secret(self, name: str) -> Iterator[bytearray]:
-        _, secret = self._keys.read(name)
-        try:
-            if len(secret) != SEED_BYTES + BLINDING_BYTES:
-                raise CorruptFileError("a sealed key has the wrong length")
-            yield secret
-        finally:
-            erase(secret)
-
-    def _finish_destruction(self) -> None:
-        for tombstone in self._tombstones.iterdir():
-            self._keys.destroy(tombstone.name)
-
-    def _refuse_destroyed(self, name: str) -> None:
-        if (self._tombstones / name).exists():
-            raise KeyDestroyedError("this key version was destroyed")
+            raise CorruptRecordError("a sealed key has the wrong length")
+        return secret
 
 
-def _embedding_identity(model: str, version: int) -> bytes:
-    return canonical({"model": model, "model_version": version})
+def _find(session: Session, key_id: str, version: int) -> KeyVersionRow:
+    require_name(key_id, version)
+    row = session.get(KeyVersionRow, (key_id, version))
+    if row is None:
+        raise NotFound("no such key version")
+    return row
 
 
-def _name(identifier: str, version: int) -> str:
-    """A file name that no identifier can escape from: `key-7` -> `key-7-1`."""
-    if version < 1:
-        raise KeyFormError("versions start at 1")
-    name = f"{quote(identifier, safe='')}-{version}"
-    if len(name) > _LONGEST_NAME:
-        raise KeyFormError(f"quoted, a name has at most {_LONGEST_NAME} characters")
-    return name
+def _shred(row: KeyVersionRow, at_ms: int, pen: Pen) -> None:
+    """Take the seed out of a row; what stays is what it was, and the receipt."""
+    receipt = DestructionReceipt(
+        key_id=row.key_id,
+        key_version=row.version,
+        commitment=commitment_of(row).hex(),
+        destroyed_at_ms=at_ms,
+        covers=COVERS,
+        excludes=EXCLUDES,
+    ).to_bytes()
+    row.kek_id = row.wrapped = row.sealed = None
+    row.destroyed_at_ms = at_ms
+    row.receipt, row.receipt_signature = receipt, pen(receipt)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from core.errors import (
     CorruptFileError,
     KeymixerError,
     NotFound,
+    SignatureError,
 )
 from core.keys import possession_tag
 from core.orthogonal import GENERATOR
@@ -21,6 +22,8 @@ from core.rpc.errors import RemoteError
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import acting_as
 from core.sealing import (
+    DELIVERY,
+    RECOVERY,
     ExpiredError,
     SealContext,
     SealingKey,
@@ -28,9 +31,18 @@ from core.sealing import (
     open_sealed,
     signed_part,
 )
-from core.statements import ENVELOPE, ISSUE, verify
+from core.statements import (
+    DESTRUCTION,
+    ENVELOPE,
+    EXPORT,
+    ISSUE,
+    DestructionReceipt,
+    verify,
+)
 from parties.audit import Reporter
 from parties.key_holder.delivery import Delivery
+from parties.key_holder.derivations import Derivations
+from parties.key_holder.errors import DerivationsBusyError
 from parties.key_holder.issuing import Issue
 from parties.key_holder.service import KeyHolderService, Office
 from parties.key_holder.vault import Vault
@@ -44,25 +56,27 @@ from tests.unit.parties.stage import (
     OTHER_PROVIDER_ID,
     OWNER_ID,
     PROVIDER_ID,
-    Entropy,
     FakeAuditLog,
     FakeRegistry,
     Release,
     public,
 )
+from tests.unit.parties.strongroom import NOW_MS, opened, seed_of
 
-NOW_MS = 1_750_000_000_000
 LIFETIME_MS = 600_000
 SEALING_KEY = SealingKey.generate()
+RECOVERY_KEY = SealingKey.generate()
 PEN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
 @dataclass
 class FakeInferenceServer:
     delivered: list[Issue] = field(default_factory=list)
+    idempotency_keys: list[str] = field(default_factory=list)
 
-    def store_issued_model(self, issue: Issue) -> None:
+    def store_issued_model(self, issue: Issue, idempotency_key: str) -> None:
         self.delivered.append(issue)
+        self.idempotency_keys.append(idempotency_key)
 
 
 @dataclass
@@ -74,6 +88,8 @@ class KeyHouse:
     audit: FakeAuditLog = field(default_factory=FakeAuditLog)
     server: FakeInferenceServer = field(default_factory=FakeInferenceServer)
     release: Release = field(default_factory=Release)
+    recovery_key: bytes = b""
+    derivations: Derivations = field(default_factory=Derivations)
 
     def __post_init__(self) -> None:
         self.registry.enrol(OWNER_ID, sealing_key=SEALING_KEY)
@@ -84,13 +100,29 @@ class KeyHouse:
     @contextmanager
     def asked_by(self, caller: SpiffeId) -> Iterator[KeyHolderService]:
         """The service, called by `caller`; refusals are in the log afterwards."""
-        vault = Vault(self.folder, Entropy())
-        with Reporter(self.audit) as reporter, acting_as(caller):
+        with (
+            opened(self.folder) as vault,
+            Reporter(self.audit) as reporter,
+            acting_as(caller),
+        ):
             delivery = Delivery(
-                vault, self.registry, PEN, KEY_HOLDER_ID, 600.0, lambda: NOW_MS
+                vault,
+                self.registry,
+                PEN,
+                KEY_HOLDER_ID,
+                600.0,
+                lambda: NOW_MS,
+                self.recovery_key,
             )
             office = Office(
-                vault, delivery, PEN, self.registry, self.server, self.audit, reporter
+                vault,
+                delivery,
+                PEN,
+                self.registry,
+                self.server,
+                self.audit,
+                reporter,
+                self.derivations,
             )
             yield KeyHolderService(office)
 
@@ -134,14 +166,26 @@ class KeyHouse:
         with self.asked_by(caller) as service:
             service.StoreEmbedding(request, NO_CONTEXT)
 
+    def destroy(self, version: int = 1) -> pb.DestroyKeyVersionResponse:
+        request = pb.DestroyKeyVersionRequest(
+            key_id="k", version=version, idempotency_key="7/destroy/holder"
+        )
+        with self.asked_by(ORCHESTRATOR_ID) as service:
+            return service.DestroyKeyVersion(request, NO_CONTEXT)
+
+    def export(self) -> pb.ExportKeyVersionResponse:
+        request = pb.ExportKeyVersionRequest(key_id="k", version=1)
+        with self.asked_by(ORCHESTRATOR_ID) as service:
+            return service.ExportKeyVersion(request, NO_CONTEXT)
+
     def seed(self) -> bytes:
-        with Vault(self.folder, Entropy()).open_seed("k", 1) as seed:
-            return bytes(seed)
+        with opened(self.folder) as vault:
+            return seed_of(vault, key_id="k")
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> KeyHouse:
-    house = KeyHouse(tmp_path)
+    house = KeyHouse(tmp_path, recovery_key=RECOVERY_KEY.public_bytes())
     house.draw()
     return house
 
@@ -158,6 +202,19 @@ def context(**changes: Any) -> SealContext:
         "expires_at_ms": NOW_MS + LIFETIME_MS,
     }
     return SealContext(**{**fields, **changes})
+
+
+def export_context(expires_at_ms: int) -> SealContext:
+    return context(
+        recipient_fingerprint=fingerprint(RECOVERY_KEY.public_bytes()),
+        expires_at_ms=expires_at_ms,
+        purpose=RECOVERY,
+    )
+
+
+def lent(vault: Vault) -> bytes:
+    with vault.open_embedding(MODEL, 1) as content:
+        return bytes(content)
 
 
 def kind_of(caught: pytest.ExceptionInfo[KeymixerError]) -> str:
@@ -279,6 +336,9 @@ def test_an_embedding_of_a_registered_release_is_taken_and_recorded(
 
     recorded = house.audit.of_kind("embedding.stored")[0]
     assert recorded["digest"] == house.release.manifest.embedding_digest
+    # One name for both records: the log keeps the first one only.
+    names = [e.event_id for e in house.audit.events if e.kind == "embedding.stored"]
+    assert names == [f"{MODEL}/1/embedding.stored"] * 2
 
 
 def test_no_audit_no_embedding(house: KeyHouse) -> None:
@@ -287,10 +347,12 @@ def test_no_audit_no_embedding(house: KeyHouse) -> None:
     with pytest.raises(AuditUnavailable):
         house.store()
 
-    assert not list((house.folder / "embeddings").iterdir())
+    with opened(house.folder) as vault, pytest.raises(NotFound):
+        lent(vault)
     house.audit.away = False
     house.store()
-    assert list((house.folder / "embeddings").iterdir())
+    with opened(house.folder) as vault:
+        assert lent(vault) == house.release.embedding
 
 
 def test_an_embedding_that_the_manifest_does_not_name_is_refused(
@@ -342,29 +404,115 @@ def test_prepared_and_sent_are_the_same_model(house: KeyHouse) -> None:
     }
     with house.asked_by(ORCHESTRATOR_ID) as service:
         prepared = service.PrepareIssuedModel(
-            pb.PrepareIssuedModelRequest(**names),
+            pb.PrepareIssuedModelRequest(**names, idempotency_key="7/prepare/holder"),
             NO_CONTEXT,
         )
         service.SendIssuedModel(
-            pb.SendIssuedModelRequest(**names),
+            pb.SendIssuedModelRequest(**names, idempotency_key="7/send/holder"),
             NO_CONTEXT,
         )
     (sent,) = house.server.delivered
     verify(public(PEN), ISSUE, sent.statement, sent.signature)
 
     assert (sent.statement, sent.signature) == (prepared.statement, prepared.signature)
+    assert house.server.idempotency_keys == ["7/send/holder"]
 
 
 def test_a_destroyed_key_is_gone_for_its_owner_too(house: KeyHouse) -> None:
-    request = pb.DestroyKeyVersionRequest(key_id="k", version=1)
-    with house.asked_by(ORCHESTRATOR_ID) as service:
-        service.DestroyKeyVersion(request, NO_CONTEXT)
-        service.DestroyKeyVersion(request, NO_CONTEXT)
+    for _ in range(2):
+        house.destroy()
 
-    for call in (house.fetch, house.draw):
+    for call in (house.fetch, house.draw, house.export):
         with pytest.raises(RemoteError) as caught:
             call()
         assert kind_of(caught) == "KeyDestroyed"
+
+
+def test_a_destruction_is_receipted_by_the_key_holder(house: KeyHouse) -> None:
+    committed = house.draw().commitment
+    destroyed = house.destroy()
+
+    verify(public(PEN), DESTRUCTION, destroyed.receipt, destroyed.signature)
+    receipt = DestructionReceipt.from_bytes(destroyed.receipt)
+    assert (receipt.key_id, receipt.key_version) == ("k", 1)
+    assert receipt.commitment == committed.hex()
+    assert destroyed == house.destroy()
+
+
+def test_what_never_was_is_destroyed_without_a_receipt(house: KeyHouse) -> None:
+    assert house.destroy(version=9) == pb.DestroyKeyVersionResponse()
+
+
+def test_no_key_is_exported_while_no_recovery_key_is_pinned(house: KeyHouse) -> None:
+    house.recovery_key = b""
+
+    with pytest.raises(RemoteError) as caught:
+        house.export()
+    assert kind_of(caught) == "NoRecoveryKey"
+    assert house.audit.of_kind("refused")[0]["kind"] == "NoRecoveryKey"
+
+
+def test_the_recovery_key_opens_an_export_whenever(house: KeyHouse) -> None:
+    sealed = house.export()
+    expected = export_context(sealed.expires_at_ms)
+
+    part = signed_part(sealed.envelope, expected)
+    verify(public(PEN), EXPORT, part, sealed.signature)
+    hundred_years_ms = 100 * 365 * 86_400_000
+    opened_seed = open_sealed(
+        sealed.envelope, RECOVERY_KEY, expected, now_ms=NOW_MS + hundred_years_ms
+    )
+    assert opened_seed == house.seed()
+
+
+def test_an_export_does_not_pass_for_a_delivery(house: KeyHouse) -> None:
+    """Neither does the envelope open as one, nor does the signature count for one."""
+    sealed = house.export()
+    as_delivery = replace(export_context(sealed.expires_at_ms), purpose=DELIVERY)
+
+    with pytest.raises(SignatureError):
+        open_sealed(sealed.envelope, RECOVERY_KEY, as_delivery, now_ms=NOW_MS)
+    part = signed_part(sealed.envelope, export_context(sealed.expires_at_ms))
+    with pytest.raises(SignatureError):
+        verify(public(PEN), ENVELOPE, part, sealed.signature)
+
+
+def test_a_delivery_does_not_pass_for_an_export(house: KeyHouse) -> None:
+    sealed = house.fetch()
+
+    with pytest.raises(SignatureError):
+        open_sealed(
+            sealed.envelope, SEALING_KEY, context(purpose=RECOVERY), now_ms=NOW_MS
+        )
+
+
+def test_an_export_is_on_record_or_is_not_made(house: KeyHouse) -> None:
+    house.export()
+    expected = {"key_id": "k", "key_version": "1", "caller": str(ORCHESTRATOR_ID)}
+    assert house.audit.of_kind("key.sealed_for_recovery") == [expected]
+
+    house.audit.away = True
+    with pytest.raises(AuditUnavailable):
+        house.export()
+
+
+def test_while_derivations_wait_one_more_is_told_to_come_again(
+    house: KeyHouse,
+) -> None:
+    """And what derives nothing is answered meanwhile."""
+    house.store()
+    house.derivations = Derivations(running=1, waiting=0)
+    names: dict[str, Any] = {"key_id": "k", "key_version": 1, "model": MODEL}
+    request = pb.PrepareIssuedModelRequest(**names, model_version=1)
+    with house.derivations.turn(), house.asked_by(ORCHESTRATOR_ID) as service:
+        with pytest.raises(DerivationsBusyError):
+            service.PrepareIssuedModel(request, NO_CONTEXT)
+        house.fetch()
+
+    with house.asked_by(ORCHESTRATOR_ID) as service:
+        assert service.PrepareIssuedModel(request, NO_CONTEXT).statement
+    # It may work later: nothing was refused.
+    assert not house.audit.of_kind("refused")
 
 
 def test_an_unknown_key_version_is_not_found_and_that_is_on_record(
