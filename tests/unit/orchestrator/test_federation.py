@@ -123,7 +123,7 @@ def test_a_federation_without_an_operator_is_refused(
 ) -> None:
     content["organisations"][0]["roles"] = ["orchestrator"]
 
-    with pytest.raises(ConfigurationError, match="at least one organisation must be operator"):
+    with pytest.raises(ConfigurationError, match="must be operator, got none"):
         read_federation(_written(tmp_path, content))
 
 
