@@ -1,14 +1,22 @@
 """The report's figures, as SVG text that stands in the page itself."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-INK, MUTED, GRID = "#1d2733", "#66727f", "#e3e8ee"
-BLUE, TEAL, RED, AMBER = "#2f6fb3", "#1c8a7d", "#c0453b", "#c98a1b"
+from orchestrator.simulation.report.drawing import (
+    AMBER,
+    BLUE,
+    GRID,
+    INK,
+    MUTED,
+    RED,
+    TEAL,
+    drawn,
+    quiet,
+)
+
 ROLE_COLOURS = {
     "operator": "#4a5bb0",
     "orchestrator": BLUE,
@@ -46,10 +54,10 @@ def training_curve(curve: Sequence[Mapping[str, float]]) -> str:
             color=BLUE,
             weight="bold",
         )
-        _quiet(right)
+        quiet(right)
         right.spines["right"].set_visible(False)
 
-    return _svg(draw, (6.2, 3.1), "Training curve: loss and test accuracy per epoch")
+    return drawn(draw, (6.2, 3.1), "Training curve: loss and test accuracy per epoch")
 
 
 def accuracies(report: Mapping[str, Any]) -> str:
@@ -73,7 +81,7 @@ def accuracies(report: Mapping[str, Any]) -> str:
         axes.set_xlabel("accuracy, %")
         axes.grid(visible=False, axis="y")
 
-    return _svg(draw, (6.2, 2.3), "Accuracy of the plain, keyed and wrong-key answers")
+    return drawn(draw, (6.2, 2.3), "Accuracy of the plain, keyed and wrong-key answers")
 
 
 def timeline(story: Story, seconds: Mapping[str, float]) -> str:
@@ -105,7 +113,7 @@ def timeline(story: Story, seconds: Mapping[str, float]) -> str:
         axes.grid(visible=False, axis="y")
         _phases(axes, begin, seconds, len(lanes))
 
-    return _svg(draw, (10.5, 0.36 * len(lanes) + 1.3), "Timeline of events by party")
+    return drawn(draw, (10.5, 0.36 * len(lanes) + 1.3), "Timeline of events by party")
 
 
 def _phases(axes: Axes, begin: float, seconds: Mapping[str, float], lanes: int) -> None:
@@ -126,27 +134,3 @@ def _phases(axes: Axes, begin: float, seconds: Mapping[str, float], lanes: int) 
             )
         begin += length
     axes.set_ylim(lanes - 0.5, -1.6)
-
-
-def _svg(draw: Callable[[Axes], None], size: tuple[float, float], title: str) -> str:
-    """Draw on axes of our own (no global state) and return the SVG element."""
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    draw(axes)
-    _quiet(axes)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    element = svg[svg.index("<svg") :]
-    return element.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-
-
-def _quiet(axes: Axes) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(colors=MUTED, length=0)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_color(INK)

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from core.rpc.identity import DATA_OWNER
 from core.wire import write_atomically
 from orchestrator.simulation.report import figures
+from orchestrator.simulation.report.key_lives import key_lives
 from orchestrator.simulation.report.pictures import PictureRow, picture_rows
 from orchestrator.simulation.report.seen import COLUMNS, PROMISE, party_views
 from orchestrator.simulation.workspace import Workspace
@@ -39,6 +40,8 @@ def render(workspace: Workspace, report: Mapping[str, Any]) -> str:
         training=figures.training_curve(report["training"]),
         accuracies=figures.accuracies(report),
         timeline=figures.timeline(report["story"], report["seconds"]),
+        key_lives=key_lives(report["rotation"]) if report["rotation"] else "",
+        milliseconds=_milliseconds,
     )
 
 
@@ -49,3 +52,7 @@ def _samples(workspace: Workspace) -> list[tuple[str, list[PictureRow]]]:
         if path.is_file():
             return [(owner, picture_rows(path))]
     return []
+
+
+def _milliseconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:,.0f} ms"

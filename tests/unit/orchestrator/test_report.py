@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.registry.lifecycle import KeyState
 from orchestrator.simulation.report.figures import accuracies, timeline, training_curve
+from orchestrator.simulation.report.key_lives import COLOURS, key_lives
 from orchestrator.simulation.report.pictures import data_uri
 from orchestrator.simulation.report.seen import COLUMNS, PROMISE, holdings
+from orchestrator.simulation.rotation_figures import measure
+from tests.unit.orchestrator.story import Story, good_story
 
 
 def test_what_a_party_holds_is_told_in_words() -> None:
@@ -54,6 +58,52 @@ def test_the_timeline_leaves_out_what_was_before_the_servers() -> None:
     only_late = timeline([late], seconds)
 
     assert len(only_late) == len(with_both)
+
+
+def test_every_state_of_a_key_version_has_a_colour_of_its_own() -> None:
+    assert set(KeyState) == set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def _bars(svg: str, state: KeyState) -> int:
+    """How many shapes are filled with the colour of a state; one is in the legend."""
+    return svg.count(f"fill: {COLOURS[state]}") - 1
+
+
+def test_the_lives_are_drawn_state_by_state() -> None:
+    """Of both owners: version 1 to its end, version 2 until ben's is revoked."""
+    drawn = key_lives(measure(good_story().told()))
+
+    assert "The life of every key version" in drawn
+    assert {
+        KeyState.PRE_ACTIVE: 2,
+        KeyState.ACTIVE: 4,
+        KeyState.RETIRING: 2,
+        KeyState.DESTROY_SCHEDULED: 3,
+        KeyState.DESTROYED: 2,
+    } == {state: _bars(drawn, state) for state in KeyState if COLOURS[state] in drawn}
+
+
+def test_the_lives_of_eight_owners_make_a_taller_figure() -> None:
+    """Every version has a row of its own, as high as the others'."""
+    few = key_lives(measure(good_story().told()))
+    many = key_lives(measure(_crowd(8).told()))
+
+    assert _height(few) + 8 * 10 < _height(many)
+
+
+def _crowd(count: int) -> Story:
+    story = Story()
+    for number in range(count):
+        story.state(0, f"owner-{number}", 1, "active")
+        for at in (1000, 9000):
+            story.answer(at, f"owner-{number}", 1)
+    story.order(2000, "rotate")
+    return story
+
+
+def _height(svg: str) -> float:
+    return float(svg.split('height="')[1].split("pt", maxsplit=1)[0])
 
 
 def test_a_picture_stands_in_the_page_itself() -> None:

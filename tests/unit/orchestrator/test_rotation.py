@@ -1,5 +1,6 @@
 """What keys that change cost: no fault in a good story, each planted one found."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_the_rate_counts_every_request_in_the_half_second_it_ended_in(
 def test_nobody_asked_and_there_is_nothing_to_measure() -> None:
     assert {} == measure(Story().told())
     require_unbroken({})
+
+
+def test_every_figure_is_documented(story: Story) -> None:
+    """In `docs/report.md`, by its name."""
+    documented = Path("docs/report.md").read_text()
+    figures = figures_of(story)
+    parts = [figures, figures["owners"][0], figures["lives"][0], figures["refusals"][0]]
+    names = {name for part in parts for name in part}
+
+    assert set() == {name for name in names if f"`{name}`" not in documented}
 
 
 # --- the lives of key versions ---
