@@ -6,17 +6,22 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help simulate test lint format protos clean
+.PHONY: help simulate bench test lint format protos clean
 
 help:
 	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
+	@echo "make bench      the keys of 1,000 owners, rotated: what it takes of this machine"
 	@echo "make test       every test"
 	@echo "make lint       style, types, import rules, protos and their stubs"
 	@echo "make protos     generate the stubs again"
+	@echo "Options for bench: make bench ARGS='--owners 100'"
 	@echo "Options for simulate: make simulate ARGS='--retrain' or ARGS='deploy/scenarios/digits.yaml'"
 
 simulate: $(VENV)/simulation
 	$(RUN) orchestrator.cli simulate $(ARGS)
+
+bench: $(VENV)/simulation
+	$(RUN) orchestrator.cli bench keys $(ARGS)
 
 test: $(VENV)/dev
 	$(RUN) pytest $(ARGS)

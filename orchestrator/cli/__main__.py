@@ -13,7 +13,16 @@ import typer
 
 from core.console import EXIT_CODES, exit_code, print_error
 from core.errors import ConfigurationError, KeymixerError, StorageError
-from orchestrator.cli import approvals, audit, federation, jobs, keys, parties, registry
+from orchestrator.cli import (
+    approvals,
+    audit,
+    bench,
+    federation,
+    jobs,
+    keys,
+    parties,
+    registry,
+)
 
 
 def build() -> typer.Typer:
@@ -49,6 +58,7 @@ def build() -> typer.Typer:
         "approvals": approvals.app,
         "parties": parties.app,
         "audit": audit.app,
+        "bench": bench.app,
     }
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -79,7 +79,7 @@ def running(
     record = workspace.root / "processes.json"
     try:
         with (
-            _terminate_like_interrupt(),
+            terminate_like_interrupt(),
             processes(workspace.logs, record, launcher) as group,
         ):
             yield Stage(workspace, group, narrator, spec)
@@ -101,7 +101,7 @@ def _say_where_the_logs_are(workspace: Workspace, narrator: Narrator) -> None:
 
 
 @contextlib.contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
+def terminate_like_interrupt() -> Iterator[None]:
     """SIGTERM, and a terminal that is closed, stop the federation as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,113 @@
+"""`keymixer bench`: measure on this machine what keymixer costs."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from core.console import (
+    EXIT_CODES,
+    INTERRUPTED,
+    print_facts,
+    print_json,
+    print_rows,
+)
+from orchestrator.cli.options import AsJson
+
+app = typer.Typer(help="Measure on this machine what keymixer costs.")
+
+Keep = Annotated[
+    Path | None,
+    typer.Option("--keep", help="Keep folders, databases and logs in this folder."),
+]
+
+
+@app.callback()
+def bench() -> None:
+    """Measure on this machine what keymixer costs; nothing is left behind."""
+
+
+@app.command(epilog=EXIT_CODES)
+def keys(
+    owners: Annotated[int, typer.Option(min=1, max=999_999)] = 1000,
+    hidden: Annotated[
+        int, typer.Option(min=1, help="The width of the model's tokens.")
+    ] = 256,
+    patch: Annotated[
+        int, typer.Option(min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    threads: Annotated[
+        int, typer.Option(min=1, help="How many owners act at the same time.")
+    ] = 8,
+    *,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Give many owners a key for one model, rotate every key, and say what it took.
+
+    Real servers, databases and mutual TLS; the owners share one process. docs/scale.md
+    explains the figures.
+
+    Example: keymixer bench keys --owners 100
+    """
+    from orchestrator.bench.keys import Plan, measure_keys
+
+    plan = Plan(owners, hidden, patch, threads)
+    try:
+        with _folder(keep) as folder:
+            report = measure_keys(plan, folder, Console(stderr=True))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        print_json(report)
+    else:
+        _print(report)
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """Where the run is: the folder to keep, or one that is gone afterwards."""
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="keymixer-bench-") as folder:
+        yield Path(folder)
+
+
+def _print(report: dict[str, Any]) -> None:
+    whole = report["seconds"]
+    rows = [{"phase": word, "seconds": f"{s:,.1f}"} for word, s in whole.items()]
+    print_rows("The run", rows, {"phase": "phase", "seconds": "seconds"}, as_json=False)
+    _print_passages("Rotation of every key", report["rotation"])
+    told = {
+        "rotations a second": report["rotations_per_s"],
+        "processor seconds": _listed(report["cpu_seconds"]),
+        "commits": _listed(report["commits"]),
+        "audit records": f"{report['records']:,}",
+        "databases, MB": _listed(report["database_mb"]),
+        **{word: str(fact) for word, fact in report["machine"].items()},
+    }
+    print_facts(f"{report['owners']:,} keys", told)
+
+
+def _print_passages(title: str, passages: dict[str, dict[str, float]]) -> None:
+    rows = [
+        {"what": word.replace("_", " "), **{n: f"{s:,.2f}" for n, s in times.items()}}
+        for word, times in passages.items()
+    ]
+    columns = {
+        "what": "",
+        "first_s": "first key after, s",
+        "last_s": "last key after, s",
+        "seconds": "adds, s",
+    }
+    print_rows(title, rows, columns, as_json=False)
+
+
+def _listed(figures: dict[str, float | None]) -> str:
+    known = {word: n for word, n in figures.items() if n is not None}
+    return ", ".join(f"{word} {number:,g}" for word, number in known.items())
