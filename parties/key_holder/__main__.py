@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, serve
 from core.rpc.settings import Peer
-from parties.admission import only
+from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
 from parties.key_holder.commands import rewrap_and_tell
 from parties.key_holder.delivery import Delivery
@@ -30,8 +31,9 @@ from parties.key_holder.opening import open_store
 from parties.key_holder.policy import POLICY
 from parties.key_holder.service import SERVICE_NAME, KeyHolderService, Office
 from parties.key_holder.settings import Settings
-from parties.presence import Presence, PublicKeys
+from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, GrpcRegistry
+from parties.standing import Standing
 from protos.key_holder_pb2_grpc import add_KeyHolderServiceServicer_to_server
 
 log = logging.getLogger(__name__)
@@ -72,50 +74,70 @@ def running(folder: Path) -> Iterator[RunningServer]:
     """A key holder that serves; the folder's `address` says where."""
     settings, identity = Settings.read(folder), load_identity(folder)
     with ExitStack() as stack:
-        office = _office(folder, settings, identity, stack)
-        server = stack.enter_context(_serving(office, settings, identity))
+        ports = _ports(settings, identity, stack)
+        office = _office(folder, settings, identity, ports, stack)
+        standing = Standing(ports.registry.standing, settings.max_staleness_s)
+        admit = every(only(settings.orchestrator.spiffe_id), in_good_standing(standing))
+        server = stack.enter_context(_serving(office, settings, identity, admit))
         write_public(folder / "address", server.address.encode())
         keys = PublicKeys(office.signing_key.public_key().public_bytes_raw())
-        presence = Presence(office.registry, str(identity.spiffe), keys)
+        presence = Presence(ports.registry, str(identity.spiffe), keys)
         office.reporter.report("key_holder.started", {"address": server.address})
-        stack.enter_context(presence.kept(server.set_serving))
+        stack.enter_context(attended(presence, standing, server.set_serving))
         yield server
 
 
-def _office(
-    folder: Path, settings: Settings, identity: Identity, stack: ExitStack
-) -> Office:
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    registry: GrpcRegistry
+    audit: GrpcAuditLog
+    inference_server: GrpcInferenceServer
+
+
+def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
     def channel(peer: Peer, retries: frozenset[str]) -> grpc.Channel:
         opened = open_channel(peer.address, identity, peer.spiffe_id, retries=retries)
         return stack.enter_context(opened)
 
     orchestrator = channel(settings.orchestrator, IDEMPOTENT)
     server = channel(settings.inference_server, frozenset({_STORE_ISSUED}))
+    return _Ports(
+        GrpcRegistry(orchestrator),
+        GrpcAuditLog(orchestrator),
+        GrpcInferenceServer(server),
+    )
+
+
+def _office(
+    folder: Path,
+    settings: Settings,
+    identity: Identity,
+    ports: _Ports,
+    stack: ExitStack,
+) -> Office:
     store = stack.enter_context(open_store(folder, settings.database))
-    vault = store.unlocked(settings.kek)
-    registry, audit = GrpcRegistry(orchestrator), GrpcAuditLog(orchestrator)
-    signing_key = ensure_signing_key(folder)
+    vault, signing_key = store.unlocked(settings.kek), ensure_signing_key(folder)
     return Office(
         vault=vault,
         delivery=Delivery(
             vault,
-            registry,
+            ports.registry,
             signing_key,
             identity.spiffe,
             settings.envelope_lifetime_s,
             recovery_key=settings.recovery_key,
         ),
         signing_key=signing_key,
-        registry=registry,
-        inference_server=GrpcInferenceServer(server),
-        audit=audit,
-        reporter=stack.enter_context(Reporter(audit)),
+        registry=ports.registry,
+        inference_server=ports.inference_server,
+        audit=ports.audit,
+        reporter=stack.enter_context(Reporter(ports.audit)),
     )
 
 
 @contextmanager
 def _serving(
-    office: Office, settings: Settings, identity: Identity
+    office: Office, settings: Settings, identity: Identity, admit: Check
 ) -> Iterator[RunningServer]:
     def register(server: grpc.Server) -> None:
         add_KeyHolderServiceServicer_to_server(KeyHolderService(office), server)
@@ -128,7 +150,7 @@ def _serving(
         settings.listen,
         on_refusal=office.reporter.tell,
         federation=settings.federation,
-        admit=only(settings.orchestrator.spiffe_id),
+        admit=admit,
     ) as server:
         yield server
 
