@@ -11,6 +11,12 @@ from core.errors import ConfigurationError
 from core.rpc.identity import DATA_OWNER, KEY_HOLDER, OPERATOR
 from orchestrator.federation import Policies, read_federation
 
+
+def under_traffic(event: dict[str, object]) -> dict[str, object]:
+    """An event of a timeline, in which another happens."""
+    return {"event": "under_traffic", "events": [event]}
+
+
 SCENARIOS = sorted(Path("deploy/scenarios").glob("*.yaml"))
 
 
@@ -61,6 +67,21 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
             "simulation.timeline: \\['nobody'\\]",
         ),
         ("simulation", {"timeline": [{"event": "explode"}]}, "explode"),
+        (
+            "simulation",
+            {"timeline": [under_traffic({"event": "suspend", "owner": "nobody"})]},
+            "simulation.timeline: \\['nobody'\\]",
+        ),
+        (
+            "simulation",
+            {"timeline": [under_traffic({"event": "explode"})]},
+            "under_traffic.events.0: .*'explode'",
+        ),
+        (
+            "simulation",
+            {"timeline": [{"event": "under_traffic", "events": []}]},
+            "under_traffic.events: .*at least 1",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(

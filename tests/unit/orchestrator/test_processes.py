@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.simulation import processes as under_test
 from orchestrator.simulation.processes import (
+    Event,
     Processes,
     ProcessFailed,
     end,
@@ -204,3 +205,28 @@ def test_another_process_with_the_same_pid_is_not_ours(group: Processes) -> None
 
     assert not is_running(ours)
     assert end([ours]) == []
+
+
+def test_one_process_is_asked_to_end_and_followed_to_its_last_word(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says `ready`, is asked to end, and has something to say before it does."""
+    body = """
+import signal, time
+def end(*_):
+    print('{"event": "done"}', flush=True)
+    raise SystemExit
+signal.signal(signal.SIGTERM, end)
+print('{"event": "ready"}', flush=True)
+time.sleep(60)
+"""
+    name = _module(tmp_path, monkeypatch, body)
+
+    def end_it(event: Event) -> None:
+        if event["event"] == "ready":
+            group.terminate("one")
+
+    events = group.run("one", "role", [name], on_event=end_it)
+
+    assert ["ready", "done"] == [event["event"] for event in events]
+    group.terminate("nobody")
