@@ -33,10 +33,8 @@ def _run(folder: Path) -> None:
     identity = load_identity(folder)
     with (
         open_registry(settings, identity) as registry,
-        open_peers(settings, identity) as (key_holder, inference_server),
-        orchestrate(
-            settings, identity, registry, key_holder, inference_server
-        ) as server,
+        open_peers(settings, identity) as peers,
+        orchestrate(settings, identity, registry, peers) as server,
     ):
         server.wait()
 

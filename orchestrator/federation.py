@@ -304,10 +304,10 @@ def read_federation(path: Path) -> Federation:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_readable(error)}") from error
+        raise ConfigurationError(f"{path}: {readable(error)}") from error
 
 
-def _readable(error: ValidationError) -> str:
+def readable(error: ValidationError) -> str:
     found = (
         ".".join(map(str, problem["loc"])) + f": {problem['msg']}"
         for problem in error.errors()

@@ -17,6 +17,12 @@ _OPERATOR: Final = frozenset({OPERATOR})
 _KEYED: Final = frozenset({KEY_HOLDER, INFERENCE_SERVER, MODEL_PROVIDER, DATA_OWNER})
 # Those that key versions and issued models concern; each sees its own.
 _KEY_READERS: Final = frozenset({DATA_OWNER, KEY_HOLDER, INFERENCE_SERVER, OPERATOR})
+# Whoever sets something in motion is an operator; here the whole list of what can be.
+_OPERATORS_METHODS: Final = (
+    *("GrantModel", "CreateKey", "RotateKeys", "RevokeKey", "SuspendKey", "ResumeKey"),
+    *("ReportCompromise", "RestoreKey", "DestroyKey", "ExportKey", "RevokeParty"),
+    *("ListJobs", "RetryJob", "AbortJob", "ListApprovals", "Approve", "Reject"),
+)
 
 POLICY: Final[Policy] = MappingProxyType(
     {
@@ -41,9 +47,9 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.AuditService/GetCheckpoint": ANYONE,
         "/keymixer.v1.AuditService/GetInclusionProof": ANYONE,
         "/keymixer.v1.AuditService/GetConsistencyProof": ANYONE,
-        "/keymixer.v1.WorkflowService/GrantModel": _OPERATOR,
-        "/keymixer.v1.WorkflowService/CreateKey": _OPERATOR,
-        "/keymixer.v1.WorkflowService/RotateKey": _OPERATOR,
-        "/keymixer.v1.WorkflowService/RevokeKey": _OPERATOR,
+        **{
+            f"/keymixer.v1.WorkflowService/{method}": _OPERATOR
+            for method in _OPERATORS_METHODS
+        },
     }
 )

@@ -1,4 +1,4 @@
-"""The orchestrator, put together: database, log, services, reconciler."""
+"""The orchestrator, put together: database, log, services, engine."""
 
 import logging
 import time
@@ -23,13 +23,8 @@ from orchestrator.registry.database import open_database
 from orchestrator.registry.service import RegistryService
 from orchestrator.registry.store import Registry, enrol
 from orchestrator.settings import Settings
-from orchestrator.workflows.peers import (
-    InferenceServer,
-    KeyHolder,
-    RemoteInferenceServer,
-    RemoteKeyHolder,
-)
-from orchestrator.workflows.reconcile import Reconciler, running
+from orchestrator.workflows.engine import Engine, running
+from orchestrator.workflows.peers import Peers, RemoteInferenceServer, RemoteKeyHolder
 from orchestrator.workflows.service import WorkflowService
 from protos import (
     audit_pb2,
@@ -45,6 +40,9 @@ SERVICES: Final = (
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
     workflows_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name,
 )
+
+# A call that begins while a lease is fresh ends before the lease does; see `Engine`.
+_CALL_PER_LEASE: Final = 2 / 3
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ def open_registry(
     Raises:
         LogRewound: the log lost records that it had signed: do not serve.
     """
-    with open_database(f"sqlite:///{settings.database}") as database:
+    with open_database(settings.database) as database:
         key = ensure_log_key(settings.folder)
         audit_log = AuditLog(database, settings.origin, key, clock)
         audit_log.check_against_last_checkpoint()
@@ -79,15 +77,18 @@ def open_registry(
 
 
 @contextmanager
-def open_peers(
-    settings: Settings, identity: Identity
-) -> Iterator[tuple[KeyHolder, InferenceServer]]:
+def open_peers(settings: Settings, identity: Identity) -> Iterator[Peers]:
     """Open a channel to each party that the workflows drive; none is called yet."""
+    deadline_s = settings.lease_s * _CALL_PER_LEASE
     with (
-        _channel(settings.key_holder, identity) as key_holder,
-        _channel(settings.inference_server, identity) as inference_server,
+        _channel(settings.key_holder, identity, deadline_s) as key_holder,
+        _channel(settings.inference_server, identity, deadline_s) as inference_server,
     ):
-        yield RemoteKeyHolder(key_holder), RemoteInferenceServer(inference_server)
+        yield Peers(
+            RemoteKeyHolder(key_holder),
+            RemoteInferenceServer(inference_server),
+            str(settings.key_holder.spiffe_id),
+        )
 
 
 @contextmanager
@@ -95,41 +96,51 @@ def orchestrate(
     settings: Settings,
     identity: Identity,
     registry: Registry,
-    key_holder: KeyHolder,
-    inference_server: InferenceServer,
+    peers: Peers,
 ) -> Iterator[RunningServer]:
-    """Serve the registry, the log and the workflows, and reconcile, until left."""
-    reconciler = Reconciler(
-        registry, key_holder, inference_server, str(settings.key_holder.spiffe_id)
-    )
+    """Serve the registry, the log and the workflows, and do their jobs, until left."""
+    workflows = WorkflowService(registry, settings.policies, peers.key_holder)
     with ExitStack() as stack:
         server = stack.enter_context(
             serve(
                 identity,
                 POLICY,
-                lambda server: _add_services(registry, server),
+                lambda server: _add_services(registry, workflows, server),
                 SERVICES,
                 settings.listen,
                 on_refusal=RefusalRecorder(registry),
+                admit=registry.admit,
                 federation=settings.federation,
             )
         )
-        stack.enter_context(running(reconciler))
+        stack.enter_context(running(_engine(settings, registry, peers)))
         server.set_serving(True)
         write_atomically(settings.address, server.address.encode(), mode=0o644)
         log.info("orchestrator serves", extra={"address": server.address})
         yield server
 
 
-def _channel(peer: Peer, identity: Identity) -> AbstractContextManager[grpc.Channel]:
-    return open_channel(peer.address, identity, peer.spiffe_id, deadline_s=30.0)
+def _engine(settings: Settings, registry: Registry, peers: Peers) -> Engine:
+    return Engine(
+        registry,
+        peers,
+        settings.policies,
+        lease_s=settings.lease_s,
+        workers=settings.workers,
+    )
 
 
-def _add_services(registry: Registry, server: grpc.Server) -> None:
+def _channel(
+    peer: Peer, identity: Identity, deadline_s: float
+) -> AbstractContextManager[grpc.Channel]:
+    return open_channel(peer.address, identity, peer.spiffe_id, deadline_s=deadline_s)
+
+
+def _add_services(
+    registry: Registry, workflows: WorkflowService, server: grpc.Server
+) -> None:
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(
         RegistryService(registry), server
     )
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(registry), server)
-    workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(
-        WorkflowService(registry), server
-    )
+    workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)

@@ -1,9 +1,11 @@
 """The orchestrator's settings, read once from its folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from pydantic import ValidationError
 
 from core.errors import ConfigurationError
 from core.rpc.identity import SpiffeId
@@ -13,6 +15,13 @@ from core.rpc.settings import (
     read_settings,
     take_text,
 )
+from orchestrator.federation import Policies, readable
+
+DEFAULT_LEASE_S: Final = 15.0
+MIN_LEASE_S: Final = 0.1
+MAX_LEASE_S: Final = 600.0
+DEFAULT_WORKERS: Final = 4
+MAX_WORKERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,13 @@ class Settings:
     inference_server: Peer
     # Enrolled at every start; who is enrolled already is left as it is.
     parties: tuple[SpiffeId, ...]
-
-    @property
-    def database(self) -> Path:
-        """The registry and the audit log."""
-        return self.folder / "registry.db"
+    # An SQLAlchemy URL: the registry and the audit log.
+    database: str
+    policies: Policies = field(default_factory=Policies)
+    # How long a job is ours; a process that dies holds it up for so long.
+    lease_s: float = DEFAULT_LEASE_S
+    # How many jobs are worked on at the same time.
+    workers: int = DEFAULT_WORKERS
 
     @property
     def address(self) -> Path:
@@ -56,6 +67,10 @@ class Settings:
             key_holder=Peer.read(fields, "key_holder"),
             inference_server=Peer.read(fields, "inference_server"),
             parties=_parties(fields, common.federation),
+            database=take_text(_default_database(folder) | fields, "database"),
+            policies=_policies(fields),
+            lease_s=_lease_s(fields),
+            workers=_workers(fields),
         )
 
 
@@ -65,6 +80,33 @@ def _origin(fields: Mapping[str, Any], federation: str) -> str:
     if "+" in origin or any(c.isspace() for c in origin):
         raise ConfigurationError("origin: expected no spaces and no plus signs")
     return origin
+
+
+def _default_database(folder: Path) -> dict[str, str]:
+    return {"database": f"sqlite:///{folder / 'registry.db'}"}
+
+
+def _policies(fields: Mapping[str, Any]) -> Policies:
+    try:
+        return Policies.model_validate(fields.get("policies", {}))
+    except ValidationError as error:
+        raise ConfigurationError(f"policies: {readable(error)}") from error
+
+
+def _lease_s(fields: Mapping[str, Any]) -> float:
+    value = fields.get("lease_s", DEFAULT_LEASE_S)
+    if type(value) not in (int, float) or not MIN_LEASE_S <= value <= MAX_LEASE_S:
+        raise ConfigurationError(
+            f"lease_s: expected {MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds"
+        )
+    return float(value)
+
+
+def _workers(fields: Mapping[str, Any]) -> int:
+    value = fields.get("workers", DEFAULT_WORKERS)
+    if type(value) is not int or not 1 <= value <= MAX_WORKERS:
+        raise ConfigurationError(f"workers: expected 1 to {MAX_WORKERS}")
+    return value
 
 
 def _parties(fields: Mapping[str, Any], federation: str) -> tuple[SpiffeId, ...]:

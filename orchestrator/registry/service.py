@@ -9,7 +9,7 @@ from core.rpc.policy import current_caller
 from orchestrator.registry import store
 from orchestrator.registry.models import IssuedModel, KeyVersion, ModelVersion, Party
 from orchestrator.registry.store import Registry, Standing
-from orchestrator.workflows import keys
+from orchestrator.workflows import keys, release
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
 
@@ -49,6 +49,7 @@ class RegistryService(rpc.RegistryServiceServicer):
                 made = store.register_model_version(
                     change, request.manifest, request.signature
                 )
+                release.registered(change, made)
             return pb.RegisterModelVersionResponse(
                 name=made.model.name, version=made.version
             )
@@ -73,6 +74,7 @@ class RegistryService(rpc.RegistryServiceServicer):
         with rpc_errors(context):
             with self._registry.change(current_caller()) as change:
                 store.set_alias(change, request.name, request.alias, request.version)
+                release.moved(change, request.name, request.alias, request.version)
             return pb.SetAliasResponse()
 
     def ListKeyVersions(

@@ -1,13 +1,13 @@
-"""What an operator may set in motion: grant, create, rotate, revoke.
+"""What an operator may set in motion: grant, create, revoke, destroy; and confirm.
 
-Each of these only alters rows. What follows from the rows (draw, issue, activate,
-delete, destroy) is the reconciler's work, and may be interrupted at any point.
+Each of these alters rows and opens the job that does the rest, in one transaction.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from core.errors import (
     Conflict,
@@ -20,22 +20,24 @@ from core.errors import (
 )
 from core.manifest import Manifest
 from core.rpc.identity import DATA_OWNER, SpiffeId
+from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import TRANSITIONS, KeyAction, KeyState, next_state
-from orchestrator.registry.models import Grant, Key, KeyVersion, Model, Party
+from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import steps
+from orchestrator.workflows import ending, jobs
+from orchestrator.workflows.jobs import Kind, Step
 
-LONGEST_OVERLAP_S = 30 * 24 * 3600.0
 LONGEST_REASON = 500
 LONGEST_KEY_ID = 64
 
 _ENDED = frozenset({KeyState.DESTROY_SCHEDULED, KeyState.DESTROYED})
+_STILL_WAITS = frozenset({Step.REMOVE, Step.WINDOW})
 
 
 def grant(change: Change, owner: str, model: str) -> None:
     """Allow an owner to use a model; allowed already is no change."""
-    party = _owner(change, owner)
+    party = data_owner(change, owner)
     row = store.model_named(change.session, model)
     known = find_grant(change, party, row)
     if known is not None and known.revoked_at_ms is None:
@@ -47,53 +49,27 @@ def grant(change: Change, owner: str, model: str) -> None:
     change.record("model.granted", {"owner": owner, "model": model}, [owner])
 
 
-def create(change: Change, owner: str, model: str) -> KeyVersion:
+def create(change: Change, owner: str, model: str) -> Job:
     """Have a key drawn for an owner that has none, or whose versions have all ended.
 
     Raises:
         NotGrantedError: the owner may not use the model.
         Conflict: the owner has a key for it, or the model has no version yet.
     """
-    party = _owner(change, owner)
+    party = data_owner(change, owner)
     row = store.model_named(change.session, model)
-    _require_grant(change, party, row)
+    require_grant(change, party, row)
     key = store.key_of(change.session, owner, model) or _new_key(change, party, row)
     versions = store.versions_of(change.session, key)
     if any(version.state not in _ENDED for version in versions):
         raise Conflict("the owner has a key for this model: rotate or revoke it")
-    return _new_version(change, key, versions, overlap_s=0.0)
-
-
-def rotate(change: Change, owner: str, model: str, overlap_s: float) -> KeyVersion:
-    """Have the next version of a key drawn; the old one is served until it takes over.
-
-    Args:
-        change: The operator's transaction.
-        owner: A data owner's SPIFFE ID.
-        model: A model's name.
-        overlap_s: How long the old version is served after that, in seconds.
-
-    Raises:
-        KeyRefusedError: there is no active version to replace.
-        Conflict: the next version is on its way already.
-    """
-    if not (math.isfinite(overlap_s) and 0 <= overlap_s <= LONGEST_OVERLAP_S):
-        raise InvalidInput(f"overlap_s: expected 0 to {LONGEST_OVERLAP_S:g} seconds")
-    party = _owner(change, owner)
-    _require_grant(change, party, store.model_named(change.session, model))
-    key = store.key_of(change.session, owner, model)
-    versions = store.versions_of(change.session, key) if key else []
-    states = {version.state for version in versions}
-    if KeyState.PRE_ACTIVE in states:
-        raise Conflict("the next version is drawn already, but not yet active")
-    primary = any(v.is_primary and v.state == KeyState.ACTIVE for v in versions)
-    if key is None or not primary:
-        raise KeyRefusedError("the owner has no active key for this model")
-    return _new_version(change, key, versions, overlap_s=overlap_s)
+    require_fit(change, key)
+    (job,) = add_versions(change, Kind.CREATE, [(key, next_number(versions))])
+    return job
 
 
 def revoke(
-    change: Change, owner: str, model: str, reason: str
+    change: Change, policies: Policies, owner: str, model: str, reason: str
 ) -> tuple[str, list[int]]:
     """End every version of a key at once; return its id and the versions that ended.
 
@@ -101,26 +77,36 @@ def revoke(
         InvalidInput: the reason is blank or long.
         NotFound: the owner never had a key for this model.
     """
-    if not reason.strip() or len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"reason: expected 1 to {LONGEST_REASON} characters")
-    key = store.key_of(change.session, owner, model)
-    if key is None:
-        raise NotFound("the owner has no key for this model")
+    check_reason(reason)
+    key = key_named(change, owner, model)
     ended = [
         version
         for version in store.versions_of(change.session, key)
         if (version.state, KeyAction.REVOKE) in TRANSITIONS
     ]
     for version in ended:
-        version.is_primary = False
-        version.reason = reason
-        store.move(change, version, KeyAction.REVOKE, "key.revoked", reason=reason)
-        steps.retire_issued(change, version)
+        ending.revoke(change, policies, version, reason)
     return key.key_id, [version.version for version in ended]
 
 
+def revoke_party(
+    change: Change, policies: Policies, spiffe_id: str, reason: str
+) -> list[str]:
+    """Expel a party and end its keys; return the ids of the keys that ended."""
+    check_reason(reason)
+    party = store.revoke_party(change, spiffe_id, reason)
+    keys = change.session.scalars(select(Key).where(Key.owner_party_id == party.id))
+    ended = [
+        revoke(change, policies, spiffe_id, key.model.name, reason)
+        for key in keys.all()
+    ]
+    return [key_id for key_id, versions in ended if versions]
+
+
 def confirm(change: Change, key_id: str, version: int) -> None:
-    """Note that the owner proved possession; confirmed already is no change.
+    """Note that the owner proved possession, and have its job go on.
+
+    Confirmed already is no change.
 
     Raises:
         KeyRefusedError: the version was revoked, or is not drawn yet.
@@ -132,7 +118,42 @@ def confirm(change: Change, key_id: str, version: int) -> None:
         raise KeyRefusedError(f"a key version that is {row.state} is not confirmed")
     row.confirmed = True
     row.changed_at_ms = change.now_ms
-    store.record_key(change, row, "key.confirmed")
+    job = jobs.open_on(change.session, jobs.key_subject(row.key))
+    about = {} if job is None else {"job": job.id}
+    store.record_key(replace(change, about=about), row, "key.confirmed")
+    if job is not None and job.step == Step.CONFIRM:
+        jobs.advance(change, job, Step.PREPARE)
+
+
+def destroy_now(change: Change, key_id: str, version: int) -> Job:
+    """End the destroy window of a key version that waits in it.
+
+    Raises:
+        KeyRefusedError: the version does not wait to be destroyed.
+    """
+    row = store.key_version(change.session, key_id, version)
+    job = ending_job(change, row)
+    row.destroy_at_ms = min(row.destroy_at_ms or change.now_ms, change.now_ms)
+    row.changed_at_ms = change.now_ms
+    about = {**change.about, "job": job.id}
+    store.record_key(replace(change, about=about), row, "key.window_ended")
+    if job.step == Step.WINDOW:
+        jobs.wake(change, job)
+    return job
+
+
+def ending_job(change: Change, version: KeyVersion) -> Job:
+    """The job that destroys a version, if it has not begun to.
+
+    Raises:
+        KeyRefusedError: the version does not wait to be destroyed.
+    """
+    job = jobs.open_on(change.session, jobs.version_subject(version))
+    if version.state != KeyState.DESTROY_SCHEDULED or job is None:
+        raise KeyRefusedError(f"a key version that is {version.state} does not wait")
+    if job.step not in _STILL_WAITS:
+        raise KeyRefusedError("its destruction has begun")
+    return job
 
 
 def find_grant(change: Change, owner: Party, model: Model) -> Grant | None:
@@ -143,30 +164,41 @@ def find_grant(change: Change, owner: Party, model: Model) -> Grant | None:
     return change.session.scalar(query)
 
 
-def _owner(change: Change, spiffe_id: str) -> Party:
+def require_grant(change: Change, owner: Party, model: Model) -> None:
+    """Refuse an owner who may not use the model."""
+    found = find_grant(change, owner, model)
+    if found is None or found.revoked_at_ms is not None:
+        raise NotGrantedError("the owner may not use this model")
+
+
+def require_fit(change: Change, key: Key) -> None:
+    """Refuse a key whose blocks are not those of the model's champion."""
+    if block(change.session, key.model) != (key.patch_size, key.channels):
+        raise KeyMismatchError("the model's patches are no longer the key's blocks")
+
+
+def block(session: Session, model: Model) -> tuple[int, int]:
+    """Patch size and channels of the version that keys are issued for."""
+    version = store.champion(session, model.id)
+    if version is None:
+        raise Conflict("the model has no version yet")
+    shape = Manifest.from_bytes(version.manifest).architecture
+    return shape.patch_size, shape.channels
+
+
+def data_owner(change: Change, spiffe_id: str) -> Party:
+    """The active data owner of that name, or `NotAllowedError`."""
     party = store.active_party(change.session, spiffe_id)
     if party.role != DATA_OWNER:
         raise NotAllowedError(f"a {party.role} has no keys: name a data owner")
     return party
 
 
-def _require_grant(change: Change, owner: Party, model: Model) -> None:
-    found = find_grant(change, owner, model)
-    if found is None or found.revoked_at_ms is not None:
-        raise NotGrantedError("the owner may not use this model")
-
-
-def _new_key(change: Change, owner: Party, model: Model) -> Key:
-    patch_size, channels = _block(change, model)
-    key = Key(
-        key_id=key_id(SpiffeId.parse(owner.spiffe_id), model.name),
-        owner=owner,
-        model=model,
-        patch_size=patch_size,
-        channels=channels,
-    )
-    change.session.add(key)
-    change.session.flush()
+def key_named(change: Change, owner: str, model: str) -> Key:
+    """The key of an owner for a model, or `NotFound`."""
+    key = store.key_of(change.session, owner, model)
+    if key is None:
+        raise NotFound("the owner has no key for this model")
     return key
 
 
@@ -180,28 +212,83 @@ def key_id(owner: SpiffeId, model: str) -> str:
     return name
 
 
-def _new_version(
-    change: Change, key: Key, former: Sequence[KeyVersion], *, overlap_s: float
-) -> KeyVersion:
-    if _block(change, key.model) != (key.patch_size, key.channels):
-        raise KeyMismatchError("the model's patches are no longer the key's blocks")
+def check_reason(reason: str) -> None:
+    """Refuse a reason that says nothing, or too much for a record."""
+    if not reason.strip() or len(reason) > LONGEST_REASON:
+        raise InvalidInput(f"reason: expected 1 to {LONGEST_REASON} characters")
+
+
+def next_number(versions: Sequence[KeyVersion]) -> int:
+    """The number of a key's next version; none is ever used twice."""
+    return max((each.version for each in versions), default=0) + 1
+
+
+def add_versions(
+    change: Change,
+    kind: Kind,
+    wanted: Sequence[tuple[Key, int]],
+    *,
+    overlap_s: float = 0.0,
+    parent_id: int | None = None,
+    because: str = "",
+) -> list[Job]:
+    """Have new versions of keys drawn, each by a job of its own.
+
+    Args:
+        change: The transaction.
+        kind: `create` or `rotate`.
+        wanted: Keys, and the number of the version each gets.
+        overlap_s: How long what each replaces is still served, in seconds.
+        parent_id: The job that asks for them.
+        because: What in the policy asks for them; empty: an operator does.
+    """
+    made = [
+        _open(change, kind, each, overlap_s=overlap_s, parent_id=parent_id)
+        for each in wanted
+    ]
+    # One flush, so that the rows travel together; then their ids are known.
+    change.session.flush()
+    said = {"overlap_s": overlap_s} | ({"because": because} if because else {})
+    for version, job in made:
+        about = {**change.about, "job": job.id}
+        store.record_key(replace(change, about=about), version, "key.created", **said)
+    return [job for _, job in made]
+
+
+def _open(
+    change: Change,
+    kind: Kind,
+    wanted: tuple[Key, int],
+    *,
+    overlap_s: float,
+    parent_id: int | None,
+) -> tuple[KeyVersion, Job]:
+    key, number = wanted
     version = KeyVersion(
         key=key,
-        version=max((each.version for each in former), default=0) + 1,
+        version=number,
         state=next_state(None, KeyAction.CREATE),
         overlap_s=overlap_s,
         created_at_ms=change.now_ms,
         changed_at_ms=change.now_ms,
     )
     change.session.add(version)
-    store.record_key(change, version, "key.created", overlap_s=overlap_s)
-    return version
+    subject = jobs.key_subject(key)
+    job = jobs.new(
+        change, kind, subject, Step.DRAW, version=version, parent_id=parent_id
+    )
+    return version, job
 
 
-def _block(change: Change, model: Model) -> tuple[int, int]:
-    """Patch size and channels of the version that keys are issued for."""
-    version = store.champion(change.session, model.id)
-    if version is None:
-        raise Conflict("the model has no version yet")
-    shape = Manifest.from_bytes(version.manifest).architecture
-    return shape.patch_size, shape.channels
+def _new_key(change: Change, owner: Party, model: Model) -> Key:
+    patch_size, channels = block(change.session, model)
+    key = Key(
+        key_id=key_id(SpiffeId.parse(owner.spiffe_id), model.name),
+        owner=owner,
+        model=model,
+        patch_size=patch_size,
+        channels=channels,
+    )
+    change.session.add(key)
+    change.session.flush()
+    return key

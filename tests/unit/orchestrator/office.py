@@ -25,12 +25,14 @@ from core.rpc.identity import (
 from core.statements import MANIFEST, sign
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.writer import AuditLog
+from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.database import open_database
 from orchestrator.registry.models import IssuedModel, KeyVersion
 from orchestrator.registry.store import Change, Registry
-from orchestrator.workflows import keys
-from orchestrator.workflows.reconcile import Patience, Reconciler
+from orchestrator.workflows import jobs, keys, release
+from orchestrator.workflows.engine import Engine
+from orchestrator.workflows.peers import InferenceServer, KeyHolder, Peers
 from tests.fakes import FakeClock, FakeInferenceServer, FakeKeyHolder
 
 FEDERATION = "clinics.example"
@@ -69,28 +71,31 @@ class Office:
     registry: Registry
     server: FakeInferenceServer
     key_holder: FakeKeyHolder
-    patience: Patience = field(default_factory=lambda: Patience(first_s=0.0))
+    # Nothing can be taken back once it is revoked, unless a test wants it.
+    policies: Policies = field(default_factory=lambda: Policies(destroy_window_s=0.0))
 
     @contextmanager
     def change(self, caller: SpiffeId = OPERATOR_ID) -> Iterator[Change]:
         with self.registry.change(caller) as change:
             yield change
 
-    @property
-    def reconciler(self) -> Reconciler:
+    def engine(
+        self,
+        key_holder: KeyHolder | None = None,
+        inference_server: InferenceServer | None = None,
+    ) -> Engine:
         """A fresh one, as after a start."""
-        return Reconciler(
-            self.registry,
-            self.key_holder,
-            self.server,
+        peers = Peers(
+            key_holder or self.key_holder,
+            inference_server or self.server,
             str(KEY_HOLDER_ID),
-            self.patience,
         )
+        return Engine(self.registry, peers, self.policies)
 
-    def settle(self) -> None:
-        """Reconcile until nothing is left to do."""
-        reconciler = self.reconciler
-        while reconciler.run_once():
+    def settle(self, engine: Engine | None = None) -> None:
+        """Work until nothing is due."""
+        engine = engine or self.engine()
+        while engine.run_once():
             pass
 
     def confirm(self, key_id: str, version: int) -> None:
@@ -101,7 +106,9 @@ class Office:
         """Grant, create, draw, confirm, issue: a key that may be used."""
         with self.change() as change:
             keys.grant(change, str(owner), MODEL)
-            key_id = keys.create(change, str(owner), MODEL).key.key_id
+            job = keys.create(change, str(owner), MODEL)
+            assert job.key_version is not None
+            key_id = job.key_version.key.key_id
         self.settle()
         self.confirm(key_id, 1)
         self.settle()
@@ -139,6 +146,20 @@ class Office:
                 ): row.state
                 for row in rows
             }
+
+    def jobs(self, *, open_only: bool = False) -> list[tuple[str, str, str, str]]:
+        """Kind, subject, state and step of every job, oldest first."""
+        with self.database.reading() as session:
+            found = jobs.listed(
+                session, open_only=open_only, ids=(), before=0, limit=1000
+            )
+            return [(j.kind, j.subject, j.state, j.step) for j in reversed(found)]
+
+    def move_champion(self, version: int, name: str = MODEL) -> None:
+        """As the registry's service does it: the alias, and what follows."""
+        with self.change(PROVIDER_ID) as change:
+            store.set_alias(change, name, store.CHAMPION, version)
+            release.moved(change, name, store.CHAMPION, version)
 
     def issued_rows(self) -> int:
         with self.database.reading() as session:
@@ -196,6 +217,7 @@ def register_model(
         made = store.register_model_version(
             change, manifest, sign(PROVIDER_KEY, MANIFEST, manifest)
         )
+        release.registered(change, made)
         return made.version
 
 

@@ -1,6 +1,7 @@
 """The orchestrator's settings: every wrong field is named."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from core.errors import ConfigurationError
 from core.rpc.identity import SpiffeId
+from orchestrator.federation import Policies
 from orchestrator.settings import Settings
 
 GOOD: dict[str, Any] = {
@@ -38,7 +40,30 @@ def test_the_settings_are_read(tmp_path: Path) -> None:
     assert settings.key_holder.address == "127.0.0.1:7001"
     assert settings.inference_server.spiffe_id.role == "inference-server"
     assert settings.parties == (SpiffeId("clinics.example", "alder", "data-owner"),)
-    assert settings.database == tmp_path / "registry.db"
+    assert settings.database == f"sqlite:///{tmp_path}/registry.db"
+    assert settings.policies == Policies()
+    assert (settings.lease_s, settings.workers) == (15.0, 4)
+
+
+def test_the_policies_are_those_of_the_federation(tmp_path: Path) -> None:
+    """As the federation's file is written, or as it was read and written again."""
+    policies = {
+        "rotation": {"max_age": "30d", "at": ["2027-01-31T02:00:00Z"]},
+        "dual_control": ["revoke"],
+        "destroy_window_s": 60,
+    }
+    settings = load(tmp_path, policies=policies)
+    again = load(tmp_path, policies=settings.policies.model_dump(mode="json"))
+
+    assert settings.policies.rotation.max_age == 30 * 24 * 3600.0
+    assert settings.policies.dual_control == ["revoke"]
+    assert again.policies == settings.policies
+
+
+def test_the_registry_may_be_on_a_server(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://registry@db.example/keymixer"
+
+    assert load(tmp_path, database=url).database == url
 
 
 def test_the_log_may_have_another_name(tmp_path: Path) -> None:
@@ -60,6 +85,18 @@ def test_no_party_need_be_named(tmp_path: Path) -> None:
         ("key_holder", None),
         ("key_holder", {"address": "127.0.0.1:1"}),
         ("inference_server", "127.0.0.1:7002"),
+        ("database", 7),
+        ("policies", {"rotation_overlap_s": -1}),
+        ("policies", {"rotation": {"max_age": "soon"}}),
+        ("policies", {"dual_control": ["everything"]}),
+        ("policies", []),
+        ("lease_s", 0),
+        ("lease_s", "15"),
+        ("lease_s", True),
+        ("lease_s", math.nan),
+        ("workers", 0),
+        ("workers", 2.0),
+        ("workers", True),
         ("parties", {}),
         ("parties", ["alder"]),
         ("parties", [{"spiffe_id": 7}]),

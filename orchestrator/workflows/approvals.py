@@ -1,0 +1,318 @@
+"""Dual control: what two different operators must want before it is done.
+
+A request is kept with the vote of the operator who made it. Once another operator adds
+a vote it is done, as asked for by the first, in the same transaction. What a policy
+asks for by itself (the end of a destroy window) has no vote: two operators are needed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.canonical import canonical, parse
+from core.errors import Conflict, InvalidInput, NotAllowedError, NotFound
+from core.rpc.identity import OPERATOR, SpiffeId
+from orchestrator.audit.records import Fact
+from orchestrator.federation import Policies
+from orchestrator.registry.lifecycle import ApprovalState, PartyState
+from orchestrator.registry.models import Approval, ApprovalVote, Job, Party
+from orchestrator.registry.store import Change
+from orchestrator.workflows import jobs
+from orchestrator.workflows.jobs import Step
+
+VALID_MS: Final = 24 * 3600 * 1000
+LONGEST_REASON: Final = 500
+_OPERATORS_NEEDED: Final = 2
+_OPEN: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
+
+
+class Action(StrEnum):
+    """What may need two operators."""
+
+    CREATE_KEY = "create_key"
+    ROTATE_KEYS = "rotate_keys"
+    REVOKE_KEY = "revoke_key"
+    REVOKE_PARTY = "revoke_party"
+    DESTROY_KEY = "destroy_key"
+    EXPORT_KEY = "export_key"
+
+
+# The word of `policies.dual_control` that each action falls under.
+GATES: Final[Mapping[Action, str]] = MappingProxyType(
+    {
+        Action.CREATE_KEY: "issue",
+        Action.ROTATE_KEYS: "issue",
+        Action.REVOKE_KEY: "revoke",
+        Action.REVOKE_PARTY: "revoke",
+        Action.DESTROY_KEY: "destroy",
+        Action.EXPORT_KEY: "export",
+    }
+)
+
+Perform = Callable[[Change, Policies, Mapping[str, Any]], object]
+
+
+def is_gated(policies: Policies, action: Action) -> bool:
+    """Does the policy want two operators for this?"""
+    return GATES[action] in policies.dual_control
+
+
+def request(
+    change: Change,
+    action: Action,
+    arguments: Mapping[str, Any],
+    *,
+    job_id: int | None = None,
+) -> Approval:
+    """Keep a request until it has its votes; the same once more is the one there is."""
+    written = canonical(arguments)
+    known = _open_request(change, action, written)
+    if known is not None:
+        return known
+    made = Approval(
+        action=action,
+        arguments=written,
+        requested_by=change.actor,
+        state=ApprovalState.PENDING,
+        created_at_ms=change.now_ms,
+        expires_at_ms=change.now_ms + VALID_MS,
+        changed_at_ms=change.now_ms,
+        job_id=job_id,
+    )
+    change.session.add(made)
+    change.session.flush()
+    if SpiffeId.parse(change.actor).role == OPERATOR:
+        _vote(change, made)
+    change.record("approval.requested", _facts(made))
+    return made
+
+
+def approve(
+    change: Change,
+    policies: Policies,
+    approval_id: int,
+    perform: Mapping[Action, Perform],
+) -> Approval:
+    """Add the actor's vote; with the votes of two operators it is done.
+
+    Raises:
+        NotAllowedError: it is the actor's own request, or the actor may not approve.
+        Conflict: it is decided or expired, or cannot be done as things stand.
+    """
+    approval = _pending(change, approval_id)
+    _require_another_approver(change, policies, approval)
+    _vote(change, approval)
+    change.record("approval.approved", _facts(approval))
+    if len(voters(change.session, approval)) >= _OPERATORS_NEEDED:
+        _execute(change, policies, approval, perform)
+    return approval
+
+
+def reject(
+    change: Change, policies: Policies, approval_id: int, reason: str
+) -> Approval:
+    """Decide against a request; the one who made it may do so too."""
+    if len(reason) > LONGEST_REASON:
+        raise InvalidInput(f"reason: at most {LONGEST_REASON} characters")
+    approval = named(change.session, approval_id)
+    if approval.state not in _OPEN:
+        raise Conflict(f"the request is {approval.state} already")
+    if approval.requested_by != change.actor:
+        _require_approver(change, policies)
+    _decide(change, approval, ApprovalState.REJECTED)
+    change.record("approval.rejected", {**_facts(approval), "reason": reason})
+    _tell_waiting_job(change, approval)
+    return approval
+
+
+def use_up(
+    change: Change, action: Action, arguments: Mapping[str, Any]
+) -> Approval | None:
+    """The actor's approved request, executed with this; None: there is none."""
+    known = _open_request(change, action, canonical(arguments))
+    if known is None or known.state != ApprovalState.APPROVED:
+        return None
+    _executed(change, known)
+    return known
+
+
+def may_destroy(change: Change, policies: Policies, job: Job) -> bool:
+    """May the job destroy its key version? If not yet, it is made to wait."""
+    if not is_gated(policies, Action.DESTROY_KEY) or _was_approved(change, job):
+        return True
+    version = job.key_version
+    if version is None:
+        return True
+    asked = {"key_id": version.key.key_id, "version": version.version}
+    approval = _open_for(change, job) or request(
+        change, Action.DESTROY_KEY, asked, job_id=job.id
+    )
+    why = f"two operators must approve it: `keymixer approvals approve {approval.id}`"
+    jobs.wait(change, job, why, at_ms=approval.expires_at_ms)
+    return False
+
+
+def expire(change: Change) -> None:
+    """Note which requests nobody approved in time."""
+    query = select(Approval).where(
+        Approval.state.in_(_OPEN), Approval.expires_at_ms <= change.now_ms
+    )
+    for approval in change.session.scalars(query).all():
+        _decide(change, approval, ApprovalState.EXPIRED)
+        change.record("approval.expired", _facts(approval))
+
+
+def expiring(session: Session, now_ms: int) -> bool:
+    """Has any request run out of time?"""
+    query = select(Approval.id).where(
+        Approval.state.in_(_OPEN), Approval.expires_at_ms <= now_ms
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
+def named(session: Session, approval_id: int) -> Approval:
+    """One request, or `NotFound`."""
+    approval = session.get(Approval, approval_id)
+    if approval is None:
+        raise NotFound("no such request")
+    return approval
+
+
+def listed(session: Session, *, open_only: bool) -> Sequence[Approval]:
+    """Requests, newest first."""
+    query = select(Approval).order_by(Approval.id.desc())
+    if open_only:
+        query = query.where(Approval.state.in_(_OPEN))
+    return session.scalars(query).all()
+
+
+def arguments(approval: Approval) -> dict[str, Any]:
+    """What was asked for."""
+    found: dict[str, Any] = parse(approval.arguments)
+    return found
+
+
+def voters(session: Session, approval: Approval) -> set[str]:
+    """The operators who want it and are still operators."""
+    query = (
+        select(ApprovalVote.operator)
+        .join(Party, Party.spiffe_id == ApprovalVote.operator)
+        .where(
+            ApprovalVote.approval_id == approval.id,
+            Party.state == PartyState.ACTIVE,
+            Party.role == OPERATOR,
+        )
+    )
+    return set(session.scalars(query))
+
+
+def _execute(
+    change: Change,
+    policies: Policies,
+    approval: Approval,
+    perform: Mapping[Action, Perform],
+) -> None:
+    """Do what was asked, as the one who asked; an export waits to be fetched."""
+    action = Action(approval.action)
+    if action == Action.EXPORT_KEY:
+        _decide(change, approval, ApprovalState.APPROVED)
+        return
+    about = {**change.about, "approval": approval.id}
+    asked = replace(change, actor=approval.requested_by, about=about)
+    perform[action](asked, policies, arguments(approval))
+    _executed(change, approval)
+
+
+def _executed(change: Change, approval: Approval) -> None:
+    _decide(change, approval, ApprovalState.EXECUTED)
+    change.record("approval.executed", _facts(approval))
+
+
+def _decide(change: Change, approval: Approval, state: ApprovalState) -> None:
+    approval.state, approval.changed_at_ms = state, change.now_ms
+
+
+def _vote(change: Change, approval: Approval) -> None:
+    vote = ApprovalVote(operator=change.actor, at_ms=change.now_ms)
+    approval.votes.append(vote)
+    change.session.flush()
+
+
+def _pending(change: Change, approval_id: int) -> Approval:
+    approval = named(change.session, approval_id)
+    if approval.state != ApprovalState.PENDING:
+        raise Conflict(f"the request is {approval.state} already")
+    if approval.expires_at_ms <= change.now_ms:
+        raise Conflict("the request has expired: ask again")
+    return approval
+
+
+def _require_another_approver(
+    change: Change, policies: Policies, approval: Approval
+) -> None:
+    if change.actor in {vote.operator for vote in approval.votes}:
+        raise NotAllowedError("two different operators are needed: ask another one")
+    _require_approver(change, policies)
+
+
+def _require_approver(change: Change, policies: Policies) -> None:
+    actor = SpiffeId.parse(change.actor)
+    if policies.approvers and actor.organisation not in policies.approvers:
+        raise NotAllowedError("the federation's policy names other approvers")
+
+
+def _open_request(change: Change, action: Action, written: bytes) -> Approval | None:
+    query = select(Approval).where(
+        Approval.action == action,
+        Approval.arguments == written,
+        Approval.requested_by == change.actor,
+        Approval.state.in_(_OPEN),
+        Approval.expires_at_ms > change.now_ms,
+    )
+    return change.session.scalar(query.order_by(Approval.id).limit(1))
+
+
+def _open_for(change: Change, job: Job) -> Approval | None:
+    query = select(Approval).where(
+        Approval.job_id == job.id,
+        Approval.state == ApprovalState.PENDING,
+        Approval.expires_at_ms > change.now_ms,
+    )
+    return change.session.scalar(query.order_by(Approval.id).limit(1))
+
+
+def _was_approved(change: Change, job: Job) -> bool:
+    query = select(func.count()).where(
+        Approval.job_id == job.id, Approval.state == ApprovalState.EXECUTED
+    )
+    return bool(change.session.scalar(query))
+
+
+def _tell_waiting_job(change: Change, approval: Approval) -> None:
+    """A job that waits for nothing else is somebody's to decide on."""
+    if approval.job_id is None:
+        return
+    job = jobs.named(change.session, approval.job_id)
+    version = job.key_version
+    if job.step != Step.WINDOW or version is None or not jobs.is_open(job):
+        return
+    if (version.destroy_at_ms or 0) <= change.now_ms:
+        why = (
+            f"the destruction was rejected: `keymixer jobs retry {job.id}` asks again, "
+            f"`keymixer jobs abort {job.id}` keeps the key"
+        )
+        jobs.leave_to_operator(change, job, why, "Rejected")
+
+
+def _facts(approval: Approval) -> dict[str, Fact]:
+    return {
+        "approval": approval.id,
+        "action": approval.action,
+        "arguments": approval.arguments.decode(),
+        "requested_by": approval.requested_by,
+    }

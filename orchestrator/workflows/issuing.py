@@ -1,0 +1,263 @@
+"""Which model version a key version should have, and what is written of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.errors import KeymixerError, SignatureError
+from core.manifest import Manifest
+from core.statements import ISSUE, IssueStatement, verify
+from orchestrator.audit.records import Fact
+from orchestrator.registry import store
+from orchestrator.registry.lifecycle import IssuedState, KeyState
+from orchestrator.registry.models import (
+    IssuedModel,
+    Job,
+    Key,
+    KeyVersion,
+    ModelAlias,
+    ModelVersion,
+)
+from orchestrator.registry.store import Change
+from orchestrator.workflows.jobs import Kind, Step, arguments, new, open_on
+from orchestrator.workflows.peers import IssueId, PreparedIssue
+
+# What the inference server may hold, or be about to be sent.
+_SERVED: Final = (IssuedState.LIVE, IssuedState.RETIRING)
+_NO_ISSUE: Final = IssueId("", 0, "", 0)
+EXPECTED: Final = (IssuedState.PENDING, IssuedState.LIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a key version is issued next; if `why` is not empty, not yet."""
+
+    model_version_id: int = 0
+    issue: IssueId = _NO_ISSUE
+    why: str = ""
+
+
+def to_prepare(session: Session, job: Job, version: KeyVersion) -> Plan:
+    """What a job should have transformed: what it was opened for, or the champion."""
+    number = arguments(job).get("model_version") if job.kind == Kind.ISSUE else None
+    if number is None:
+        wanted = target(session, version.key)
+    else:
+        wanted = store.model_version(session, version.key.model.name, number)
+    if wanted is None:
+        return Plan(why="no version of the model has the blocks of this key")
+    return _plan(session, job, version, wanted)
+
+
+def to_send(session: Session, job: Job, version: KeyVersion) -> Plan:
+    """What a job has had prepared, and may send now."""
+    number = arguments(job)["model_version"]
+    wanted = store.model_version(session, version.key.model.name, number)
+    return _plan(session, job, version, wanted)
+
+
+def target(session: Session, key: Key) -> ModelVersion | None:
+    """The version that a key is issued: the champion, if it has the key's blocks.
+
+    Without a champion it is the newest version that has them.
+    """
+    versions = select(ModelVersion).where(ModelVersion.model_id == key.model_id)
+    alias = session.get(ModelAlias, (key.model_id, store.CHAMPION))
+    if alias is not None:
+        versions = versions.where(ModelVersion.version == alias.version)
+    ordered = versions.order_by(ModelVersion.version.desc())
+    fitting = (row for row in session.scalars(ordered) if fits(row, key))
+    return next(fitting, None)
+
+
+def fits(version: ModelVersion, key: Key) -> bool:
+    """Are the model's patches the key's blocks?"""
+    return blocks(version.manifest) == (key.patch_size, key.channels)
+
+
+@lru_cache(maxsize=1024)
+def blocks(manifest: bytes) -> tuple[int, int] | None:
+    """The patch size and channels of a manifest; None if it cannot be read."""
+    try:
+        shape = Manifest.from_bytes(manifest).architecture
+    except KeymixerError:
+        return None
+    return shape.patch_size, shape.channels
+
+
+def record_prepared(
+    change: Change,
+    version: KeyVersion,
+    plan: Plan,
+    prepared: PreparedIssue,
+    signer: str,
+) -> None:
+    """Expect this issued model, and no other.
+
+    Raises:
+        SignatureError: `signer` did not sign it, or it speaks of something else.
+    """
+    statement = _checked(change.session, version, plan.issue, prepared, signer)
+    issued = find(change.session, version.id, plan.model_version_id)
+    if issued is not None and issued.state == IssuedState.LIVE:
+        return
+    if issued is None:
+        issued = IssuedModel(
+            key_version=version,
+            model_version=change.session.get_one(ModelVersion, plan.model_version_id),
+            created_at_ms=change.now_ms,
+        )
+        change.session.add(issued)
+    issued.digest = bytes.fromhex(statement.digest)
+    issued.statement, issued.signature = prepared.statement, prepared.signature
+    issued.state = IssuedState.PENDING
+    record(change, issued, "issued.prepared")
+
+
+def record_live(change: Change, version: KeyVersion, model_version_id: int) -> None:
+    """The inference server has it: it may be used. Live already is no change."""
+    issued = find(change.session, version.id, model_version_id)
+    if issued is not None and issued.state == IssuedState.PENDING:
+        issued.state = IssuedState.LIVE
+        record(change, issued, "issued.live")
+
+
+def retire(
+    change: Change, version: KeyVersion, states: Sequence[IssuedState] = EXPECTED
+) -> None:
+    """Expect no issued model in these states any more: a late one is not stored."""
+    query = store.select_issued_models().where(
+        IssuedModel.key_version_id == version.id, IssuedModel.state.in_(states)
+    )
+    for issued in change.session.scalars(query).all():
+        issued.state = IssuedState.RETIRING
+        record(change, issued, "issued.retiring")
+
+
+def ensure(change: Change, version: KeyVersion) -> None:
+    """Have a key version issued what it should have, unless it has it or soon will."""
+    wanted = target(change.session, version.key)
+    if wanted is None or wanted.exposed_at_ms is not None:
+        return
+    issued = find(change.session, version.id, wanted.id)
+    if issued is not None and issued.state in _SERVED:
+        return
+    if open_on(change.session, subject(version, wanted)) is None:
+        open_issue(change, version, wanted)
+
+
+def open_issue(
+    change: Change,
+    version: KeyVersion,
+    model_version: ModelVersion,
+    *,
+    parent_id: int | None = None,
+) -> Job:
+    """Open the job that brings a model version to a key version in use."""
+    return new(
+        change,
+        Kind.ISSUE,
+        subject(version, model_version),
+        Step.PREPARE,
+        version=version,
+        parent_id=parent_id,
+        arguments={"model_version": model_version.version},
+    )
+
+
+def subject(version: KeyVersion, model_version: ModelVersion) -> str:
+    """The subject of the job that issues a model version for a key version."""
+    key = version.key
+    return (
+        f"issue:{key.key_id}/{version.version}/{key.model.name}/{model_version.version}"
+    )
+
+
+def find(
+    session: Session, key_version_id: int, model_version_id: int
+) -> IssuedModel | None:
+    """One issued model, with all that its records name."""
+    query = store.select_issued_models().where(
+        IssuedModel.key_version_id == key_version_id,
+        IssuedModel.model_version_id == model_version_id,
+    )
+    return session.scalar(query)
+
+
+def record(change: Change, issued: IssuedModel, kind: str) -> None:
+    """Record something about an issued model; the key's owner may read it."""
+    facts: dict[str, Fact] = {
+        "model_version": issued.model_version.version,
+        "digest": issued.digest.hex(),
+        "issued_state": str(issued.state),
+    }
+    store.record_key(change, issued.key_version, kind, **facts)
+
+
+def _plan(
+    session: Session, job: Job, version: KeyVersion, wanted: ModelVersion
+) -> Plan:
+    model, key = version.key.model.name, version.key.key_id
+    issue = IssueId(key, version.version, model, wanted.version)
+    return Plan(wanted.id, issue, _hindrance(session, job, version, wanted))
+
+
+def _hindrance(
+    session: Session, job: Job, version: KeyVersion, wanted: ModelVersion
+) -> str:
+    """Why nothing may be issued now; empty if it may."""
+    if not fits(wanted, version.key):
+        return f"version {wanted.version} of the model has other patches than the key"
+    if wanted.exposed_at_ms is not None:
+        return (
+            f"the embedding of version {wanted.version} must be presumed known: "
+            "a release from a fresh start must become the champion"
+        )
+    if version.state == KeyState.SUSPENDED:
+        return "the key is suspended: `keymixer keys resume` lets it go on"
+    if job.step == Step.SEND and job.kind == Kind.ROTATE:
+        return _held(session, job, version)
+    return ""
+
+
+def _held(session: Session, job: Job, version: KeyVersion) -> str:
+    """A suspended key gets no successor by the back door; a recovery may."""
+    if job.parent is not None and job.parent.kind == Kind.RECOVER:
+        return ""
+    query = select(KeyVersion.id).where(
+        KeyVersion.key_pk == version.key_pk,
+        KeyVersion.is_primary,
+        KeyVersion.state == KeyState.SUSPENDED,
+    )
+    if session.scalar(query) is None:
+        return ""
+    return "the key is suspended: `keymixer keys resume` lets it go on"
+
+
+def _checked(
+    session: Session,
+    row: KeyVersion,
+    issue: IssueId,
+    prepared: PreparedIssue,
+    signer: str,
+) -> IssueStatement:
+    """The statement, if the key holder signed it and it is about this issue."""
+    key = store.active_party(session, signer).signing_key
+    verify(key or b"", ISSUE, prepared.statement, prepared.signature)
+    statement = IssueStatement.from_bytes(prepared.statement)
+    expected = (
+        *(issue.key_id, issue.key_version, issue.model, issue.model_version),
+        *(row.key.owner.spiffe_id, row.key.patch_size, row.key.channels),
+    )
+    said = (
+        *(statement.key_id, statement.key_version),
+        *(statement.model, statement.model_version),
+        *(statement.owner, statement.patch_size, statement.channels),
+    )
+    if said != expected:
+        raise SignatureError("the signed statement is about another issued model")
+    return statement
