@@ -125,3 +125,20 @@ def test_a_hook_that_hangs_delays_one_caller_a_little_and_then_nobody(
 
     assert taken_s < 2
     assert "queue full" in caplog.text
+
+
+def test_every_refusal_is_heard_of_or_counted() -> None:
+    heard: list[Refusal] = []
+    free = threading.Event()
+
+    def hangs(refusal: Refusal) -> None:
+        free.wait(20)
+        heard.append(refusal)
+
+    with reporting(hangs) as report:
+        for _ in range(1100):
+            report(REFUSAL)
+        free.set()
+
+    assert len(heard) + sum(refusal.missed for refusal in heard) == 1100
+    assert len(heard) < 1100
