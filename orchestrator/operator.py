@@ -48,6 +48,12 @@ class Operator:
             )
         return list(answer.versions)
 
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Let an alias such as `champion` name a version of a model."""
+        request = registry_pb2.SetAliasRequest(name=model, alias=alias, version=version)
+        with remote_errors("orchestrator"):
+            self.registry.SetAlias(request)
+
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """All key versions, by key and version."""
         with remote_errors("orchestrator"):

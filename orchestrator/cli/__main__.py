@@ -18,10 +18,11 @@ from orchestrator.cli import (
     audit,
     bench,
     federation,
+    issued,
     jobs,
     keys,
+    models,
     parties,
-    registry,
 )
 
 
@@ -50,12 +51,13 @@ def build() -> typer.Typer:
     ) -> None:
         """Take the options that stand before a command."""
 
-    for group in (federation.app, registry.app):
+    for group in (federation.app, issued.app):
         app.add_typer(group)
     groups = {
         "keys": keys.build(),
         "jobs": jobs.app,
         "approvals": approvals.app,
+        "models": models.app,
         "parties": parties.app,
         "audit": audit.app,
         "bench": bench.app,

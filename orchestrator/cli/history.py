@@ -9,8 +9,9 @@ from orchestrator.operator import Operator
 from orchestrator.simulation.sentences import SENTENCES, sentence, short
 
 Record = dict[str, Any]
-# One record an answer, and one a refused question: the traffic, not the key's life.
-_TRAFFIC: Final = frozenset({"inference", "inference.refused", "refused"})
+_KINDS: Final = ("key.", "issued.", "job.", "approval.", "model.", "party.")
+# These name no owner: there are few of them, and all are read.
+_OF_NOBODY: Final = ("approval.", "model.exposed", "model.rec", "key.sealed_for")
 
 
 def records_of(operator: Operator, key: KeyName) -> list[Record]:
@@ -19,8 +20,9 @@ def records_of(operator: Operator, key: KeyName) -> list[Record]:
     The log is asked kind by kind: reading past millions of answers takes minutes.
     """
     found: dict[int, Record] = {}
-    for kind in SENTENCES.keys() - _TRAFFIC:
-        for entry in operator.entries(kind=kind, party=key.owner):
+    for kind in (each for each in SENTENCES if each.startswith(_KINDS)):
+        party = "" if kind.startswith(_OF_NOBODY) else key.owner
+        for entry in operator.entries(kind=kind, party=party):
             record = {"index": entry.index, **json.loads(entry.body)}
             if _about(record["subject"], key):
                 found[entry.index] = record
@@ -41,7 +43,14 @@ def told(record: Record) -> dict[str, Any]:
 
 
 def _about(subject: dict[str, Any], key: KeyName) -> bool:
-    """Whether it concerns this key, and not another one of the same owner."""
-    if "key_id" in subject:
-        return bool(subject["key_id"] == key.key_id)
-    return bool(subject.get("model", key.model) == key.model)
+    """Whether it concerns this key, and not another one or another owner."""
+    # A request for two operators says what it is about in its arguments.
+    asked = {**subject, **json.loads(subject.get("arguments", "{}"))}
+    of_job = str(asked.get("job_subject", f"key:{key.key_id}"))
+    return (
+        asked.get("key_id", key.key_id) == key.key_id
+        and asked.get("model", key.model) == key.model
+        and (asked.get("owner") or key.owner) == key.owner
+        and asked.get("spiffe_id", key.owner) == key.owner
+        and key.key_id in of_job.partition(":")[2].split("/")
+    )

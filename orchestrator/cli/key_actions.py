@@ -239,13 +239,14 @@ def _listed(versions: list[int]) -> str:
 
 def _compromise_in_words(key: KeyName, done: "ReportCompromiseResponse") -> str:
     steps = (f"  {number}. {each}" for number, each in enumerate(done.needed, 1))
-    job = done.recovery_job_id
+    ended = _ended("compromised", key, list(done.versions))
+    if not done.recovery_job_id:
+        return "\n".join((ended, "What is needed:", *steps))
     lines = (
-        _ended("compromised", key, list(done.versions)),
+        ended,
         _WHY_IT_MATTERS.format(model=key.model),
         f"Suspended by policy: {', '.join(done.suspended) or 'no other key'}",
         "A clean recovery needs:",
         *steps,
-        f"Job {job} goes on once each is done: keymixer jobs show {job}",
     )
     return "\n".join(lines)

@@ -30,6 +30,8 @@ COMMANDS = [
     ("predict",),
     ("encrypt",),
     ("models",),
+    ("models", "list"),
+    ("models", "alias"),
     ("keys",),
     ("keys", "list"),
     ("keys", "show"),

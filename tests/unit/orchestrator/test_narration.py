@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -80,3 +82,21 @@ def test_a_phase_counts_its_seconds_and_markup_is_printed_as_it_is(
     assert narrator.seconds["keys"] >= 0
     assert "Keys [bold]" in printed
     assert "[red] is not markup" in printed
+
+
+RECORDED = re.compile(
+    r'"((?:alias|approval|issued|job|keys?|key_holder|model|party|refusals|server)'
+    r'\.[a-z_]+)"'
+)
+OTHERS = re.compile(r"\.(db|id|json|key|npz|pem|safetensors)$")
+SOURCES = ("orchestrator/registry", "orchestrator/workflows", "parties/key_holder")
+
+
+def test_every_kind_that_is_recorded_has_a_sentence() -> None:
+    """Without one, a key's history would leave it out."""
+    sources = [path for each in SOURCES for path in Path(each).rglob("*.py")]
+    written = {kind for path in sources for kind in RECORDED.findall(path.read_text())}
+    kinds = {kind for kind in written if not OTHERS.search(kind)}
+
+    assert {"key.created", "approval.requested", "issued.gone"} <= kinds
+    assert kinds - set(SENTENCES) == set()

@@ -1,4 +1,4 @@
-"""`keymixer jobs | approvals | parties` as a person types it."""
+"""`keymixer jobs | approvals | models | parties` as a person types it."""
 
 from typing import Any
 
@@ -194,6 +194,15 @@ def test_a_party_is_named_by_organisation_and_role(
         "spiffe://digits.keymixer/archive/data-owner"
     )
     assert "keyhouse" in error["message"]
+
+
+def test_a_version_is_made_the_champion(desk: Desk, terminal: Terminal) -> None:
+    told = terminal.text("models", "alias", "digits", "champion", "2")
+    terminal.text("models", "alias", "other", "champion", "2", code=1)
+    request = desk.only("SetAlias").request
+
+    assert "champion of digits is version 2 now" in told
+    assert (request.name, request.alias, request.version) == ("digits", "champion", 2)
 
 
 def test_parties_are_listed_with_and_without_the_word(

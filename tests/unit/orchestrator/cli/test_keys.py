@@ -169,10 +169,25 @@ def test_a_history_tells_who_did_what_and_why_oldest_first(
             (11, {"key_id": "archive.other"}),
         ],
         "model.granted": [(5, {"owner": OWNER, "model": "digits"})],
+        "job.needs_operator": [
+            (12, {"job_subject": "key:archive.digits/1"}),
+            (13, {"job_subject": "key:archive.other/1"}),
+        ],
+        # Requests name nobody whose records they are; these are two owners'.
+        "approval.requested": [
+            (20, {"arguments": json.dumps({"owner": OWNER, "model": "digits"})}),
+            (21, {"arguments": json.dumps({"owner": BANK, "model": "digits"})}),
+            (22, {"arguments": json.dumps({"owner": "", "model": "digits"})}),
+            (23, {"arguments": json.dumps({"key_id": "savings-bank.digits"})}),
+            (24, {"arguments": json.dumps({"spiffe_id": BANK})}),
+        ],
     }
 
     def entries(request: audit_pb2.ListEntriesRequest) -> Any:
-        assert request.party == OWNER
+        asks_for_all = request.kind.startswith("approval.")
+        assert request.party == ("" if asks_for_all else OWNER) or not (
+            records.get(request.kind)
+        )
         found = [
             audit_pb2.AuditEntry(index=index, body=_body(request.kind, subject))
             for index, subject in records.get(request.kind, [])
@@ -186,13 +201,13 @@ def test_a_history_tells_who_did_what_and_why_oldest_first(
     ]
     shown = terminal.text("keys", "history", "archive")
 
-    assert [5, 10, 30] == indices
+    assert [5, 10, 12, 20, 22, 30] == indices
     assert "consortium (operator)" in shown
     assert "trial ended" in shown
 
 
 def _body(kind: str, subject: dict[str, Any]) -> bytes:
-    whole = {"key_version": 1, "owner": OWNER, **subject}
+    whole = {"key_version": 1, **subject}
     record = {
         "kind": kind,
         "actor": "spiffe://digits.keymixer/consortium/operator",
@@ -413,9 +428,19 @@ def test_a_compromise_says_what_was_done_why_it_matters_and_what_is_needed(
     assert "the key of every other owner of digits" in told
     assert "Suspended by policy: savings-bank.digits" in told
     assert told.index("1. train digits") < told.index("2. register it")
-    assert "keymixer jobs show 9" in told
     assert content["needed"] == ["train digits from a fresh start", "register it"]
     assert content["recovery_job_id"] == 9
+
+
+def test_a_leak_of_a_key_that_nothing_was_issued_under_exposes_nobody_else(
+    desk: Desk, terminal: Terminal
+) -> None:
+    desk.says(pb.ReportCompromiseResponse(versions=[1], needed=["end the key"]))
+
+    told = terminal.text("keys", "compromised", "archive", "--reason", "stolen")
+
+    assert "every other owner" not in told
+    assert "1. end the key" in told
 
 
 def test_suspended_keys_are_resumed(desk: Desk, terminal: Terminal) -> None:
