@@ -23,7 +23,7 @@ from core.preprocessing import denormalise
 from core.rpc.logs import configure
 from core.wire import write_atomically
 from parties.data_owner.answers import Answers
-from parties.data_owner.asking import Tally, Until, ask_until
+from parties.data_owner.asking import Tally, ask_about
 from parties.data_owner.client import Client, open_client
 from parties.data_owner.crowd import Errand, run_errands
 from parties.data_owner.errors import KeyNotReadyError, NoKeyError
@@ -89,24 +89,13 @@ def crowd(
 
 
 @app.command()
-def ask(
-    folder: Folder,
-    images: Images,
-    out: Out,
-    batch: Batch = 100,
-    *,
-    seconds: float | None = None,
-    requests: int | None = None,
-    loop_until_version: int | None = None,
-) -> None:
-    """Encrypt images in this process and ask about them: once, or as long as said."""
+def ask(folder: Folder, images: Images, out: Out, batch: Batch = 100) -> None:
+    """Encrypt images in this process and ask about all of them, once."""
     pixels, labels = load_arrays(images)
-    until = Until(seconds, requests, loop_until_version)
     with open_client(folder) as client:
-        tally = ask_until(
+        tally = ask_about(
             pixels,
             batch,
-            until,
             lambda part: client.predict(part, batch),
             Progress(len(pixels)),
         )
@@ -157,7 +146,7 @@ def ask_wrong_key(
         def ask_wrong(part: Pixels) -> Answers:
             return client.ask(wrong.encrypt(part), wrong)
 
-        tally = ask_until(pixels, batch, Until(), ask_wrong, Progress(len(pixels)))
+        tally = ask_about(pixels, batch, ask_wrong, Progress(len(pixels)))
     _finish(out, labels, tally)
 
 

@@ -1,8 +1,8 @@
-"""Ask about many images for a while, and keep count of what came back."""
+"""Ask about many images, and keep count of what came back."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,20 +19,6 @@ Ask = Callable[[Pixels], Answers]
 
 # After a failed request, so that a party in trouble is not hammered.
 _PAUSE_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Until:
-    """When to stop: after one pass over the images, unless one of these says later.
-
-    `seconds` and `requests` bound the whole; `version` goes on until a key version at
-    least as new has answered, but not for longer than `give_up_s`.
-    """
-
-    seconds: float | None = None
-    requests: int | None = None
-    version: int | None = None
-    give_up_s: float = 180.0
 
 
 @dataclass(slots=True)
@@ -86,20 +72,17 @@ class Tally:
         }
 
 
-def ask_until(
-    images: Pixels,
-    batch: int,
-    until: Until,
-    ask: Ask,
-    on_progress: Callable[[Tally], None],
+def ask_about(
+    images: Pixels, batch: int, ask: Ask, on_progress: Callable[[Tally], None]
 ) -> Tally:
-    """Ask about all images, and again as long as `until` says.
+    """Ask about all images once, `batch` at a time.
 
-    A request that fails is counted by kind and its images are asked about again in the
-    next pass. Raises `IncompleteError` when an image has no answer in the end.
+    A request that fails is counted by kind. Raises `IncompleteError` when an image has
+    no answer in the end.
     """
     tally = Tally(answered=np.zeros(len(images), dtype=bool))
-    for rows in _passes(len(images), batch):
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
         try:
             _note(tally, rows, ask(images[rows]))
         except KeymixerError as error:
@@ -107,16 +90,10 @@ def ask_until(
             tally.failures[error.kind] += 1
             time.sleep(_PAUSE_S)
         on_progress(tally)
-        if _is_over(tally, until, last_of_pass=rows.stop >= len(images)):
-            break
-    _require_complete(tally, until)
+    if not tally.answered.all():
+        missing, failed = int((~tally.answered).sum()), dict(tally.failures)
+        raise IncompleteError(f"{missing} images got no answer; failures: {failed}")
     return tally
-
-
-def _passes(count: int, batch: int) -> Iterator[slice]:
-    while True:
-        for start in range(0, count, batch):
-            yield slice(start, start + batch)
 
 
 def _note(tally: Tally, rows: slice, answers: Answers) -> None:
@@ -132,26 +109,3 @@ def _note(tally: Tally, rows: slice, answers: Answers) -> None:
             tally.spans.append(Span(version, 0, tally.seconds, tally.seconds))
         tally.spans[-1].requests += 1
         tally.spans[-1].last_s = tally.seconds
-
-
-def _require_complete(tally: Tally, until: Until) -> None:
-    failed = dict(tally.failures)
-    if until.version is not None and tally.version < until.version:
-        raise IncompleteError(
-            f"key version {until.version} did not answer in {tally.seconds} s;"
-            f" failures: {failed}"
-        )
-    if until.requests is None and until.seconds is None and not tally.answered.all():
-        missing = int((~tally.answered).sum())
-        raise IncompleteError(f"{missing} images got no answer; failures: {failed}")
-
-
-def _is_over(tally: Tally, until: Until, *, last_of_pass: bool) -> bool:
-    if until.requests is not None:
-        return tally.requests >= until.requests
-    if until.seconds is not None:
-        return tally.seconds >= until.seconds
-    if until.version is not None:
-        answered = tally.version >= until.version and bool(tally.answered.all())
-        return answered or tally.seconds >= until.give_up_s
-    return last_of_pass

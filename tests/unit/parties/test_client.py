@@ -18,7 +18,7 @@ from core.errors import (
 from core.preprocessing import normalise
 from core.rpc.errors import RemoteRefusedError
 from core.sealing import ExpiredError, SealingKey
-from parties.data_owner.asking import Tally, Until, ask_until
+from parties.data_owner.asking import Tally, ask_about
 from parties.data_owner.client import Channels, Client, ensure_sealing_key
 from parties.data_owner.errors import (
     IncompleteError,
@@ -290,16 +290,6 @@ def test_what_is_not_allowed_is_not_asked_again(ready: Client, world: World) -> 
     assert len(world.asked) == 1
 
 
-def test_giving_up_is_for_waiting_for_a_version_only(ready: Client) -> None:
-    until = Until(give_up_s=0.0)
-
-    tally = ask_until(IMAGES, 3, until, ready.predict, lambda _: None)
-    assert tally.answered.all()
-    waiting = Until(version=9, give_up_s=0.0)
-    with pytest.raises(IncompleteError, match="did not answer"):
-        ask_until(IMAGES, 3, waiting, ready.predict, lambda _: None)
-
-
 def test_a_key_of_another_block_size_is_refused(client: Client, world: World) -> None:
     world.create(patch_size=4)
     client.sync_keys()
@@ -376,20 +366,22 @@ def test_an_unknown_key_is_not_found(client: Client) -> None:
         client.keyring.key("st-anna.cells", 9)
 
 
-def test_asking_goes_on_until_the_new_version_answers(
+def test_every_image_is_asked_about_once_and_the_versions_that_answered_are_told(
     ready: Client, world: World
 ) -> None:
+    """The key is rotated while the second of three requests is on its way."""
+
     def rotate() -> None:
         world.create(2)
         world.activate(2)
 
-    world.on_request += [lambda: None] * 5 + [rotate]
+    world.on_request += [lambda: None, rotate]
 
-    tally = ask_until(IMAGES, 3, Until(version=2), ready.predict, lambda _: None)
+    tally = ask_about(IMAGES, 3, ready.predict, lambda _: None)
 
     facts = tally.facts()
-    assert (facts["images"], facts["failed"]) == (7, 0)
-    assert [(1, 6), (2, 1)] == [
+    assert (facts["images"], facts["requests"], facts["failed"]) == (7, 3, 0)
+    assert [(1, 2), (2, 1)] == [
         (v["key_version"], v["requests"]) for v in facts["versions"]
     ]
     assert tally.logits is not None
@@ -403,14 +395,8 @@ def test_failures_are_counted_by_kind_and_images_without_answer_are_said(
     told: list[Tally] = []
 
     with pytest.raises(IncompleteError, match=r"4 images got no answer.*NoKey"):
-        ask_until(IMAGES, 3, Until(), ready.predict, told.append)
+        ask_about(IMAGES, 3, ready.predict, told.append)
     assert told[-1].failures.total() == 2
-
-
-def test_a_number_of_requests_is_kept_to(ready: Client) -> None:
-    tally = ask_until(IMAGES, 2, Until(requests=9), ready.predict, lambda _: None)
-
-    assert tally.requests == 9
 
 
 def test_of_two_processes_that_make_a_sealing_key_the_first_one_wins(
