@@ -71,6 +71,8 @@ def test_no_request_in_good_standing_failed(report: dict[str, Any]) -> None:
     assert report["requests"] >= 30
     assert report["failed_requests"] == 0
     assert report["rotation"]["requests"] > 0
+    assert report["rotation"]["rotations"] == 1
+    assert report["rotation"]["misrouted"] == 0
 
 
 def test_everything_forbidden_was_refused(report: dict[str, Any]) -> None:
@@ -151,7 +153,7 @@ def test_the_report_needs_nothing_but_itself(runs: Path) -> None:
     assert links.fetched == []
     assert links.pictures == 24
     assert not re.search(r"@import|url\((?!#)", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
 
 
 def test_interrupted_it_stops_every_process(
