@@ -17,7 +17,7 @@ from orchestrator.audit.events import RefusalRecorder
 from orchestrator.audit.keys import ensure_log_key
 from orchestrator.audit.service import AuditService
 from orchestrator.audit.signing import signing
-from orchestrator.audit.writer import AuditLog
+from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
 from orchestrator.policy import POLICY
 from orchestrator.registry.database import open_database
 from orchestrator.registry.service import RegistryService
@@ -63,7 +63,9 @@ def open_registry(
     """
     with open_database(settings.database) as database:
         key = ensure_log_key(settings.folder)
-        audit_log = AuditLog(database, settings.origin, key, clock)
+        # On a server's database each process keeps a checkpoint in its own folder.
+        side_file = beside(database) or settings.folder / SIDE_FILE
+        audit_log = AuditLog(database, settings.origin, key, clock, side_file=side_file)
         audit_log.check_against_last_checkpoint()
         registry = Registry(database, audit_log, clock, identity.spiffe)
         with registry.own_change() as change:
