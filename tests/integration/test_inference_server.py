@@ -16,7 +16,6 @@ from core.keys import BlockKey, derive_key
 from core.rpc.errors import RemoteError
 from core.rpc.identity import SpiffeId
 from parties.inference_server import __main__ as inference_server
-from parties.key_holder.vault import Vault
 from protos import model_store_pb2
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as rpc
@@ -28,9 +27,9 @@ from tests.unit.parties.stage import (
     OTHER_OWNER_ID,
     OWNER_ID,
     SERVER_ID,
-    Entropy,
     images,
 )
+from tests.unit.parties.strongroom import opened
 
 INFER = f"/{INFERENCE_SERVICE}/ModelInfer"
 
@@ -55,8 +54,14 @@ def asking(cast: Cast, who: SpiffeId) -> Iterator[rpc.GRPCInferenceServiceStub]:
 
 
 def owners_key(cast: Cast) -> BlockKey:
-    with Vault(cast.home(KEY_HOLDER_ID), Entropy()).open_seed("k", 1) as seed:
-        return derive_key(seed, key_id="k", version=1, patch_size=4, channels=3)
+    seed = drawn_seed(cast)
+    return derive_key(seed, key_id="k", version=1, patch_size=4, channels=3)
+
+
+def drawn_seed(cast: Cast) -> bytes:
+    """From the key holder's own store: no owner fetches it here."""
+    with opened(cast.home(KEY_HOLDER_ID)) as vault, vault.open_seed("k", 1) as lent:
+        return bytes(lent)
 
 
 def question(cast: Cast) -> pb.ModelInferRequest:
@@ -195,8 +200,7 @@ def test_a_deleted_issued_model_is_refused_at_once(cast: Cast) -> None:
 
 def test_the_server_holds_neither_the_key_nor_the_plain_embedding(cast: Cast) -> None:
     weight = cast.release.weight
-    with Vault(cast.home(KEY_HOLDER_ID), Entropy()).open_seed("k", 1) as lent:
-        seed = bytes(lent)
+    seed = drawn_seed(cast)
     files = [p for p in cast.home(SERVER_ID).rglob("*") if p.is_file()]
 
     assert [path for path in files if path.suffix == ".safetensors"]

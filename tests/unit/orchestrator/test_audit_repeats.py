@@ -212,7 +212,7 @@ def test_the_same_report_from_many_threads_is_one_record(ledger: Ledger) -> None
 names = st.sampled_from(["", "a", "b", "c"])
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(batches=st.lists(st.lists(names, max_size=6), max_size=6))
 def test_however_reports_repeat_each_name_has_one_record(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]]
