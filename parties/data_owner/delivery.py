@@ -9,6 +9,7 @@ from core.rpc.identity import SpiffeId
 from core.sealing import SealContext, SealingKey, fingerprint, open_sealed, signed_part
 from core.statements import ENVELOPE, verify
 from parties.data_owner.keyring import KeyFacts, Keyring
+from parties.data_owner.pinning import require_pinned
 from protos import key_holder_pb2 as pb
 from protos.key_holder_pb2_grpc import KeyHolderServiceStub
 from protos.registry_pb2 import KeyVersion
@@ -29,12 +30,14 @@ class Delivery:
 
         Nothing in the envelope is believed: the context it must have been sealed in is
         rebuilt from what this owner expects, and the signature must be by the key
-        holder's registered `signing_key`.
+        holder's registered `signing_key`, which is pinned at the first delivery.
 
         Raises:
             SignatureError: it was made by another, for another, or with a generator
                 that this version of keymixer does not know.
+            DeliveryKeyChangedError: the key holder's key is not the pinned one.
         """
+        require_pinned(self.keyring.home, signing_key)
         if announced.generator != GENERATOR:
             raise SignatureError(f"unknown generator {announced.generator!r:.80}")
         request = pb.FetchSealedKeyRequest(

@@ -5,9 +5,16 @@ UnknownModelError       NotFound: no key of the owner is for the model it names
 KeyNotReadyError        Unavailable: a key did not become usable in time
 IncompleteError         Unavailable: some images got no answer
 UnexpectedAnswerError   Refused: an answer is not one to what was asked
+DeliveryKeyChangedError SignatureError: keys would be signed by another key holder
 """
 
-from core.errors import KeyRefusedError, NotFound, Refused, Unavailable
+from core.errors import (
+    KeyRefusedError,
+    NotFound,
+    Refused,
+    SignatureError,
+    Unavailable,
+)
 
 
 class NoKeyError(KeyRefusedError):
@@ -38,3 +45,12 @@ class UnexpectedAnswerError(Refused):
     """An answer has another shape, id or model than the question."""
 
     hint = "the inference server or its model is not what the registry says"
+
+
+class DeliveryKeyChangedError(SignatureError):
+    """The registry names another signing key of the key holder than it once did."""
+
+    hint = (
+        "ask the key holder, not the registry, whether its key has changed; "
+        "if so, delete key-holder.pub in your folder"
+    )

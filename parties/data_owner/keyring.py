@@ -50,6 +50,7 @@ class Keyring:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home = folder
         self._folder = folder / "keys"
         self._kek_path = folder / "kek.key"
         self._derived: dict[tuple[str, int], BlockKey] = {}
