@@ -211,7 +211,7 @@ def _busy(change: Change) -> Mapping[str, int]:
         Job.kind.in_((Kind.CREATE, Kind.ROTATE)),
         Job.step != Step.OVERLAP,
     )
-    return dict(change.session.execute(query).tuples().all())
+    return dict(change.session.execute(query).all())
 
 
 def _hand_over(change: Change, subjects: AbstractSet[str]) -> None:

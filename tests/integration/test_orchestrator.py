@@ -34,6 +34,7 @@ from orchestrator.audit.keys import public_log_key
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.certificates import DevelopmentCA
 from orchestrator.errors import LogRewound
+from orchestrator.federation import Policies
 from orchestrator.server import SERVICES, open_peers, open_registry, orchestrate
 from orchestrator.settings import Settings
 from orchestrator.workflows.peers import (
@@ -41,8 +42,10 @@ from orchestrator.workflows.peers import (
     IssueId,
     KeyHolder,
     KeyToDraw,
+    Peers,
     RemoteInferenceServer,
     RemoteKeyHolder,
+    SignedReceipt,
 )
 from protos import (
     audit_pb2,
@@ -77,7 +80,7 @@ ALDER = str(ALDER_ID)
 PATIENCE_S = 20.0
 KEY_HOLDER_METHODS = (
     *("CreateKeyVersion", "PrepareIssuedModel"),
-    *("SendIssuedModel", "DestroyKeyVersion"),
+    *("SendIssuedModel", "DestroyKeyVersion", "ExportKeyVersion"),
 )
 
 
@@ -111,6 +114,8 @@ class Town:
             key_holder=Peer(key_holder, KEY_HOLDER_ID),
             inference_server=Peer(inference_server, SERVER_ID),
             parties=EVERYBODY,
+            database=f"sqlite:///{self.home(ORCHESTRATOR_ID) / 'registry.db'}",
+            policies=Policies(destroy_window_s=0.0),
         )
 
 
@@ -187,11 +192,10 @@ def desk(
     town: Town, key_holder: KeyHolder, inference_server: InferenceServer
 ) -> Iterator[Desk]:
     settings, identity = town.settings(), town.identity(ORCHESTRATOR_ID)
+    peers = Peers(key_holder, inference_server, str(KEY_HOLDER_ID))
     with (
         open_registry(settings, identity) as registry,
-        orchestrate(
-            settings, identity, registry, key_holder, inference_server
-        ) as server,
+        orchestrate(settings, identity, registry, peers) as server,
         ExitStack() as stack,
     ):
         yield Desk(town, server.address, stack)
@@ -239,8 +243,8 @@ def test_a_keys_whole_life_over_the_wire(
     office.confirm(key_id, version)
     eventually(lambda: office.states() == {1: "active"})
     workflows = office.workflows(OPERATOR_ID)
-    workflows.RotateKey(
-        workflows_pb2.RotateKeyRequest(owner=ALDER, model=MODEL, overlap_s=0.0)
+    workflows.RotateKeys(
+        workflows_pb2.RotateKeysRequest(owner=ALDER, model=MODEL, overlap_s=0.0)
     )
     eventually(lambda: 2 in office.states())
     office.confirm(key_id, 2)
@@ -409,7 +413,8 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
                 request.model,
                 request.patch_size,
                 request.channels,
-            )
+            ),
+            request.idempotency_key,
         )
         return key_holder_pb2.CreateKeyVersionResponse(
             generator=drawn.generator, commitment=drawn.commitment
@@ -420,7 +425,7 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
         request: key_holder_pb2.PrepareIssuedModelRequest,
         context: grpc.ServicerContext,
     ) -> key_holder_pb2.PrepareIssuedModelResponse:
-        prepared = self._fake.prepare(_issue(request))
+        prepared = self._fake.prepare(_issue(request), request.idempotency_key)
         return key_holder_pb2.PrepareIssuedModelResponse(
             statement=prepared.statement, signature=prepared.signature
         )
@@ -430,7 +435,7 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
         request: key_holder_pb2.SendIssuedModelRequest,
         context: grpc.ServicerContext,
     ) -> key_holder_pb2.SendIssuedModelResponse:
-        self._fake.send(_issue(request))
+        self._fake.send(_issue(request), request.idempotency_key)
         return key_holder_pb2.SendIssuedModelResponse()
 
     def DestroyKeyVersion(
@@ -438,10 +443,24 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
         request: key_holder_pb2.DestroyKeyVersionRequest,
         context: grpc.ServicerContext,
     ) -> key_holder_pb2.DestroyKeyVersionResponse:
-        if (request.key_id, request.version) not in self._fake.keys:
-            context.abort(grpc.StatusCode.NOT_FOUND, "NotFound")
-        self._fake.destroy(request.key_id, request.version)
-        return key_holder_pb2.DestroyKeyVersionResponse()
+        signed = self._fake.destroy(
+            request.key_id, request.version, request.idempotency_key
+        )
+        return key_holder_pb2.DestroyKeyVersionResponse(
+            receipt=signed.receipt, signature=signed.signature
+        )
+
+    def ExportKeyVersion(
+        self,
+        request: key_holder_pb2.ExportKeyVersionRequest,
+        context: grpc.ServicerContext,
+    ) -> key_holder_pb2.ExportKeyVersionResponse:
+        sealed = self._fake.export(request.key_id, request.version)
+        return key_holder_pb2.ExportKeyVersionResponse(
+            envelope=sealed.envelope,
+            signature=sealed.signature,
+            expires_at_ms=sealed.expires_at_ms,
+        )
 
 
 class ModelStoreDoor(model_store_pb2_grpc.ModelStoreServiceServicer):
@@ -459,7 +478,7 @@ class ModelStoreDoor(model_store_pb2_grpc.ModelStoreServiceServicer):
     ) -> model_store_pb2.DeleteIssuedModelResponse:
         if _issue(request) not in self._fake.stored:
             context.abort(grpc.StatusCode.NOT_FOUND, "NotFound")
-        self._fake.delete(_issue(request))
+        self._fake.delete(_issue(request), request.idempotency_key)
         return model_store_pb2.DeleteIssuedModelResponse()
 
 
@@ -515,19 +534,26 @@ def test_the_adapters_carry_every_call_to_the_other_party(
     town: Town, key_holder: FakeKeyHolder
 ) -> None:
     key = KeyToDraw("alder.cells", 1, ALDER, MODEL, 4, 3)
-    issue = IssueId("alder.cells", 1, MODEL, 1)
+    issue, named = IssueId("alder.cells", 1, MODEL, 1), ("alder.cells", 1)
     with (
         doors(town, key_holder) as settings,
-        open_peers(settings, town.identity(ORCHESTRATOR_ID)) as (holder, server),
+        open_peers(settings, town.identity(ORCHESTRATOR_ID)) as peers,
     ):
-        assert holder.draw(key) == key_holder.draw(key)
-        assert holder.prepare(issue) == key_holder.prepare(issue)
-        holder.send(issue)
+        holder, server = peers.key_holder, peers.inference_server
+        assert holder.draw(key, "1/draw") == key_holder.draw(key, "1/draw")
+        prepared = holder.prepare(issue, "1/prepare")
+        assert prepared == key_holder.prepare(issue, "1/prepare")
+        holder.send(issue, "1/send")
         assert key_holder.server.stored == {issue}
-        server.delete(issue)
+        assert holder.export(*named) == key_holder.export(*named)
+        server.delete(issue, "2/remove")
         assert key_holder.server.stored == set()
-        holder.destroy("alder.cells", 1)
-        assert key_holder.destroyed == {("alder.cells", 1)}
+        signed = holder.destroy(*named, "2/destroy")
+        assert signed == key_holder.destroy(*named, "2/destroy")
+        assert key_holder.destroyed == {named}
+
+    done = {**key_holder.effects.done, **key_holder.server.effects.done}
+    assert set(done) == {"1/draw", "1/prepare", "1/send", "2/remove", "2/destroy"}
 
 
 def test_what_is_not_there_is_deleted_and_destroyed_already(
@@ -535,12 +561,13 @@ def test_what_is_not_there_is_deleted_and_destroyed_already(
 ) -> None:
     with (
         doors(town, key_holder) as settings,
-        open_peers(settings, town.identity(ORCHESTRATOR_ID)) as (holder, server),
+        open_peers(settings, town.identity(ORCHESTRATOR_ID)) as peers,
     ):
-        holder.destroy("ghost", 1)
-        server.delete(IssueId("ghost", 1, MODEL, 1))
+        signed = peers.key_holder.destroy("ghost", 1, "1/destroy")
+        peers.inference_server.delete(IssueId("ghost", 1, MODEL, 1), "1/remove")
 
-    assert key_holder.calls["destroy"] == key_holder.server.calls["delete"] == 0
+    assert signed == SignedReceipt(b"", b"")
+    assert key_holder.server.calls["delete"] == 0
 
 
 def test_a_refusal_of_a_peer_is_not_taken_for_absence(town: Town) -> None:
@@ -551,7 +578,7 @@ def test_a_refusal_of_a_peer_is_not_taken_for_absence(town: Town) -> None:
         ) as channel,
         pytest.raises(RemoteError),
     ):
-        RemoteKeyHolder(channel).destroy("alder.cells", 1)
+        RemoteKeyHolder(channel).destroy("alder.cells", 1, "1/destroy")
 
 
 def test_a_peer_that_is_down_is_unavailable(town: Town) -> None:
@@ -561,7 +588,7 @@ def test_a_peer_that_is_down_is_unavailable(town: Town) -> None:
         ) as channel,
         pytest.raises(PeerUnavailable),
     ):
-        RemoteInferenceServer(channel).delete(IssueId("k", 1, MODEL, 1))
+        RemoteInferenceServer(channel).delete(IssueId("k", 1, MODEL, 1), "1/remove")
 
 
 # The process

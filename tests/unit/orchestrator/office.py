@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
@@ -28,11 +29,20 @@ from orchestrator.audit.writer import AuditLog
 from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.database import open_database
-from orchestrator.registry.models import IssuedModel, KeyVersion
+from orchestrator.registry.models import IssuedModel, Job, KeyVersion
 from orchestrator.registry.store import Change, Registry
-from orchestrator.workflows import jobs, keys, release
+from orchestrator.workflows import (
+    holding,
+    jobs,
+    keys,
+    recovery,
+    release,
+    rotation,
+)
 from orchestrator.workflows.engine import Engine
 from orchestrator.workflows.peers import InferenceServer, KeyHolder, Peers
+from orchestrator.workflows.recovery import Compromise
+from orchestrator.workflows.rotation import Rotation, Wish
 from tests.fakes import FakeClock, FakeInferenceServer, FakeKeyHolder
 
 FEDERATION = "clinics.example"
@@ -102,17 +112,61 @@ class Office:
         with self.change(KEY_HOLDER_ID) as change:
             keys.confirm(change, key_id, version)
 
-    def active_key(self, owner: SpiffeId = ALDER_ID) -> str:
-        """Grant, create, draw, confirm, issue: a key that may be used."""
+    def grant(self, owner: SpiffeId = ALDER_ID) -> None:
         with self.change() as change:
             keys.grant(change, str(owner), MODEL)
-            job = keys.create(change, str(owner), MODEL)
-            assert job.key_version is not None
-            key_id = job.key_version.key.key_id
-        self.settle()
-        self.confirm(key_id, 1)
-        self.settle()
+
+    def create(self, owner: SpiffeId = ALDER_ID) -> tuple[str, int]:
+        """Ask for a first key; returns its id and version."""
+        with self.change() as change:
+            return _made(keys.create(change, str(owner), MODEL))
+
+    def rotate(
+        self, owner: SpiffeId | None = ALDER_ID, overlap_s: float = 60.0, **more: Any
+    ) -> list[Rotation]:
+        """Ask for the next version of one owner's key, or of all."""
+        wish = Wish(MODEL, overlap_s, str(owner or ""), **more)
+        with self.change() as change:
+            return rotation.rotate(change, wish)
+
+    def revoke(
+        self, owner: SpiffeId = ALDER_ID, reason: str = "lost"
+    ) -> tuple[str, list[int]]:
+        with self.change() as change:
+            return keys.revoke(change, self.policies, str(owner), MODEL, reason)
+
+    def suspend(
+        self, owner: SpiffeId = ALDER_ID, reason: str = "asked for"
+    ) -> tuple[str, list[int]]:
+        with self.change() as change:
+            return holding.suspend(change, str(owner), MODEL, reason)
+
+    def resume(self, owner: SpiffeId = ALDER_ID) -> tuple[str, list[int]]:
+        with self.change() as change:
+            return holding.resume(change, str(owner), MODEL)
+
+    def restore(self, key_id: str, version: int) -> None:
+        with self.change() as change:
+            holding.restore(change, key_id, version)
+
+    def compromise(
+        self, owner: SpiffeId = ALDER_ID, reason: str = "found on the web"
+    ) -> Compromise:
+        with self.change() as change:
+            return recovery.report(change, self.policies, str(owner), MODEL, reason)
+
+    def active_key(self, owner: SpiffeId = ALDER_ID) -> str:
+        """Grant, create, draw, confirm, issue: a key that may be used."""
+        self.grant(owner)
+        key_id, version = self.create(owner)
+        self.bring_into_use(key_id, version)
         return key_id
+
+    def bring_into_use(self, key_id: str, version: int) -> None:
+        """Have a version drawn, let its owner confirm it, and have it sent."""
+        self.settle()
+        self.confirm(key_id, version)
+        self.settle()
 
     def entries(self, kind: str = "") -> list[Entry]:
         found = self.registry.log.entries(0, 10_000, kind=kind)
@@ -195,6 +249,11 @@ def copied_office(template: Path, folder: Path) -> Iterator[Office]:
     shutil.copytree(template, folder)
     with open_office(folder) as office:
         yield office
+
+
+def _made(job: Job) -> tuple[str, int]:
+    assert job.key_version is not None
+    return job.key_version.key.key_id, job.key_version.version
 
 
 def register_keys(office: Office, party: SpiffeId, key: Ed25519PrivateKey) -> None:

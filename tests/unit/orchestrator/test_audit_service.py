@@ -141,8 +141,7 @@ def test_each_record_of_a_batch_has_a_verdict_of_its_own(office: Office) -> None
 def test_after_a_revocation_the_very_next_answer_is_refused(office: Office) -> None:
     office.active_key()
     assert verdicts(office, inference()) == [""]
-    with office.change() as change:
-        keys.revoke(change, ALDER, MODEL, "lost")
+    office.revoke()
 
     assert verdicts(office, inference()) == ["KeyRefused"]
 
@@ -158,8 +157,7 @@ def test_a_key_that_waits_for_its_owner_answers_nothing(office: Office) -> None:
 
 def test_a_retiring_key_answers_until_its_last_millisecond(office: Office) -> None:
     office.active_key()
-    with office.change() as change:
-        keys.rotate(change, ALDER, MODEL, 1.0)
+    office.rotate(overlap_s=1.0)
     office.settle()
     office.confirm(KEY, 2)
     office.settle()
@@ -169,7 +167,7 @@ def test_a_retiring_key_answers_until_its_last_millisecond(office: Office) -> No
     assert verdicts(office, *both) == ["", ""]
     office.clock.pass_seconds(0.001)
 
-    assert office.states()[KEY, 1] == "retiring", "the reconciler has not run"
+    assert office.states()[KEY, 1] == "retiring", "no job has run"
     assert verdicts(office, *both) == ["KeyRefused", ""]
 
 
@@ -297,8 +295,7 @@ def test_a_party_reports_only_what_its_role_does(office: Office) -> None:
 
 def test_no_party_can_report_a_change_of_state(office: Office) -> None:
     office.active_key()
-    with office.change() as change:
-        keys.revoke(change, ALDER, MODEL, "lost")
+    office.revoke()
     office.settle()
 
     assert set(office.kinds()).isdisjoint(set().union(*KINDS.values()))
