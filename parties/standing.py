@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Final, TypeAlias
 
 from core.errors import (
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_STALENESS_S: Final = 5.0
 POLL_S: Final = 0.2
+
+_MAY_COME_INTO_USE: Final = frozenset({"pre_active", "suspended"})
 
 # Gives what changed since a revision; 0: all that a newcomer must know.
 Ask: TypeAlias = Callable[[int], pb.ListStandingResponse]
@@ -77,6 +79,8 @@ class Standing:
         self._clock = clock
         self._now_ms = now_ms
         self._copy: _Copy | None = None
+        # One look at a time: a slower, older answer must not replace a newer one.
+        self._looking = Lock()
 
     def is_fresh(self) -> bool:
         """Whether what is known is recent enough to serve by."""
@@ -118,8 +122,26 @@ class Standing:
         if key.state not in ("active", "retiring"):
             raise KeyRefusedError(f"the key version is {key.state}")
 
+    def learn_key(self, key_id: str, version: int) -> None:
+        """Look again at a key version that may have come into use since the last look.
+
+        The owner of a key that was rotated or resumed asks under it at once, which is
+        sooner than the next look. Those who ask at the same time share one look.
+        """
+        key = self._fresh().keys.get((key_id, version))
+        if key is not None and key.state not in _MAY_COME_INTO_USE:
+            return
+        began_s = self._clock()
+        with self._looking:
+            if self._fresh().asked_at_s <= began_s:
+                self._look()
+
     def look(self) -> None:
         """Ask the registry once, and remember what it says."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         former, asked_at_s = self._copy, self._clock()
         if former is None:
             self._at_first()

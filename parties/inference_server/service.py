@@ -131,6 +131,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         )
         if served.issue.statement.owner != caller:
             raise NotAllowedError("the key belongs to another owner")
+        self._standing.learn_key(key.key_id, key.key_version)
         self._standing.require_key(key.key_id, key.key_version)
         return served
 

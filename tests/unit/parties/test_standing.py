@@ -150,6 +150,67 @@ def test_what_changed_takes_the_place_of_what_was_known() -> None:
         standing.require_party(OWNER)
 
 
+@pytest.mark.parametrize("former", [{"k": "pre_active"}, {"k": "suspended"}, {}])
+def test_a_version_that_came_into_use_since_the_last_look_is_learned_of(
+    former: dict[str, str],
+) -> None:
+    """Drawn, suspended or never heard of: its owner asks sooner than the next look."""
+    source, standing = heard(word(**former))
+    source.answers = [word(8, k="active")]
+
+    standing.learn_key("k", 1)
+
+    standing.require_key("k", 1)
+    assert source.asked == [0, 7]
+
+
+@pytest.mark.parametrize(
+    "state", ["active", "retiring", "compromised", "destroy_scheduled", "destroyed"]
+)
+def test_a_version_in_use_or_ended_is_not_asked_about_again(state: str) -> None:
+    """A revoked owner that asks without pause costs the registry nothing."""
+    source, standing = heard(word(k=state))
+
+    standing.learn_key("k", 1)
+
+    assert source.asked == [0]
+
+
+def test_who_waited_for_another_look_that_began_later_needs_none_of_its_own() -> None:
+    source, standing = heard(word(k="pre_active"))
+    source.answers = [word(8, k="active")]
+    times: list[float] = []
+    began = Event()
+
+    def clock() -> float:
+        """Read twice before the lock: is it fresh, and when did the question begin."""
+        times.append(source.now_s)
+        if len(times) == 2:
+            began.set()
+        return source.now_s
+
+    with ThreadPoolExecutor(1) as pool:
+        with standing._looking:
+            standing._clock = clock
+            asking = pool.submit(standing.learn_key, "k", 1)
+            assert began.wait(10)
+            source.now_s += 1
+            standing._look()
+        asking.result()
+
+    assert source.asked == [0, 7]
+    standing.require_key("k", 1)
+
+
+def test_a_registry_that_is_away_is_the_error_not_a_refusal() -> None:
+    """`KeyRefused` would say that the key may not be used, which nobody knows."""
+    source, standing = heard(word(k="pre_active"))
+    source.answers = [PeerUnavailable("away")]
+
+    with pytest.raises(PeerUnavailable):
+        standing.learn_key("k", 1)
+
+
 def test_a_registry_that_was_put_back_is_heard_from_the_start() -> None:
     """Its log is shorter than it was: what came after that never happened."""
     source = Source([word(9, a="active"), word(4, b="active"), word(4, b="active")])
