@@ -155,7 +155,7 @@ def test_a_version_that_came_into_use_since_the_last_look_is_learned_of(
     former: dict[str, str],
 ) -> None:
     """Drawn, suspended or never heard of: its owner asks sooner than the next look."""
-    source, standing = heard(word(**former))
+    source, standing = heard(word(7, **former))
     source.answers = [word(8, k="active")]
 
     standing.learn_key("k", 1)
