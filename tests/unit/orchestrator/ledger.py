@@ -1,5 +1,6 @@
 """A registry on a real database, without workflows: a test moves its keys by hand."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from core.rpc.identity import (
     SpiffeId,
 )
 from orchestrator.audit.records import Entry, parse_entry
-from orchestrator.audit.writer import AuditLog
+from orchestrator.audit.writer import AuditLog, log_size
 from orchestrator.registry import store
 from orchestrator.registry.database import open_database
 from orchestrator.registry.lifecycle import IssuedState, KeyAction, KeyState
@@ -101,16 +102,23 @@ class Ledger:
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """A fresh ledger in an empty folder."""
+    """The ledger of a folder; in an empty one it is made."""
     clock = FakeClock()
     with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
         pen = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
         log = AuditLog(database, "demo/audit", pen, clock)
         ledger = Ledger(Registry(database, log, clock, HUB_ID), clock)
         with ledger.registry.own_change() as change:
-            for party in (HUB_ID, OPERATOR_ID, VAULT_ID, CLOUD_ID, LAB_ID, *OWNERS):
-                store.enrol(change, party)
-            _add_model(change)
+            if log_size(change.session) == 0:
+                _begin(change)
+        yield ledger
+
+
+@contextmanager
+def copied_ledger(template: Path, folder: Path) -> Iterator[Ledger]:
+    """A ledger of its own, like the template's, which nobody has open."""
+    shutil.copytree(template, folder / "ledger")
+    with open_ledger(folder / "ledger") as ledger:
         yield ledger
 
 
@@ -118,7 +126,9 @@ def key_id(owner: SpiffeId) -> str:
     return f"{owner.organisation}.{MODEL}"
 
 
-def _add_model(change: Change) -> None:
+def _begin(change: Change) -> None:
+    for spiffe in (HUB_ID, OPERATOR_ID, VAULT_ID, CLOUD_ID, LAB_ID, *OWNERS):
+        store.enrol(change, spiffe)
     model = Model(name=MODEL, provider=_party(change, LAB_ID))
     change.session.add(model_version(model))
     for owner in OWNERS:

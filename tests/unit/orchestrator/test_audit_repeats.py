@@ -26,16 +26,24 @@ from tests.unit.orchestrator.ledger import (
     OPERATOR_ID,
     VAULT_ID,
     Ledger,
+    copied_ledger,
     key_id,
     open_ledger,
 )
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With an active key of one owner."""
-    with open_ledger(tmp_path) as ledger:
+    folder = tmp_path_factory.mktemp("template")
+    with open_ledger(folder) as ledger:
         ledger.active(ALDER_ID)
+    return folder
+
+
+@pytest.fixture
+def ledger(template: Path, tmp_path: Path) -> Iterator[Ledger]:
+    with copied_ledger(template, tmp_path) as ledger:
         yield ledger
 
 
@@ -212,14 +220,14 @@ def test_the_same_report_from_many_threads_is_one_record(ledger: Ledger) -> None
 names = st.sampled_from(["", "a", "b", "c"])
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(batches=st.lists(st.lists(names, max_size=6), max_size=6))
 def test_however_reports_repeat_each_name_has_one_record(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]]
+    tmp_path_factory: pytest.TempPathFactory, template: Path, batches: list[list[str]]
 ) -> None:
     """The oracle is a dictionary."""
     known: dict[str, int] = {}
-    with open_ledger(tmp_path_factory.mktemp("log")) as ledger:
+    with copied_ledger(template, tmp_path_factory.mktemp("log")) as ledger:
         size = ledger.registry.log.size()
         for batch in batches:
             found = indices(ledger, CLOUD_ID, *(event(name) for name in batch))

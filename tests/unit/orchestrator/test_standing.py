@@ -23,6 +23,7 @@ from tests.unit.orchestrator.ledger import (
     MODEL,
     OPERATOR_ID,
     Ledger,
+    copied_ledger,
     key_id,
     open_ledger,
 )
@@ -30,9 +31,16 @@ from tests.unit.orchestrator.ledger import (
 SECOND_OPERATOR = SpiffeId("demo", "second", OPERATOR)
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    with open_ledger(folder):
+        return folder
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with open_ledger(tmp_path) as ledger:
+def ledger(template: Path, tmp_path: Path) -> Iterator[Ledger]:
+    with copied_ledger(template, tmp_path) as ledger:
         yield ledger
 
 
