@@ -10,10 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from core.database import WAIT_S
 from core.orthogonal import GENERATOR
 from core.statements import DESTRUCTION, sign
+from parties.key_holder.at_rest import Entropy
 from parties.key_holder.identities import KeyIdentity
 from parties.key_holder.opening import Store, open_store
 from parties.key_holder.vault import Vault
-from tests.unit.parties.stage import MODEL, OWNER_ID, Entropy
+from tests.unit.parties.stage import MODEL, OWNER_ID
+from tests.unit.parties.stage import Entropy as Drawn
 
 KEK = "file:kek.key"
 KEY = "ward-one-cells"
@@ -63,7 +65,7 @@ def store(
     with open_store(
         folder,
         database_url(folder),
-        entropy=entropy or Entropy(),
+        entropy=entropy or Drawn(),
         clock=lambda: NOW_MS,
         wait_s=wait_s,
     ) as opened_store:
