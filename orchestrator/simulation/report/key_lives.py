@@ -40,6 +40,8 @@ _WIDTH_INCHES = 10.5
 # Orders that come closer than this share of the figure are told above one another.
 _CLOSE: Final = 0.11
 _LEVEL_POINTS: Final = 12
+# From this share of the figure on, there is no room for words to the right.
+_LATE: Final = 0.84
 _ORDER_LINE: Final[Mapping[str, Any]] = {
     "color": INK,
     "linewidth": 0.8,
@@ -155,11 +157,12 @@ def _draw_orders(axes: Axes, orders: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _tell_orders(axes: Axes, rotation: Mapping[str, Any]) -> None:
-    """Name the orders above the lanes; of close ones, the first stands highest."""
+    """Name the orders above the lanes; close ones so that no mast crosses a word."""
     for group in _close_together(rotation["orders"], _CLOSE * rotation["seconds"]):
-        for level, order in enumerate(reversed(group)):
+        late = group[-1]["at_s"] > _LATE * rotation["seconds"]
+        for level, order in enumerate(group if late else reversed(group)):
             told = f"{order['action']} {order['owner'] or 'all'}"
-            _flag(axes, order["at_s"], _LEVEL_POINTS * level, told)
+            _flag(axes, order["at_s"], _LEVEL_POINTS * level, told, late=late)
 
 
 def _close_together(
@@ -174,15 +177,17 @@ def _close_together(
     return groups
 
 
-def _flag(axes: Axes, at_s: float, points: float, text: str) -> None:
-    """A word on a thin mast above the axes."""
+def _flag(axes: Axes, at_s: float, points: float, text: str, *, late: bool) -> None:
+    """A word on a thin mast above the axes; a late one stands left of its mast."""
     foot: dict[str, Any] = {
         "xy": (at_s, 1.0),
         "xycoords": ("data", "axes fraction"),
         "textcoords": "offset points",
     }
     mast = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **_ORDER_LINE}
-    axes.annotate(text, xytext=(2, points + 3), color=INK, fontsize=8, **foot)
+    aside: dict[str, Any] = {"xytext": (-2 if late else 2, points + 3)}
+    aside["ha"] = "right" if late else "left"
+    axes.annotate(text, color=INK, fontsize=8, **aside, **foot)
     axes.annotate("", xytext=(0, points + 12), arrowprops=mast, **foot)
 
 
