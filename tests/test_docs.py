@@ -1,9 +1,12 @@
 """What the documents say is there is there."""
 
 import re
+from functools import cache
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from orchestrator.cli.__main__ import build
 from orchestrator.simulation.report import content
@@ -25,27 +28,41 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     assert [] == missing
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    app = build()
-    known = {_name(command) for command in app.registered_commands}
-    known |= {
-        _name(command)
-        for group in app.registered_groups
-        if group.typer_instance
-        for command in group.typer_instance.registered_commands
-    }
-    known |= {"audit", "keys"}
-    readme = (ROOT / "README.md").read_text()
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
-    written = re.findall(r"^keymixer ([a-z]+)", shell, re.MULTILINE)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_written_exists_with_its_options(document: Path) -> None:
+    """In blocks for a shell, and wherever `keymixer ...` is quoted."""
+    text = document.read_text()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    written = re.findall(r"^ *keymixer ([^#\n]+)", shell, re.MULTILINE)
+    written += re.findall(r"`keymixer ([^`]+)`", text)
 
-    assert written
-    assert set(written) <= known
+    assert [] == [line for line in written if not _exists(line.split())]
 
 
-def _name(command: object) -> str:
-    callback = getattr(command, "callback", None)
-    return str(getattr(command, "name", None) or getattr(callback, "__name__", ""))
+def test_the_documents_name_commands() -> None:
+    """So that the test above has something to find."""
+    for name in ("README.md", "docs/keys.md"):
+        assert len(re.findall("keymixer keys", (ROOT / name).read_text())) > 3
+
+
+@cache
+def _keymixer() -> click.Command:
+    return typer.main.get_command(build())
+
+
+def _exists(words: list[str]) -> bool:
+    command = _keymixer()
+    while isinstance(command, click.Group) and words:
+        found = command.commands.get(words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
+    options = {name for parameter in command.params for name in parameter.opts}
+    wanted = {word for word in words if re.fullmatch("--[a-z-]+", word)}
+    if isinstance(command, click.Group):
+        alone = command.invoke_without_command or wanted == {"--version"}
+        return alone and wanted <= options and all(w.startswith("-") for w in words)
+    return wanted <= options
 
 
 def test_every_field_of_the_report_is_documented() -> None:

@@ -184,8 +184,11 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
         own = _own_settings(federation, party.role)
         if party.role in SERVERS:
             own["listen"] = addresses[party.role]
-        content = json.dumps({**common, **own}, indent=2).encode()
-        write_atomically(workspace.folder(party) / "settings.json", content)
+        path = workspace.folder(party) / "settings.json"
+        # What a person added, such as a recovery key, stays when a run is resumed.
+        added = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.dumps({**added, **common, **own}, indent=2).encode()
+        write_atomically(path, content)
 
 
 def _own_settings(federation: Federation, role: str) -> dict[str, Any]:

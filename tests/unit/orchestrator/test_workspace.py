@@ -14,7 +14,11 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     load_identity,
 )
-from orchestrator.simulation.workspace import Workspace, create_workspace
+from orchestrator.simulation.workspace import (
+    Workspace,
+    assign_ports,
+    create_workspace,
+)
 from tests.unit.orchestrator.cli.desk import two_operators
 
 
@@ -83,3 +87,14 @@ def test_who_does_not_serve_has_no_address_to_listen_on(workspace: Workspace) ->
 
     assert {"orchestrator", "key_holder", "inference_server"} < set(told)
     assert "listen" not in told
+
+
+def test_what_a_person_added_to_the_settings_stays_when_a_run_is_resumed(
+    workspace: Workspace,
+) -> None:
+    path = workspace.server_folder(KEY_HOLDER) / "settings.json"
+    path.write_text(json.dumps({**_settings(path.parent), "recovery_key": "00"}))
+    assign_ports(workspace)
+
+    assert _settings(path.parent)["recovery_key"] == "00"
+    assert _settings(path.parent)["listen"] == workspace.address(KEY_HOLDER)
