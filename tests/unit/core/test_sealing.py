@@ -25,6 +25,7 @@ from core import sealing
 from core.errors import ConfigurationError, CorruptFileError, NotFound, SignatureError
 from core.sealing import (
     HYBRID,
+    RECOVERY,
     X25519,
     ExpiredError,
     SealContext,
@@ -218,6 +219,7 @@ def test_sealing_twice_gives_two_envelopes() -> None:
         {"version": 3},
         {"generator": "keymixer-haar-v2"},
         {"expires_at_ms": NOW_MS + 60_001},
+        {"purpose": RECOVERY},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -10,9 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from core.canonical import canonical
 from core.errors import CorruptFileError, SignatureError
 from core.statements import (
+    DESTRUCTION,
     ENVELOPE,
+    EXPORT,
     ISSUE,
     MANIFEST,
+    DestructionReceipt,
     IssueStatement,
     sign,
     verify,
@@ -44,7 +47,7 @@ def test_the_signed_bytes_are_label_nul_payload() -> None:
     assert expected == sign(PRIVATE, ISSUE, b"payload")
 
 
-@pytest.mark.parametrize("label", [ISSUE, ENVELOPE, "", "manifes"])
+@pytest.mark.parametrize("label", [ISSUE, ENVELOPE, EXPORT, DESTRUCTION, "", "manifes"])
 def test_a_signature_for_one_purpose_counts_for_no_other(label: str) -> None:
     signature = sign(PRIVATE, MANIFEST, b"payload")
 
@@ -133,3 +136,53 @@ def test_a_statement_without_a_field_is_refused(field: str) -> None:
 
 def test_a_statement_about_another_key_has_other_bytes() -> None:
     assert replace(STATEMENT, key_version=3).to_bytes() != STATEMENT.to_bytes()
+
+
+RECEIPT = DestructionReceipt(
+    key_id="k-1",
+    key_version=2,
+    commitment="cd" * 32,
+    destroyed_at_ms=1_750_000_000_000,
+    covers="the seed",
+    excludes="backups",
+)
+
+
+def test_a_receipt_of_destruction_is_read_back() -> None:
+    assert DestructionReceipt.from_bytes(RECEIPT.to_bytes()) == RECEIPT
+
+
+def test_a_receipt_of_destruction_is_sorted_json_without_spaces() -> None:
+    plain = json.dumps(asdict(RECEIPT), sort_keys=True, separators=(",", ":"))
+
+    assert plain.encode() == RECEIPT.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("commitment", "cd"),
+        ("commitment", "CD" * 32),
+        ("key_version", 0),
+        ("destroyed_at_ms", 0),
+        ("destroyed_at_ms", "now"),
+        ("key_id", ""),
+        ("covers", ""),
+        ("excludes", ""),
+        ("extra", 1),
+    ],
+)
+def test_a_receipt_that_cannot_be_is_refused(field: str, value: Any) -> None:
+    document = canonical({**asdict(RECEIPT), field: value})
+
+    with pytest.raises(CorruptFileError):
+        DestructionReceipt.from_bytes(document)
+
+
+@pytest.mark.parametrize("field", asdict(RECEIPT))
+def test_a_receipt_without_a_field_is_refused(field: str) -> None:
+    document = asdict(RECEIPT)
+    del document[field]
+
+    with pytest.raises(CorruptFileError, match=field):
+        DestructionReceipt.from_bytes(canonical(document))
