@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.simulation.processes import is_running, load
+from orchestrator.simulation.processes import Process, is_running, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -106,3 +108,30 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(
     assert done.returncode == 1
     assert "do not split into 5x5 patches" in done.stderr
     assert [] == list(tmp_path.iterdir())
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Ctrl-C while the servers start: no process, no folder."""
+    command = (sys.executable, "-m", "orchestrator.cli", "bench", "keys")
+    with subprocess.Popen(
+        [*command, "--owners", "3"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as bench:
+        started = _started(bench, tmp_path)
+        bench.send_signal(signal.SIGINT)
+        code = bench.wait()
+
+    assert code == 130
+    assert [] == [process.name for process in started if is_running(process)]
+    assert [] == list(tmp_path.iterdir())
+
+
+def _started(bench: "subprocess.Popen[bytes]", folder: Path) -> list[Process]:
+    """What runs once the first processes do."""
+    while bench.poll() is None:
+        for record in folder.glob("*/*/processes.json"):
+            return load(record)
+        time.sleep(0.01)
+    raise AssertionError("it ended before it had started anything")
