@@ -37,6 +37,7 @@ _HAS_IT: Final = (IssuedState.PENDING, IssuedState.LIVE, IssuedState.RETIRING)
 
 def registered(change: Change, version: ModelVersion) -> None:
     """A release was registered: without a champion, it is what keys are issued."""
+    change.session.flush()  # a new version does not know its model's id before
     alias = change.session.get(ModelAlias, (version.model_id, store.CHAMPION))
     known = exists().where(Job.subject == _subject(version))
     if alias is None and not change.session.scalar(select(known)):
