@@ -69,8 +69,16 @@ def hpke_open(
     info: bytes,
     aad: bytes = b"",
 ) -> bytes:
-    """Key schedule and first message of HPKE base mode (RFC 9180, section 5.1)."""
-    key_bytes = {1: 16, 2: 32}[aead_id]
+    """First message of HPKE base mode (RFC 9180, section 5.2)."""
+    key, nonce = key_schedule(kem_id, aead_id, shared_secret, info)
+    return AESGCM(key).decrypt(nonce, ciphertext, aad)
+
+
+def key_schedule(
+    kem_id: int, aead_id: int, shared_secret: bytes, info: bytes
+) -> tuple[bytes, bytes]:
+    """Key and first nonce of base mode (RFC 9180, section 5.1)."""
+    key_bytes = {1: 16, 2: 32, 3: 32}[aead_id]
     suite = b"HPKE" + b"".join(n.to_bytes(2, "big") for n in (kem_id, 1, aead_id))
     context = b"\x00" + b"".join(
         labeled_extract(b"", suite, label, value)
@@ -78,15 +86,19 @@ def hpke_open(
     )
     secret = labeled_extract(shared_secret, suite, b"secret", b"")
     key = labeled_expand(secret, suite, b"key", context, key_bytes)
-    nonce = labeled_expand(secret, suite, b"base_nonce", context, 12)
-    return AESGCM(key).decrypt(nonce, ciphertext, aad)
+    return key, labeled_expand(secret, suite, b"base_nonce", context, 12)
 
 
 def dhkem_shared_secret(private: X25519PrivateKey, encapsulated: bytes) -> bytes:
     """Decapsulate (RFC 9180, section 4.1)."""
-    suite = b"KEM" + X25519.to_bytes(2, "big")
     shared = private.exchange(X25519PublicKey.from_public_bytes(encapsulated))
-    kem_context = encapsulated + private.public_key().public_bytes_raw()
+    return dhkem_expanded(
+        shared, encapsulated + private.public_key().public_bytes_raw()
+    )
+
+
+def dhkem_expanded(shared: bytes, kem_context: bytes) -> bytes:
+    suite = b"KEM" + X25519.to_bytes(2, "big")
     prk = labeled_extract(b"", suite, b"eae_prk", shared)
     return labeled_expand(prk, suite, b"shared_secret", kem_context, 32)
 
@@ -146,6 +158,53 @@ def test_the_second_hpke_opens_the_vector_of_rfc_9180() -> None:
         )
         == b"Beauty is truth, truth beauty"
     )
+
+
+@pytest.mark.parametrize(
+    ("aead_id", "ephemeral", "recipient", "shared_secret", "key", "nonce"),
+    [
+        (
+            1,
+            "52c4a758a802cd8b936eceea314432798d5baf2d7e9235dc084ab1b9cfa2f736",
+            "3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d",
+            "fe0e18c9f024ce43799ae393c7e8fe8fce9d218875e8227b0187c04e7d2ea1fc",
+            "4531685d41d65f03dc48f6b8302c05b0",
+            "56d890e5accaaf011cff4b7d",
+        ),
+        (
+            3,
+            "f4ec9b33b792c372c1d2c2063507b684ef925b8c75a42dbcbf57d63ccd381600",
+            "4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a",
+            "0bbe78490412b4bbea4812666f7916932b828bba79942424abb65244930d69a7",
+            "ad2744de8e17f4ebba575b3f5f5a8fa1f69c2a07f6e7500bc60ca6e3e3ec1c91",
+            "5c4d98150661b848853b547f",
+        ),
+    ],
+    ids=["A.1.1", "A.2.1"],
+)
+def test_the_second_hpke_derives_the_keys_of_rfc_9180(
+    *,
+    aead_id: int,
+    ephemeral: str,
+    recipient: str,
+    shared_secret: str,
+    key: str,
+    nonce: str,
+) -> None:
+    """Appendix A, DHKEM(X25519, HKDF-SHA256), from the sender's side.
+
+    A.2.1 has a key of 32 bytes, as our suite has, whose AEAD (2) the appendix leaves
+    out for this KEM.
+    """
+    private = X25519PrivateKey.from_private_bytes(bytes.fromhex(ephemeral))
+    public = bytes.fromhex(recipient)
+    shared = private.exchange(X25519PublicKey.from_public_bytes(public))
+    expanded = dhkem_expanded(shared, private.public_key().public_bytes_raw() + public)
+    info = bytes.fromhex("4f6465206f6e2061204772656369616e2055726e")
+
+    assert expanded.hex() == shared_secret
+    derived = key_schedule(X25519, aead_id, expanded, info)
+    assert [part.hex() for part in derived] == [key, nonce]
 
 
 def test_an_x25519_envelope_is_rfc_9180() -> None:
