@@ -75,7 +75,7 @@ def request(
     if known is not None:
         return known
     made = Approval(
-        action=action,
+        action=action.value,
         arguments=written,
         requested_by=change.actor,
         state=ApprovalState.PENDING,
