@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,7 +26,8 @@ EXIT_CODES: Final = (
 )
 
 Row = Mapping[str, Any]
-_IDS: Final = frozenset({"key_id", "spiffe_id"})
+# What is to be copied, or read at a glance, stays on one line.
+_WHOLE: Final = frozenset({"key_id", "spiffe_id", "state"})
 # Of keys, issued models, parties, servers, jobs and approvals; others stay plain.
 _STATE_COLOURS: Final = {
     "pre_active": "cyan",
@@ -97,10 +99,15 @@ def print_rows(
     if as_json:
         print_json(list(rows))
         return
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for field, heading in columns.items():
-        # Ids are to be copied: they stay on one line.
-        table.add_column(heading, overflow="fold", no_wrap=field in _IDS)
+        table.add_column(heading, overflow="fold", no_wrap=field in _WHOLE)
     for row in rows:
         table.add_row(*(_cell(field, str(row[field])) for field in columns))
     Console().print(table if rows else f"{title}: none yet")
@@ -109,6 +116,8 @@ def print_rows(
 def print_facts(title: str, facts: Row) -> None:
     """Print what is known of one thing, a line each; what is empty is left out."""
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
     for field, value in facts.items():
         if str(value):
             table.add_row(Text(field, style="dim"), _cell(field, str(value)))

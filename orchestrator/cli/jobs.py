@@ -23,9 +23,7 @@ _COLUMNS: Final = {
     "subject": "subject",
     "state": "state",
     "step": "step",
-    "age": "age",
-    "next": "goes on",
-    "why": "why",
+    "next": "next",
 }
 
 
@@ -80,8 +78,7 @@ def show(
         started = [job_fields(child) for child in children]
         print_json({**job_fields(job), "children": started})
         return
-    hidden = {"id", "parent_id", "attempts"} if job.parent_id == 0 else {"id"}
-    facts = {k: v for k, v in job_row(job).items() if k not in hidden}
+    facts = {name: value or "" for name, value in job_fields(job).items()}
     print_facts(f"Job {job.id}", facts)
     if children:
         rows = [job_row(child) for child in children]

@@ -25,21 +25,20 @@ All = Annotated[
 ]
 _KEYS: Final = {
     "key_id": "key",
-    "version": "version",
+    "version": "v",
     "state": "state",
     "age": "age",
     "images_used": "images",
     "next": "next",
 }
 _VERSIONS: Final = {
-    "version": "version",
+    "version": "v",
     "state": "state",
     "primary": "primary",
     "age": "age",
     "images_used": "images",
     "next": "next",
     "reason": "reason",
-    "commitment": "commitment",
 }
 _ISSUED: Final = {
     "key_version": "key version",
@@ -52,8 +51,7 @@ _JOBS: Final = {
     "kind": "kind",
     "state": "state",
     "step": "step",
-    "next": "goes on",
-    "why": "why",
+    "next": "next",
 }
 
 
@@ -166,8 +164,10 @@ def _footnotes(hidden: int, outlook: "Outlook") -> None:
     if hidden:
         say(f"{hidden} destroyed, not shown: keymixer keys list --all")
     stuck = [job.id for job in outlook.jobs if job.state == "needs_operator"]
-    if stuck:
-        say(f"{len(stuck)} jobs need an operator: keymixer jobs show {stuck[0]}")
+    if len(stuck) == 1:
+        say(f"job {stuck[0]} needs an operator: keymixer jobs show {stuck[0]}")
+    elif stuck:
+        say(f"{len(stuck)} jobs need an operator: keymixer jobs list")
 
 
 def _print_whole(
@@ -207,6 +207,11 @@ def _show_whole(
         "model": key.model,
         "blocks": f"{size} x {size} x {versions[-1].channels}",
         "generator": versions[-1].generator,
+        **{
+            f"commitment of {version.version}": version.commitment.hex()
+            for version in versions
+            if version.state != "destroyed"
+        },
         **policy_facts(session.policies),
     }
     print_facts(key.key_id, facts)

@@ -81,11 +81,8 @@ def _subject(version: KeyVersion) -> str:
     return f"{key}/{version.version}"
 
 
-def _pre_active(_: Outlook, version: KeyVersion, job: Job | None) -> str:
-    if job is None:
-        owner = organisation(version.owner)
-        return f"no job works on it: `keymixer keys revoke {owner}` ends it"
-    return progress(job)
+def _pre_active(_: Outlook, _version: KeyVersion, job: Job | None) -> str:
+    return "no job works on it: revoke it" if job is None else progress(job)
 
 
 def _active(outlook: Outlook, version: KeyVersion, _: Job | None) -> str:
@@ -112,17 +109,17 @@ def _retiring(outlook: Outlook, version: KeyVersion, _: Job | None) -> str:
     return f"refused {until(version.retire_at_ms, outlook.now_ms)}"
 
 
-def _suspended(_: Outlook, version: KeyVersion, job: Job | None) -> str:
+def _suspended(_: Outlook, _version: KeyVersion, job: Job | None) -> str:
     if job is None:
-        return f"refused until `keymixer keys resume {organisation(version.owner)}`"
+        return "refused until it is resumed"
     if job.step == "await_release":
         return f"waits for a clean release (job {job.id})"
     return f"is replaced in the recovery (job {job.id})"
 
 
-def _compromised(_: Outlook, version: KeyVersion, job: Job | None) -> str:
+def _compromised(_: Outlook, _version: KeyVersion, job: Job | None) -> str:
     if job is None:
-        return f"`keymixer keys revoke {organisation(version.owner)}` destroys it"
+        return "refused for good: revoke it"
     return f"destroyed in the recovery (job {job.id})"
 
 

@@ -1,7 +1,7 @@
 """What the registry answers, as the fields of a table or of JSON."""
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from core.duration import show_duration
 from orchestrator.cli.outlook import Outlook
@@ -12,8 +12,6 @@ from protos.registry_pb2 import IssuedModel, KeyVersion
 from protos.workflows_pb2 import Approval, Job, Rotation
 
 Fields = dict[str, Any]
-_DIGITS: Final = 16
-_OPEN: Final = frozenset({"ready", "waiting"})
 
 
 def key_fields(version: KeyVersion, outlook: Outlook) -> Fields:
@@ -45,7 +43,6 @@ def key_row(version: KeyVersion, outlook: Outlook) -> Fields:
         "images_used": f"{version.images_used:,}",
         "age": since(version.created_at_ms, outlook.now_ms),
         "primary": "yes" if version.primary else "",
-        "commitment": f"{version.commitment.hex()[:_DIGITS]}...",
     }
 
 
@@ -85,12 +82,8 @@ def job_fields(job: Job) -> Fields:
 
 
 def job_row(job: Job) -> Fields:
-    """A job for the eye: when it goes on."""
-    now = now_ms()
-    next_ = ""
-    if job.state in _OPEN:
-        next_ = until(job.next_at_ms, now) if job.next_at_ms else "when it happens"
-    return {**job_fields(job), "age": since(job.created_at_ms, now), "next": next_}
+    """A job for the eye: why it stands where it does, and when it goes on."""
+    return {**job_fields(job), "next": _goes_on(job)}
 
 
 def approval_fields(approval: Approval) -> Fields:
@@ -165,3 +158,11 @@ def _rotation_in_words(policy: RotationPolicy) -> str:
         told.append(f"every day at {policy.daily_at} UTC")
     told += [f"at {moment:%Y-%m-%d %H:%M} {moment.tzname()}" for moment in policy.at]
     return ", or ".join(told) or "when an operator asks"
+
+
+def _goes_on(job: Job) -> str:
+    if job.state == "ready":
+        return "now"
+    if job.state == "waiting" and job.next_at_ms:
+        return f"{until(job.next_at_ms, now_ms())}: {job.why}"
+    return job.why

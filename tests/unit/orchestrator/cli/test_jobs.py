@@ -77,9 +77,8 @@ def test_a_person_reads_when_a_job_goes_on_and_why_it_waits(
         line for line in terminal.text("jobs").splitlines() if "archive" in line
     )
 
-    assert "in 1h" in first
-    assert "until the window ends" in first
-    assert "when it happens" in second
+    assert "in 1h: until the window ends" in first
+    assert "for the owner" in second
 
 
 def test_a_job_is_shown_with_those_it_started_and_what_can_be_done(

@@ -61,7 +61,7 @@ def test_every_state_has_an_outlook(state: str) -> None:
             "waits: the key holder is away",
         ),
         (_version("pre_active"), [_job(KEY, "send", "ready")], "the model is issued"),
-        (_version("pre_active"), [], "`keymixer keys revoke st-anna` ends it"),
+        (_version("pre_active"), [], "no job works on it: revoke it"),
         (_version("active"), [], "served until it is rotated"),
         (_version("active"), [_job(KEY, "send")], "retires once its successor is live"),
         # In the overlap the new version is the active one, and nothing awaits it.
@@ -72,7 +72,7 @@ def test_every_state_has_an_outlook(state: str) -> None:
             "refused in 8m",
         ),
         (_version("retiring", retire_at_ms=NOW_MS), [], "refused now"),
-        (_version("suspended"), [], "refused until `keymixer keys resume st-anna`"),
+        (_version("suspended"), [], "refused until it is resumed"),
         (
             _version("suspended"),
             [_job("recover:convmixer", "await_release")],
@@ -88,7 +88,7 @@ def test_every_state_has_an_outlook(state: str) -> None:
             [_job("recover:convmixer", "rekey")],
             "destroyed in the recovery (job 9)",
         ),
-        (_version("compromised"), [], "`keymixer keys revoke st-anna` destroys it"),
+        (_version("compromised"), [], "refused for good: revoke it"),
         (
             _version("destroy_scheduled", destroy_at_ms=NOW_MS + 7 * DAY_MS - HOUR_MS),
             [_job(f"{KEY}/2", "window", why="until the window ends")],
