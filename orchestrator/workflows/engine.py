@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Final
 
-import grpc
+from grpc import StatusCode
 
-from core.errors import Exhausted, KeymixerError, NotFound, Unavailable
+from core.errors import KeymixerError, NotFound, Unavailable
 from core.rpc.errors import RemoteError
 from orchestrator.federation import Policies
+from orchestrator.registry.models import Job
 from orchestrator.registry.store import Registry
 from orchestrator.settings import DEFAULT_LEASE_S, DEFAULT_WORKERS
 from orchestrator.workflows import approvals, jobs, schedule
@@ -33,18 +34,20 @@ SCHEDULE_MS: Final = 1000
 # A job put off waits so long first, then twice as long each time, up to a bound.
 FIRST_PAUSE_MS: Final = 200
 LONGEST_PAUSE_MS: Final = 30_000
-# A bug may be a passing one; three times in a row it is not.
+# A bug may be a passing one; three times it is not.
 TRIES_OF_A_BUG: Final = 3
 
 # What these answer may still be on its way: an upload by the provider.
 _AWAIT_UPLOADS: Final = frozenset({Step.PREPARE, Step.SEND})
 _PASSING: Final = frozenset(
     {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+_TOO_LARGE: Final = "TooLarge"
+_UNFORESEEN: Final = frozenset({StatusCode.INTERNAL, StatusCode.UNKNOWN})
 
 
 def _random_name() -> str:
@@ -195,11 +198,9 @@ class Engine:
         work = Work(lease, self.registry, self.peers, self.policies, self._lease_ms)
         try:
             with work.commit() as (change, job):
-                if passes_by_itself(lease, error):
-                    pause_ms = min(
-                        FIRST_PAUSE_MS << min(job.attempts, 16), LONGEST_PAUSE_MS
-                    )
-                    jobs.put_off(change, job, _why(error), change.now_ms + pause_ms)
+                if _passes_by_itself(job, error):
+                    again_ms = change.now_ms + pause_ms(job.attempts)
+                    jobs.put_off(change, job, _why(error), again_ms)
                 else:
                     why = f"{_why(error)}; {_advice(lease)}"
                     jobs.leave_to_operator(change, job, why, _kind(error))
@@ -210,16 +211,34 @@ class Engine:
             )
 
 
-def passes_by_itself(lease: Lease, error: Exception) -> bool:
+def pause_ms(attempts: int) -> int:
+    """How long a step waits that has failed so often: twice as long each time."""
+    # Shifted further, it would only be a larger number than the bound.
+    return min(FIRST_PAUSE_MS << min(attempts, 16), LONGEST_PAUSE_MS)
+
+
+def _passes_by_itself(job: Job, error: Exception) -> bool:
     """Is there hope without an operator: a peer away, an upload still to come?"""
-    if not isinstance(error, KeymixerError):
-        return lease.attempts + 1 < TRIES_OF_A_BUG
+    if _is_bug(error):
+        return jobs.stumble(job) < TRIES_OF_A_BUG
+    if _is_missing(error):
+        return job.step in _AWAIT_UPLOADS
+    if isinstance(error, RemoteError) and error.kind != _TOO_LARGE:
+        return error.status in _PASSING
+    return isinstance(error, Unavailable)
+
+
+def _is_bug(error: Exception) -> bool:
+    """Did something happen that nobody has foreseen, here or at the peer?"""
     if isinstance(error, RemoteError):
-        missing = error.status is grpc.StatusCode.NOT_FOUND
-        return error.status in _PASSING or (missing and lease.step in _AWAIT_UPLOADS)
-    if isinstance(error, NotFound):
-        return lease.step in _AWAIT_UPLOADS
-    return isinstance(error, (Unavailable, Exhausted))
+        return error.status in _UNFORESEEN
+    return not isinstance(error, KeymixerError)
+
+
+def _is_missing(error: Exception) -> bool:
+    if isinstance(error, RemoteError):
+        return error.status is StatusCode.NOT_FOUND
+    return isinstance(error, NotFound)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from orchestrator.registry.models import Job, Key, KeyVersion
 from orchestrator.registry.store import Change
 
 OPEN: Final = (JobState.READY, JobState.WAITING, JobState.NEEDS_OPERATOR)
+_STUMBLES: Final = "stumbles"
 _CLAIMABLE: Final = (JobState.READY, JobState.WAITING)
 
 
@@ -180,6 +181,13 @@ def arguments(job: Job) -> dict[str, Any]:
 def note(job: Job, **more: Any) -> None:
     """Have the job remember something for its later steps."""
     job.arguments = canonical(arguments(job) | more)
+
+
+def stumble(job: Job) -> int:
+    """Count what nobody expected to happen; returns how often it has, so far."""
+    times: int = arguments(job).get(_STUMBLES, 0) + 1
+    note(job, **{_STUMBLES: times})
+    return times
 
 
 def facts(job: Job) -> dict[str, Fact]:
@@ -377,6 +385,7 @@ def retry(change: Change, job: Job) -> None:
         raise Conflict(f"a job that is {job.state} is not tried again")
     _stand(change, job, JobState.READY, why="", next_at_ms=change.now_ms)
     job.attempts = 0
+    note(job, **{_STUMBLES: 0})
     change.has_work()
     change.record("job.retried", facts(job), readers(job))
 

@@ -17,7 +17,6 @@ _CREATE: Final = {
     **_ISSUE,
 }
 _END: Final = {
-    Step.OVERLAP: ending.overlap,
     Step.REMOVE: ending.remove,
     Step.WINDOW: ending.window,
     Step.DESTROY: ending.destroy,
@@ -35,7 +34,7 @@ STEPS: Final[Mapping[tuple[str, str], Procedure]] = MappingProxyType(
                 Step.CHILDREN: release.children,
             },
             Kind.REVOKE: _END,
-            Kind.DESTROY: _END,
+            Kind.DESTROY: {**_END, Step.OVERLAP: ending.overlap},
             Kind.RECOVER: {
                 Step.AWAIT_RELEASE: recovery.await_release,
                 Step.REKEY: recovery.rekey,

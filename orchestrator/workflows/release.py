@@ -8,7 +8,7 @@
 
 from typing import Final
 
-from sqlalchemy import exists, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import store
@@ -100,6 +100,11 @@ def _subject(version: ModelVersion) -> str:
     return f"release:{version.model.name}/{version.version}"
 
 
+def _end(version: ModelVersion) -> str:
+    """How the subjects of the `issue` jobs for a version end."""
+    return f"/{version.model.name}/{version.version}"
+
+
 def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
     """Key versions in use that the model version fits, without it and without a job."""
     has_it = exists().where(
@@ -111,7 +116,7 @@ def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
         Job.key_version_id == KeyVersion.id,
         Job.kind == Kind.ISSUE,
         Job.state.in_(jobs.OPEN),
-        Job.subject.endswith(f"/{version.version}"),
+        Job.subject.endswith(_end(version)),
     )
     shape = issuing.blocks(version.manifest) or (0, 0)
     query = (
@@ -145,6 +150,9 @@ def _give_up_exposed(change: Change, model: Model) -> None:
         ModelVersion.model_id == model.id, ModelVersion.exposed_at_ms.is_not(None)
     )
     for version in change.session.scalars(query).all():
-        job = jobs.open_on(change.session, _subject(version))
-        for each in [*jobs.children(change.session, job), job] if job else []:
-            jobs.abort(change, each, "the embedding of this version is exposed")
+        brings_it = or_(
+            Job.subject == _subject(version),
+            and_(Job.kind == Kind.ISSUE, Job.subject.endswith(_end(version))),
+        )
+        for job in jobs.open_jobs(change.session, brings_it):
+            jobs.abort(change, job, "the embedding of this version is exposed")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from core.architecture import Architecture
 from core.database import Database
@@ -225,10 +225,21 @@ def open_office(folder: Path) -> Iterator[Office]:
     """Open an office on the database in `folder`, which is made if it is missing."""
     clock = FakeClock()
     with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
+        _do_not_wait_for_the_disk(database)
         log = AuditLog(database, f"{FEDERATION}/audit", LOG_KEY, clock)
         registry = Registry(database, log, clock, ORCHESTRATOR_ID)
         server = FakeInferenceServer()
         yield Office(folder, database, clock, registry, server, FakeKeyHolder(server))
+
+
+def _do_not_wait_for_the_disk(database: Database) -> None:
+    """No test here cuts the power, and the disk would take most of the time."""
+
+    def relax(connection: Any, _entry: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(database._engine, "connect", relax)
+    database._engine.dispose()
 
 
 def make_template(folder: Path) -> None:
@@ -269,9 +280,12 @@ def register_model(
     patch_size: int = 4,
     parent: int | None = None,
     seed: int = 0,
+    embedding: str = "a",
 ) -> int:
     """Register a release by the provider; returns its version."""
-    manifest = manifest_bytes(name, patch_size=patch_size, parent=parent, seed=seed)
+    manifest = manifest_bytes(
+        name, patch_size=patch_size, parent=parent, seed=seed, embedding=embedding
+    )
     with office.change(PROVIDER_ID) as change:
         made = store.register_model_version(
             change, manifest, sign(PROVIDER_KEY, MANIFEST, manifest)
@@ -286,6 +300,7 @@ def manifest_bytes(
     patch_size: int = 4,
     parent: int | None = None,
     seed: int = 0,
+    embedding: str = "a",
 ) -> bytes:
     shape = Architecture(hidden=8, depth=1, patch_size=patch_size, classes=2)
     return Manifest(
@@ -295,6 +310,6 @@ def manifest_bytes(
         classes=("healthy", "ill"),
         metrics={"test_accuracy": 0.75},
         lineage={"seed": seed} | ({} if parent is None else {"parent": parent}),
-        embedding_digest="a" * 64,
+        embedding_digest=embedding * 64,
         backbone_digest="b" * 64,
     ).to_bytes()
