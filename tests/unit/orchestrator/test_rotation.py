@@ -9,7 +9,7 @@ import pytest
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.simulation.lives import Stay, lives, successions
 from orchestrator.simulation.requests import Released
-from orchestrator.simulation.rotation import failures, served_after_end
+from orchestrator.simulation.rotation import Order, failures, served_after_end
 from orchestrator.simulation.rotation_figures import (
     RotationBroken,
     measure,
@@ -359,3 +359,17 @@ def test_a_rotation_that_reached_nobody_is_found(story: Story) -> None:
     story.order(3500, "rotate", rotations=2)
 
     assert broken(story) == "2 of 4 rotations reached the owners"
+
+
+def test_a_rotation_that_a_policy_ordered_is_no_fault(story: Story) -> None:
+    story.orders[0] = Order("rotate", "anna", 1000, 1010, 1)
+
+    require_unbroken(figures_of(story))
+
+
+def test_what_was_destroyed_after_the_last_request_is_not_counted(
+    story: Story,
+) -> None:
+    story.state(9000, "ben", 2, "destroyed")
+
+    assert figures_of(story)["destroyed"] == 2
