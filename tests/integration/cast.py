@@ -178,7 +178,7 @@ class Cast:
             self.addresses[ORCHESTRATOR_ID] = server.address
             yield
 
-    def settle(self, who: SpiffeId, *peers: SpiffeId) -> Path:
+    def settle(self, who: SpiffeId, *peers: SpiffeId, **more: object) -> Path:
         """Give a party its identity and settings; return its folder."""
         self.identity(who)
         settings = {
@@ -190,7 +190,7 @@ class Cast:
         }
         common = {"federation": "demo", "listen": "127.0.0.1:0"}
         path = self.home(who) / "settings.json"
-        path.write_text(json.dumps(common | settings))
+        path.write_text(json.dumps(common | settings | more))
         return path.parent
 
     @contextmanager
@@ -203,8 +203,8 @@ class Cast:
             yield
 
     @contextmanager
-    def key_holder(self) -> Iterator[None]:
-        folder = self.settle(KEY_HOLDER_ID, ORCHESTRATOR_ID, SERVER_ID)
+    def key_holder(self, **settings: object) -> Iterator[None]:
+        folder = self.settle(KEY_HOLDER_ID, ORCHESTRATOR_ID, SERVER_ID, **settings)
         with key_holder.running(folder):
             self.found(KEY_HOLDER_ID, KEY_SERVICE)
             yield
@@ -256,10 +256,10 @@ class Cast:
                 )
             )
 
-    def draw(self) -> None:
+    def draw(self, version: int = 1) -> None:
         request = key_holder_pb2.CreateKeyVersionRequest(
             key_id="k",
-            version=1,
+            version=version,
             owner=str(OWNER_ID),
             model=MODEL,
             patch_size=TINY.patch_size,
