@@ -42,6 +42,7 @@ KINDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
                 "key_holder.started",
                 "embedding.stored",
                 "key.fetched",
+                "key.sealed_for_recovery",
                 "keys.rewrapped",
                 "refused",
             }
