@@ -1,6 +1,7 @@
 """The command: help with examples, exit codes, one form of error."""
 
 import json
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -205,3 +206,16 @@ def test_a_command_whose_packages_are_not_installed_says_what_to_install(
     assert code == 1
     assert error["kind"] == "NotInstalled"
     assert "pip install" in error["next"]
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
+    """A data owner has neither torch nor SQLAlchemy, and `--help` is quick."""
+    program = (
+        "import sys; from orchestrator.cli.__main__ import build; build();"
+        "heavy = {'grpc', 'google.protobuf', 'sqlalchemy', 'torch', 'pydantic'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+
+    assert done.returncode == 0
