@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.console import FAILED, exit_code
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.simulation.lives import Stay, lives, successions
 from orchestrator.simulation.requests import Released
@@ -373,3 +374,10 @@ def test_what_was_destroyed_after_the_last_request_is_not_counted(
     story.state(9000, "ben", 2, "destroyed")
 
     assert figures_of(story)["destroyed"] == 2
+
+
+def test_a_run_with_a_fault_does_not_end_well() -> None:
+    error = RotationBroken("failed_requests is 1, not 0")
+
+    assert (FAILED, "RotationBroken") == (exit_code(error), error.kind)
+    assert "report.json" in error.hint
