@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: set[str]) -> 
         "protos/registry.proto",
         "orchestrator/simulation/report/templates/report.html.j2",
         "orchestrator/registry/migrations/env.py",
+        "parties/key_holder/migrations/env.py",
     ],
 )
 def test_the_wheel_holds_what_is_not_plain_python_too(
