@@ -1,10 +1,12 @@
 """`keymixer audit list | show | verify`: what happened, and that the log is whole."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +16,9 @@ from core.console import EXIT_CODES, print_json, print_rows
 from core.errors import NotFound, Refused
 from orchestrator.cli.options import LATEST, As, AsJson, Run
 from orchestrator.cli.session import ask
+
+if TYPE_CHECKING:
+    from core.database import Database
 
 DIGEST_DIGITS = 64
 KEY_BYTES = 32
@@ -86,7 +91,8 @@ def verify(
         def update(done: float, total: float, _note: str = "") -> None:
             progress.update(task, completed=done, total=total)
 
-        report = verify_log(folder / "registry.db", key, on_progress=update)
+        with _log_of(folder) as (source, side_file):
+            report = verify_log(source, key, update, side_file=side_file)
     if report.checkpoints == 0:
         raise NotSignedError(f"no checkpoint signs any of its {report.size} records")
     if json_:
@@ -111,6 +117,24 @@ class NotSignedError(Refused):
     """A log without a checkpoint could be anybody's, and could be cut unseen."""
 
     hint = "start the orchestrator, which signs its log, and verify again"
+
+
+@contextmanager
+def _log_of(folder: Path) -> "Iterator[tuple[Database | Path, Path | None]]":
+    """The log's database: SQLite's file, or a server's and the checkpoint beside us."""
+    from sqlalchemy import make_url
+
+    from orchestrator.audit.writer import SIDE_FILE
+    from orchestrator.registry.database import open_database
+    from orchestrator.settings import Settings
+
+    found = Settings.load(folder).database
+    url = make_url(found)
+    if url.get_backend_name() == "sqlite":
+        yield Path(url.database or ""), None
+        return
+    with open_database(found) as database:
+        yield database, folder / SIDE_FILE
 
 
 def _records(

@@ -1,0 +1,46 @@
+"""`keymixer audit verify` finds the log wherever the orchestrator's settings put it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.rpc.identity import ORCHESTRATOR
+from orchestrator.audit.keys import ensure_log_key
+from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
+from orchestrator.registry.database import open_database
+from orchestrator.simulation.workspace import create_workspace
+from tests.unit.orchestrator.cli.desk import SCENARIO, Terminal
+
+ACTOR = "spiffe://digits.keymixer/consortium/operator"
+
+
+@pytest.fixture
+def terminal(
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Terminal:
+    """A run whose log is at `url`: three records, one checkpoint."""
+    workspace = create_workspace(tmp_path / "runs", SCENARIO)
+    folder = workspace.server_folder(ORCHESTRATOR)
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps({**settings, "database": url}))
+    with open_database(url) as database:
+        side_file = beside(database) or folder / SIDE_FILE
+        key = ensure_log_key(folder)
+        origin = "digits.keymixer/audit"
+        log = AuditLog(database, origin, key, lambda: 1, side_file=side_file)
+        for number in range(3):
+            with database.transaction() as session:
+                log.append(session, "key.created", ACTOR, {"key_version": number})
+        log.checkpoint()
+    return Terminal(workspace.root, monkeypatch, capsys)
+
+
+def test_the_log_is_verified_where_the_settings_put_it(terminal: Terminal) -> None:
+    verified = terminal.json("audit", "verify")
+
+    assert verified["verified"] is True
+    assert (verified["size"], verified["signed_size"]) == (3, 3)
