@@ -73,6 +73,10 @@ class PostgreSQL:
         )
         return self.url(name)
 
+    def copy(self, url: str) -> str:
+        """Create a copy of a database that nobody is connected to."""
+        return self.url(self._create(str(make_url(url).database)))
+
     def drop(self, url: str) -> None:
         """Drop a database that `empty` or `copied` created."""
         name = make_url(url).database
