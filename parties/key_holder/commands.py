@@ -40,7 +40,8 @@ def rewrap(
     Runs where the key holder's files are, also while it serves; killed, it goes on
     where it was when it is called again. Keys and their versions do not change. A
     `file:` that is not there is made; `env:` must be set for the running key holder
-    too. The former key opens nothing afterwards: delete it, and its backups.
+    too. The former key opens nothing of this afterwards, but what backups from before
+    hold: delete it when they are gone.
 
     Example: keymixer keys rewrap --to file:kek-2.key
     """

@@ -5,10 +5,12 @@ process put into use meanwhile is found by its URL. Plain keys are in memory onl
 """
 
 import logging
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -27,6 +29,22 @@ from parties.key_holder.tables import KeyEncryptionKeyRow
 
 log = logging.getLogger(__name__)
 
+_RETRY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a KEK could not be had, and when, on the monotonic clock."""
+
+    kind: type[KeymixerError]
+    message: str
+    at_s: float
+
+    def repeat(self) -> None:
+        """Raise it again, unless it is long enough ago to try once more."""
+        if time.monotonic() - self.at_s < _RETRY_S:
+            raise self.kind(self.message)
+
 
 class Keychain:
     """Loaded KEKs by id; loads an unknown one by its URL. Never printed or pickled."""
@@ -35,6 +53,7 @@ class Keychain:
         self._folder = folder
         self._entropy = entropy
         self._loaded: dict[str, KeyEncryptionKey] = {}
+        self._failed: dict[str, _Failure] = {}
         self._loading = Lock()
 
     def __repr__(self) -> str:
@@ -50,6 +69,8 @@ class Keychain:
             KekMismatchError: its URL gives another key by now.
             KeymixerError: it cannot be had; see `parties.key_holder.providers`.
         """
+        if (loaded := self._loaded.get(row.id)) is not None:
+            return loaded
         with self._loading:
             if row.id not in self._loaded:
                 self._load_expecting(row.url, row.id)
@@ -73,12 +94,19 @@ class Keychain:
         return self.key(row)
 
     def _load_expecting(self, url: str, kek_id: str) -> None:
-        kek = self._fetched(url, make=False)
-        if kek.id != kek_id:
-            raise KekMismatchError(
-                f"{shown(url)} holds key {kek.id}, the records are under {kek_id}"
-            )
-        self._loaded[kek.id] = kek
+        """A failure counts for a while: those who wait behind it are told at once."""
+        if (failed := self._failed.get(kek_id)) is not None:
+            failed.repeat()
+        try:
+            kek = self._fetched(url, make=False)
+            if kek.id != kek_id:
+                raise KekMismatchError(
+                    f"{shown(url)} holds key {kek.id}, the records are under {kek_id}"
+                )
+        except KeymixerError as error:
+            self._failed[kek_id] = _Failure(type(error), str(error), time.monotonic())
+            raise
+        self._loaded[kek_id] = kek
 
     def _fetched(self, url: str, *, make: bool) -> KeyEncryptionKey:
         provider = provider_at(url, self._folder)

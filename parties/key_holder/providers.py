@@ -126,9 +126,24 @@ class KeyProgram:
     timeout_s: float = PROGRAM_TIMEOUT_S
 
     def fetch(self) -> bytearray:
+        with self._started() as process:
+            try:
+                output, code = self._ended(process)
+            finally:
+                _end(process)
+        name = self.arguments[0]
+        if code != 0:
+            erase(output)
+            raise KekProgramError(f"{name} ended with exit code {code}")
+        return _exactly(_raw_or_hex(output), name)
+
+    def make(self, draw: Callable[[], bytes]) -> None:
+        """Do nothing."""
+
+    def _started(self) -> subprocess.Popen[bytes]:
         name = self.arguments[0]
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 self.arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -140,18 +155,6 @@ class KeyProgram:
             raise KekMissingError(f"there is no program {name}") from None
         except (OSError, ValueError):
             raise KekProgramError(f"{name} cannot be started") from None
-        with process:
-            try:
-                output, code = self._ended(process)
-            finally:
-                _end(process)
-        if code != 0:
-            erase(output)
-            raise KekProgramError(f"{name} ended with exit code {code}")
-        return _exactly(_raw_or_hex(output), name)
-
-    def make(self, draw: Callable[[], bytes]) -> None:
-        """Do nothing."""
 
     def _ended(self, process: subprocess.Popen[bytes]) -> tuple[bytearray, int]:
         end = time.monotonic() + self.timeout_s

@@ -14,9 +14,11 @@ from parties.key_holder.errors import (
     KekMismatchError,
     KekMissingError,
     KekPrivacyError,
+    KekProgramError,
     KekUrlError,
 )
 from parties.key_holder.keychain import Keychain, find_in_use
+from parties.key_holder.tables import KeyEncryptionKeyRow
 from tests.unit.parties.stage import Entropy
 from tests.unit.parties.strongroom import key, opened, seed_of, store
 
@@ -154,6 +156,27 @@ def test_a_program_is_asked_once(tmp_path: Path) -> None:
             seed_of(vault, version)
 
     assert asked.read_text() == "\n"
+
+
+def test_a_program_that_failed_is_not_asked_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every call would wait for it in turn, and no worker would be left."""
+    script = tmp_path / "give-kek"
+    asked = tmp_path / "asked"
+    script.write_text(f"#!/bin/sh\necho >> '{asked}'\nexit 1\n")
+    script.chmod(0o700)
+    row = KeyEncryptionKeyRow(id="00" * 16, url=f"exec:{script}")
+    keychain = Keychain(tmp_path, Entropy())
+    for _ in range(3):
+        with pytest.raises(KekProgramError, match="exit code 1"):
+            keychain.key(row)
+    assert asked.read_text() == "\n"
+
+    monkeypatch.setattr("parties.key_holder.keychain._RETRY_S", 0.0)
+    with pytest.raises(KekProgramError):
+        keychain.key(row)
+    assert asked.read_text() == "\n\n"
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
