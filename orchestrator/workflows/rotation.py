@@ -6,8 +6,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import contains_eager, joinedload
+from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy.orm import aliased, contains_eager, joinedload
 
 from core.duration import show_duration
 from core.errors import (
@@ -52,7 +52,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A key, its versions, and why it is not rotated; None: it is."""
+    """A key, its primary and newest version, and what hinders its rotation."""
 
     key: Key
     versions: Sequence[KeyVersion]
@@ -155,6 +155,8 @@ def _with_versions(
         .join(KeyVersion.key)
         .join(Key.owner)
         .where(Key.model_id == model.id, *conditions)
+        # Of a key's many former versions none matters.
+        .where(or_(KeyVersion.is_primary, ~_has_successor()))
         .options(
             contains_eager(KeyVersion.key).options(
                 contains_eager(Key.owner), joinedload(Key.model)
@@ -166,6 +168,13 @@ def _with_versions(
     for version in change.session.scalars(query):
         grouped.setdefault(version.key_pk, []).append(version)
     return [Candidate(versions[0].key, versions) for versions in grouped.values()]
+
+
+def _has_successor() -> ColumnElement[bool]:
+    other = aliased(KeyVersion)
+    return exists().where(
+        other.key_pk == KeyVersion.key_pk, other.version > KeyVersion.version
+    )
 
 
 class _TooYoung(Conflict):

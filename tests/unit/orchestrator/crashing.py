@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from orchestrator.workflows.peers import (
     SealedExport,
     SignedReceipt,
 )
+from tests.fakes import FakeKeyHolder
 from tests.unit.orchestrator.office import Office, copied_office
 
 Answer = TypeVar("Answer")
@@ -78,7 +79,7 @@ class CrashingPeers:
         self._ask("delete", lambda: self.office.server.delete(issue, idempotency_key))
 
     @property
-    def _holder(self) -> Any:
+    def _holder(self) -> FakeKeyHolder:
         return self.office.key_holder
 
     def _ask(self, what: str, call: Callable[[], Answer]) -> Answer:

@@ -209,6 +209,12 @@ class Office:
             )
             return [(j.kind, j.subject, j.state, j.step) for j in reversed(found)]
 
+    def open_job(self, kind: str) -> Job:
+        """The one open job of a kind, as it stands."""
+        with self.database.reading() as session:
+            (found,) = jobs.open_jobs(session, Job.kind == kind)
+            return found
+
     def move_champion(self, version: int, name: str = MODEL) -> None:
         """As the registry's service does it: the alias, and what follows."""
         with self.change(PROVIDER_ID) as change:

@@ -1,7 +1,7 @@
 """Kill the orchestrator before and after every commit and every effect: no difference.
 
 The stages together take two owners' keys through every workflow and every step there
-is; `test_the_stages_do_every_step` sees to that.
+is; `test_job_steps` sees to that.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.federation import Policies
-from orchestrator.registry.models import Job
-from orchestrator.workflows.procedures import STEPS
 from tests.unit.orchestrator.crashing import (
     Fuse,
     copy_of,

@@ -1,6 +1,5 @@
-"""What an operator sets in motion, before the reconciler does anything."""
+"""What an operator sets in motion, before any job has run."""
 
-import math
 from contextlib import AbstractContextManager
 
 import pytest
@@ -9,21 +8,15 @@ from sqlalchemy import select
 from core.errors import (
     Conflict,
     InvalidInput,
-    KeyMismatchError,
     KeyRefusedError,
     NotAllowedError,
     NotFound,
     NotGrantedError,
 )
 from core.rpc.identity import SpiffeId
-from core.rpc.policy import acting_as
 from orchestrator.registry import store
-from orchestrator.registry.lifecycle import KeyAction
 from orchestrator.registry.models import Grant
 from orchestrator.workflows import keys
-from orchestrator.workflows.service import WorkflowService
-from protos import workflows_pb2 as pb
-from tests.fakes import fake_context
 from tests.unit.orchestrator.office import (
     ALDER_ID,
     BIRCH_ID,
@@ -31,38 +24,22 @@ from tests.unit.orchestrator.office import (
     OPERATOR_ID,
     PROVIDER_ID,
     Office,
-    register_model,
     spiffe,
 )
 
 ALDER = str(ALDER_ID)
+KEY = "alder.cells"
 
 
-def grant(office: Office) -> None:
+def take_back_grant(office: Office) -> None:
     with office.change() as change:
-        keys.grant(change, ALDER, MODEL)
-
-
-def create(office: Office, owner: str = ALDER) -> tuple[str, int]:
-    with office.change() as change:
-        made = keys.create(change, owner, MODEL)
-        return made.key.key_id, made.version
-
-
-def rotate(office: Office, overlap_s: float = 60.0) -> tuple[str, int]:
-    with office.change() as change:
-        made = keys.rotate(change, ALDER, MODEL, overlap_s)
-        return made.key.key_id, made.version
-
-
-def revoke(office: Office, reason: str = "lost") -> tuple[str, list[int]]:
-    with office.change() as change:
-        return keys.revoke(change, ALDER, MODEL, reason)
+        row = change.session.scalars(select(Grant)).one()
+        row.revoked_at_ms = change.now_ms
 
 
 def test_a_grant_is_recorded_once(office: Office) -> None:
-    grant(office)
-    grant(office)
+    office.grant()
+    office.grant()
 
     (entry,) = office.entries("model.granted")
     assert entry.subject == {"owner": ALDER, "model": MODEL}
@@ -70,8 +47,8 @@ def test_a_grant_is_recorded_once(office: Office) -> None:
 
 
 def test_only_data_owners_are_granted_models(office: Office) -> None:
-    with pytest.raises(NotAllowedError), office.change() as change:
-        keys.grant(change, str(PROVIDER_ID), MODEL)
+    with pytest.raises(NotAllowedError):
+        office.grant(PROVIDER_ID)
 
 
 def test_a_model_that_nobody_registered_is_not_granted(office: Office) -> None:
@@ -81,154 +58,140 @@ def test_a_model_that_nobody_registered_is_not_granted(office: Office) -> None:
 
 def test_a_key_needs_a_grant(office: Office) -> None:
     with pytest.raises(NotGrantedError):
-        create(office)
+        office.create()
 
 
-def test_a_key_begins_pre_active_and_undrawn(office: Office) -> None:
-    grant(office)
-    name = create(office)
+def test_a_grant_that_was_taken_back_gives_no_key(office: Office) -> None:
+    office.grant()
+    take_back_grant(office)
+    with pytest.raises(NotGrantedError):
+        office.create()
+    office.grant()
 
-    assert name == ("alder.cells", 1)
+    assert office.create() == (KEY, 1)
+    assert len(office.entries("model.granted")) == 2
+
+
+def test_a_key_begins_pre_active_undrawn_and_with_a_job(office: Office) -> None:
+    office.grant()
+    name = office.create()
+
+    assert name == (KEY, 1)
     assert office.states() == {name: "pre_active"}
+    assert office.jobs()[-1] == ("create", "key:alder.cells", "ready", "draw")
     assert office.key_holder.calls == {}
 
 
+def test_what_is_recorded_of_a_key_names_the_job_that_brings_it(office: Office) -> None:
+    office.active_key()
+    about = ("key.created", "key.drawn", "key.confirmed", "issued.live")
+    named = [office.entries(kind)[0].subject["job"] for kind in about]
+
+    assert len(set(named)) == 1
+
+
 def test_an_owner_has_one_key_a_model(office: Office) -> None:
-    grant(office)
-    create(office)
+    office.grant()
+    office.create()
 
     with pytest.raises(Conflict):
-        create(office)
+        office.create()
 
 
 def test_after_a_revocation_the_next_key_has_a_number_of_its_own(
     office: Office,
 ) -> None:
     office.active_key()
-    revoke(office)
+    office.revoke()
 
-    assert create(office) == ("alder.cells", 2)
+    assert office.create() == (KEY, 2)
     assert office.states() == {
-        ("alder.cells", 1): "destroy_scheduled",
-        ("alder.cells", 2): "pre_active",
+        (KEY, 1): "destroy_scheduled",
+        (KEY, 2): "pre_active",
     }
-
-
-def test_only_an_active_key_is_rotated(office: Office) -> None:
-    grant(office)
-    with pytest.raises(KeyRefusedError):
-        rotate(office)
-    office.active_key()
-    revoke(office)
-    with pytest.raises(KeyRefusedError):
-        rotate(office)
-
-
-def test_a_rotation_waits_for_the_one_before(office: Office) -> None:
-    office.active_key()
-    assert rotate(office) == ("alder.cells", 2)
-
-    with pytest.raises(Conflict):
-        rotate(office)
-
-
-@pytest.mark.parametrize("overlap_s", [-1.0, math.nan, math.inf, 1e9])
-def test_an_overlap_without_an_end_is_refused(office: Office, overlap_s: float) -> None:
-    office.active_key()
-
-    with pytest.raises(InvalidInput):
-        rotate(office, overlap_s)
-
-
-def test_a_key_does_not_follow_its_model_to_another_patch_size(office: Office) -> None:
-    office.active_key()
-    register_model(office, patch_size=8)
-
-    with pytest.raises(KeyMismatchError):
-        rotate(office)
 
 
 def test_a_revocation_ends_every_version_at_once(office: Office) -> None:
     office.active_key()
-    rotate(office)
+    office.rotate()
 
-    assert revoke(office, "lost laptop") == ("alder.cells", [1, 2])
+    assert office.revoke(reason="lost laptop") == (KEY, [1, 2])
     assert set(office.states().values()) == {"destroy_scheduled"}
     assert office.primaries() == []
     reasons = [entry.subject["reason"] for entry in office.entries("key.revoked")]
     assert reasons == ["lost laptop"] * 2
 
 
+def test_a_revocation_gives_up_what_was_under_way(office: Office) -> None:
+    office.active_key()
+    office.rotate()
+    office.revoke()
+
+    assert office.jobs(open_only=True) == [
+        ("revoke", "key:alder.cells/1", "ready", "remove"),
+        ("revoke", "key:alder.cells/2", "ready", "remove"),
+    ]
+    assert ("rotate", "key:alder.cells", "aborted", "draw") in office.jobs()
+
+
 def test_a_second_revocation_finds_nothing_left(office: Office) -> None:
     office.active_key()
-    revoke(office)
+    office.revoke()
 
-    assert revoke(office) == ("alder.cells", [])
+    assert office.revoke() == (KEY, [])
     assert len(office.entries("key.revoked")) == 1
 
 
 def test_a_key_that_never_was_is_not_revoked(office: Office) -> None:
     with pytest.raises(NotFound):
-        revoke(office)
+        office.revoke()
 
 
-def test_a_reason_is_short(office: Office) -> None:
+@pytest.mark.parametrize("reason", ["", "  \n", "x" * 501])
+def test_a_revocation_has_a_short_reason(office: Office, reason: str) -> None:
     office.active_key()
 
     with pytest.raises(InvalidInput):
-        revoke(office, "x" * 501)
+        office.revoke(reason=reason)
+    assert office.states() == {(KEY, 1): "active"}
 
 
-@pytest.mark.parametrize("reason", ["", "  \n"])
-def test_a_revocation_has_a_reason(office: Office, reason: str) -> None:
-    office.active_key()
+def test_one_owners_workflow_leaves_anothers_key_alone(office: Office) -> None:
+    office.active_key(ALDER_ID)
+    office.active_key(BIRCH_ID)
+    office.revoke()
 
-    with pytest.raises(InvalidInput):
-        revoke(office, reason)
-    assert office.states() == {("alder.cells", 1): "active"}
+    assert office.states() == {
+        (KEY, 1): "destroy_scheduled",
+        ("birch.cells", 1): "active",
+    }
 
 
-def take_back_grant(office: Office) -> None:
+def test_a_party_that_is_expelled_loses_its_keys(office: Office) -> None:
+    office.active_key(ALDER_ID)
+    office.active_key(BIRCH_ID)
     with office.change() as change:
-        row = change.session.scalars(select(Grant)).one()
-        row.revoked_at_ms = change.now_ms
+        ended = keys.revoke_party(change, office.policies, ALDER, "left")
+
+    assert ended == [KEY]
+    assert office.states() == {
+        (KEY, 1): "destroy_scheduled",
+        ("birch.cells", 1): "active",
+    }
+    with pytest.raises(NotAllowedError), office.change(ALDER_ID):
+        pass
 
 
-def test_a_grant_that_was_taken_back_gives_no_key(office: Office) -> None:
-    grant(office)
-    take_back_grant(office)
-    with pytest.raises(NotGrantedError):
-        create(office)
-    grant(office)
-
-    assert create(office) == ("alder.cells", 1)
-    assert len(office.entries("model.granted")) == 2
-
-
-def test_a_grant_that_was_taken_back_rotates_no_key(office: Office) -> None:
-    office.active_key()
-    take_back_grant(office)
-    with pytest.raises(NotGrantedError):
-        rotate(office)
-    grant(office)
-
-    assert rotate(office) == ("alder.cells", 2)
-
-
-def test_a_suspended_key_is_not_rotated(office: Office) -> None:
-    office.active_key()
+def test_a_party_without_keys_is_expelled_too(office: Office) -> None:
     with office.change() as change:
-        row = store.key_version(change.session, "alder.cells", 1)
-        store.move(change, row, KeyAction.SUSPEND, "key.suspended")
+        assert keys.revoke_party(change, office.policies, str(PROVIDER_ID), "x") == []
 
-    assert office.primaries() == [("alder.cells", 1)]
-    with pytest.raises(KeyRefusedError):
-        rotate(office)
+    assert len(office.entries("party.revoked")) == 1
 
 
 def test_a_key_is_confirmed_once_it_is_drawn(office: Office) -> None:
-    grant(office)
-    key_id, version = create(office)
+    office.grant()
+    key_id, version = office.create()
     with pytest.raises(KeyRefusedError):
         office.confirm(key_id, version)
     office.settle()
@@ -239,10 +202,10 @@ def test_a_key_is_confirmed_once_it_is_drawn(office: Office) -> None:
 
 
 def test_a_revoked_key_is_not_confirmed(office: Office) -> None:
-    grant(office)
-    key_id, version = create(office)
+    office.grant()
+    key_id, version = office.create()
     office.settle()
-    revoke(office)
+    office.revoke()
 
     with pytest.raises(KeyRefusedError):
         office.confirm(key_id, version)
@@ -255,38 +218,7 @@ def test_names_too_long_for_a_key_are_refused() -> None:
         keys.key_id(owner, "model")
 
 
-def test_the_service_asks_on_behalf_of_its_caller(office: Office) -> None:
-    service = WorkflowService(office.registry)
-    context = fake_context()
-    wanted = {"owner": ALDER, "model": MODEL}
-    with acting_as(OPERATOR_ID):
-        service.GrantModel(pb.GrantModelRequest(**wanted), context)
-        made = service.CreateKey(pb.CreateKeyRequest(**wanted), context)
-        office.settle()
-        office.confirm(made.key_id, made.version)
-        office.settle()
-        rotated = service.RotateKey(pb.RotateKeyRequest(**wanted, overlap_s=5), context)
-        revoked = service.RevokeKey(
-            pb.RevokeKeyRequest(**wanted, reason="done"), context
-        )
-
-    assert (made.key_id, made.version, rotated.version) == ("alder.cells", 1, 2)
-    assert list(revoked.versions) == [1, 2]
-    assert {e.actor for e in office.entries("key.created")} == {str(OPERATOR_ID)}
-
-
-def test_one_owners_workflow_leaves_anothers_key_alone(office: Office) -> None:
-    office.active_key(ALDER_ID)
-    office.active_key(BIRCH_ID)
-    revoke(office)
-
-    assert office.states() == {
-        ("alder.cells", 1): "destroy_scheduled",
-        ("birch.cells", 1): "active",
-    }
-
-
-def test_a_revoked_operator_sets_nothing_in_motion(office: Office) -> None:
+def test_a_stranger_sets_nothing_in_motion(office: Office) -> None:
     def asking() -> AbstractContextManager[object]:
         return office.change(spiffe("elsewhere", "operator"))
 
