@@ -37,7 +37,7 @@ from tests.fakes import FakeClock
 from tests.unit.orchestrator.rows import DIGEST, key_version, model_version
 
 HUB_ID = SpiffeId("demo", "hub", ORCHESTRATOR)
-OPERATOR_ID = SpiffeId("demo", "hub", OPERATOR)
+OPERATOR_ID = SpiffeId("demo", "desk", OPERATOR)
 VAULT_ID = SpiffeId("demo", "vault", KEY_HOLDER)
 CLOUD_ID = SpiffeId("demo", "cloud", INFERENCE_SERVER)
 LAB_ID = SpiffeId("demo", "lab", MODEL_PROVIDER)
