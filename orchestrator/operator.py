@@ -9,6 +9,7 @@ from typing import Final
 from core.rpc.channel import open_channel
 from core.rpc.errors import remote_errors
 from core.rpc.identity import load_identity
+from core.rpc.pages import pages
 from core.rpc.settings import Peer, read_settings
 from protos import audit_pb2, registry_pb2
 from protos import workflows_pb2 as pb
@@ -36,9 +37,13 @@ class Operator:
 
     def parties(self) -> list[registry_pb2.Party]:
         """All parties."""
-        with remote_errors("orchestrator"):
-            answer = self.registry.ListParties(registry_pb2.ListPartiesRequest())
-        return list(answer.parties)
+
+        def ask(after: int) -> registry_pb2.ListPartiesResponse:
+            request = registry_pb2.ListPartiesRequest(after=after)
+            with remote_errors("orchestrator"):
+                return self.registry.ListParties(request)
+
+        return [party for page in pages(ask) for party in page.parties]
 
     def models(self) -> list[registry_pb2.ModelVersion]:
         """All model versions."""
@@ -56,19 +61,24 @@ class Operator:
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """All key versions, by key and version."""
-        with remote_errors("orchestrator"):
-            answer = self.registry.ListKeyVersions(
-                registry_pb2.ListKeyVersionsRequest()
-            )
-        return list(answer.versions)
+
+        def ask(after: int) -> registry_pb2.ListKeyVersionsResponse:
+            request = registry_pb2.ListKeyVersionsRequest(after=after)
+            with remote_errors("orchestrator"):
+                return self.registry.ListKeyVersions(request)
+
+        found = [version for page in pages(ask) for version in page.versions]
+        return sorted(found, key=lambda each: (each.key_id, each.version))
 
     def issued(self) -> list[registry_pb2.IssuedModel]:
         """All issued models."""
-        with remote_errors("orchestrator"):
-            answer = self.registry.ListIssuedModels(
-                registry_pb2.ListIssuedModelsRequest()
-            )
-        return list(answer.issued)
+
+        def ask(after: int) -> registry_pb2.ListIssuedModelsResponse:
+            request = registry_pb2.ListIssuedModelsRequest(after=after)
+            with remote_errors("orchestrator"):
+                return self.registry.ListIssuedModels(request)
+
+        return [issued for page in pages(ask) for issued in page.issued]
 
     def grant(self, owner: str, model: str) -> None:
         """Allow an owner (a SPIFFE ID) to use a model."""

@@ -21,7 +21,7 @@ from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
 from orchestrator.policy import POLICY
 from orchestrator.registry.database import open_database
 from orchestrator.registry.service import RegistryService
-from orchestrator.registry.store import Registry, enrol
+from orchestrator.registry.store import Registry, enrol_all
 from orchestrator.settings import Settings
 from orchestrator.workflows.engine import Engine, running
 from orchestrator.workflows.peers import Peers, RemoteInferenceServer, RemoteKeyHolder
@@ -69,8 +69,7 @@ def open_registry(
         audit_log.check_against_last_checkpoint()
         registry = Registry(database, audit_log, clock, identity.spiffe)
         with registry.own_change() as change:
-            for party in (identity.spiffe, *settings.parties):
-                enrol(change, party)
+            enrol_all(change, (identity.spiffe, *settings.parties))
         # What no checkpoint covers could be cut off unseen while we are away.
         audit_log.checkpoint()
         with signing(audit_log):

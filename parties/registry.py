@@ -23,7 +23,8 @@ IDEMPOTENT: Final = frozenset(
     )
 )
 
-# A look that hangs must not take the place of those that could follow it.
+# A look that hangs must not take the place of those that could follow it. The first one
+# may bring many thousand keys, and has the time of any other call.
 _LOOK_S: Final = 1.0
 
 
@@ -96,7 +97,7 @@ class GrpcRegistry:
         """Who and what may be served, as far as it changed; for `parties.standing`."""
         request = pb.ListStandingRequest(since=since)
         with remote_errors("orchestrator"):
-            return self._stub.ListStanding(request, timeout=_LOOK_S)
+            return self._stub.ListStanding(request, timeout=_LOOK_S if since else None)
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
         request = pb.ConfirmKeyVersionRequest(key_id=key_id, version=version)

@@ -113,16 +113,20 @@ class ListPartiesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     spiffe_id: _builtins.str
     """Only this one; empty: all."""
+    after: _builtins.int
+    """The last answer's `next`: where to go on. 0: from the start."""
     def __init__(
         self,
         *,
         spiffe_id: _builtins.str = ...,
+        after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spiffe_id", b"spiffe_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "spiffe_id", b"spiffe_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,21 +134,25 @@ Global___ListPartiesRequest: _TypeAlias = ListPartiesRequest  # noqa: Y015
 
 @_typing.final
 class ListPartiesResponse(_message.Message):
-    """The parties that the caller may see."""
+    """The parties that the caller may see, in the order of enrolment; at most some thousand."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTIES_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """Where to go on; 0: these were the last."""
     @_builtins.property
     def parties(self) -> _containers.RepeatedCompositeFieldContainer[Global___Party]: ...
     def __init__(
         self,
         *,
         parties: _abc.Iterable[Global___Party] | None = ...,
+        next: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parties", b"parties"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "parties", b"parties"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,16 +427,20 @@ class ListKeyVersionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Only this key's; empty: all."""
+    after: _builtins.int
+    """The last answer's `next`: where to go on. 0: from the start."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
+        after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "key_id", b"key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,21 +448,25 @@ Global___ListKeyVersionsRequest: _TypeAlias = ListKeyVersionsRequest  # noqa: Y0
 
 @_typing.final
 class ListKeyVersionsResponse(_message.Message):
-    """Key versions, by key and version."""
+    """Key versions, oldest first; at most some thousand."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """Where to go on; 0: these were the last."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyVersion]: ...
     def __init__(
         self,
         *,
         versions: _abc.Iterable[Global___KeyVersion] | None = ...,
+        next: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,19 +565,23 @@ class ListIssuedModelsRequest(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Only this key's; empty: all."""
     key_version: _builtins.int
     """Only this version's of that key; 0: all."""
+    after: _builtins.int
+    """The last answer's `next`: where to go on. 0: from the start."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         key_version: _builtins.int = ...,
+        after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_version", b"key_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "key_id", b"key_id", "key_version", b"key_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,21 +589,25 @@ Global___ListIssuedModelsRequest: _TypeAlias = ListIssuedModelsRequest  # noqa: 
 
 @_typing.final
 class ListIssuedModelsResponse(_message.Message):
-    """Issued models, oldest first."""
+    """Issued models, oldest first; at most some thousand."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ISSUED_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """Where to go on; 0: these were the last."""
     @_builtins.property
     def issued(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssuedModel]: ...
     def __init__(
         self,
         *,
         issued: _abc.Iterable[Global___IssuedModel] | None = ...,
+        next: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued", b"issued"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued", b"issued", "next", b"next"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,9 +37,11 @@ class RegistryService(rpc.RegistryServiceServicer):
         with rpc_errors(context):
             caller = current_caller()
             with self._registry.reading(caller) as session:
-                rows = store.parties_for(session, caller, request.spiffe_id)
+                rows = store.parties_for(
+                    session, caller, request.spiffe_id, after=request.after
+                )
                 found = [_party(row) for row in rows]
-            return pb.ListPartiesResponse(parties=found)
+            return pb.ListPartiesResponse(parties=found, next=_next(rows))
 
     def RegisterModelVersion(
         self, request: pb.RegisterModelVersionRequest, context: grpc.ServicerContext
@@ -83,9 +85,11 @@ class RegistryService(rpc.RegistryServiceServicer):
         with rpc_errors(context):
             caller = current_caller()
             with self._registry.reading(caller) as session:
-                rows = store.key_versions_for(session, caller, request.key_id)
+                rows = store.key_versions_for(
+                    session, caller, request.key_id, after=request.after
+                )
                 found = [_key_version(row) for row in rows]
-            return pb.ListKeyVersionsResponse(versions=found)
+            return pb.ListKeyVersionsResponse(versions=found, next=_next(rows))
 
     def ConfirmKeyVersion(
         self, request: pb.ConfirmKeyVersionRequest, context: grpc.ServicerContext
@@ -102,10 +106,11 @@ class RegistryService(rpc.RegistryServiceServicer):
             caller = current_caller()
             with self._registry.reading(caller) as session:
                 rows = store.issued_models_for(
-                    session, caller, request.key_id, request.key_version
+                    *(session, caller, request.key_id, request.key_version),
+                    after=request.after,
                 )
                 found = [_issued_model(row) for row in rows]
-            return pb.ListIssuedModelsResponse(issued=found)
+            return pb.ListIssuedModelsResponse(issued=found, next=_next(rows))
 
     def ListStanding(
         self, request: pb.ListStandingRequest, context: grpc.ServicerContext
@@ -114,6 +119,11 @@ class RegistryService(rpc.RegistryServiceServicer):
             with self._registry.reading(current_caller()) as session:
                 found = store.standing_since(session, request.since)
             return _standing(found)
+
+
+def _next(rows: Sequence[Party | KeyVersion | IssuedModel]) -> int:
+    """Where to go on after a page; 0 if it was the last, as it is not full."""
+    return rows[-1].id if len(rows) == store.LARGEST_PAGE else 0
 
 
 def _party(row: Party) -> pb.Party:

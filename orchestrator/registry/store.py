@@ -56,6 +56,8 @@ from orchestrator.registry.models import (
 )
 
 CHAMPION: Final = "champion"
+# The most rows in one answer: even parties with the longest keys fit a message.
+LARGEST_PAGE: Final = 2000
 SEES_ALL_KEYS: Final = frozenset({OPERATOR, KEY_HOLDER, INFERENCE_SERVER})
 SEE_NO_OTHER_OWNERS: Final = frozenset({DATA_OWNER, MODEL_PROVIDER})
 SEEN_BY_ALL: Final = frozenset(
@@ -186,6 +188,14 @@ def enrol(change: Change, spiffe: SpiffeId) -> Party:
     facts = {"party": str(spiffe), "role": spiffe.role}
     change.record("party.enrolled", facts, [str(spiffe)])
     return party
+
+
+def enrol_all(change: Change, parties: Iterable[SpiffeId]) -> None:
+    """Make parties known; those that are known already are left as they are."""
+    known = set(change.session.scalars(select(Party.spiffe_id)))
+    for spiffe in parties:
+        if str(spiffe) not in known:
+            enrol(change, spiffe)
 
 
 def revoke_party(change: Change, spiffe_id: str, reason: str) -> Party:
@@ -348,8 +358,16 @@ def active_party(session: Session, spiffe_id: str) -> Party:
     return party
 
 
-def parties_for(session: Session, caller: SpiffeId, only: str = "") -> Sequence[Party]:
-    """The parties a caller may see, or `only` one of them, in the order of enrolment.
+def parties_for(
+    session: Session, caller: SpiffeId, only: str = "", *, after: int = 0
+) -> Sequence[Party]:
+    """A page of the parties a caller may see, in the order of enrolment.
+
+    Args:
+        session: The snapshot to read.
+        caller: Who asks.
+        only: A SPIFFE ID: no other party; empty: all.
+        after: The id of the last row of the page before.
 
     An owner or a provider sees itself and whom it deals with, but no (other) owner.
     """
@@ -359,7 +377,7 @@ def parties_for(session: Session, caller: SpiffeId, only: str = "") -> Sequence[
         query = query.where(seen)
     if only:
         query = query.where(Party.spiffe_id == only)
-    return session.scalars(query).all()
+    return session.scalars(query.where(Party.id > after).limit(LARGEST_PAGE)).all()
 
 
 def standing_since(session: Session, since: int) -> Standing:
@@ -451,13 +469,14 @@ def versions_of(session: Session, key: Key) -> Sequence[KeyVersion]:
 
 
 def key_versions_for(
-    session: Session, caller: SpiffeId, key_id: str = ""
+    session: Session, caller: SpiffeId, key_id: str = "", *, after: int = 0
 ) -> Sequence[KeyVersion]:
-    """The key versions a caller may see; an owner's own, once they can be fetched.
+    """A page of the key versions a caller may see, oldest first.
 
-    With a `key_id` only that key's.
+    An owner sees its own, once they can be fetched. With a `key_id` only that key's;
+    `after` is the id of the last row of the page before.
     """
-    query = select_key_versions().order_by(Key.key_id, KeyVersion.version)
+    query = select_key_versions().where(KeyVersion.id > after).order_by(KeyVersion.id)
     if caller.role == DATA_OWNER:
         query = query.where(
             Party.spiffe_id == str(caller), KeyVersion.commitment.is_not(None)
@@ -466,17 +485,23 @@ def key_versions_for(
         raise NotAllowedError(f"a {caller.role} sees no keys")
     if key_id:
         query = query.where(Key.key_id == key_id)
-    return session.scalars(query).all()
+    return session.scalars(query.limit(LARGEST_PAGE)).all()
 
 
 def issued_models_for(
-    session: Session, caller: SpiffeId, key_id: str = "", key_version: int = 0
+    session: Session,
+    caller: SpiffeId,
+    key_id: str = "",
+    key_version: int = 0,
+    *,
+    after: int = 0,
 ) -> Sequence[IssuedModel]:
-    """The issued models a caller may see, oldest first.
+    """A page of the issued models a caller may see, oldest first.
 
-    With a `key_id` only that key's, with a `key_version` only that version's.
+    With a `key_id` only that key's, with a `key_version` only that version's; `after`
+    is the id of the last row of the page before.
     """
-    query = select_issued_models().order_by(IssuedModel.id)
+    query = select_issued_models().where(IssuedModel.id > after)
     if caller.role == DATA_OWNER:
         query = query.where(Party.spiffe_id == str(caller))
     elif caller.role not in SEES_ALL_KEYS:
@@ -485,6 +510,7 @@ def issued_models_for(
         query = query.where(Key.key_id == key_id)
     if key_version:
         query = query.where(KeyVersion.version == key_version)
+    query = query.order_by(IssuedModel.id).limit(LARGEST_PAGE)
     return session.scalars(query).all()
 
 

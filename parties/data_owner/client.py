@@ -20,6 +20,7 @@ from core.manifest import Manifest
 from core.rpc.channel import open_channel
 from core.rpc.errors import RemoteError, RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
+from core.rpc.pages import pages
 from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import ensure_private
 from core.rpc.settings import Peer
@@ -144,9 +145,15 @@ class Client:
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
         """This owner's key versions, as the registry has them."""
-        with remote_errors("orchestrator"):
-            answer = self._keys.ListKeyVersions(registry_pb2.ListKeyVersionsRequest())
-        return [v for v in answer.versions if v.owner == str(self._owner)]
+
+        def ask(after: int) -> registry_pb2.ListKeyVersionsResponse:
+            request = registry_pb2.ListKeyVersionsRequest(after=after)
+            with remote_errors("orchestrator"):
+                return self._keys.ListKeyVersions(request)
+
+        owner = str(self._owner)
+        found = (version for page in pages(ask) for version in page.versions)
+        return [version for version in found if version.owner == owner]
 
     def use(self, *, fresh: bool = False) -> Use:
         """What the next request should be made with; looked up at most so often.

@@ -38,7 +38,8 @@ class Catalogue:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._backbones: Mapping[ModelName, ReadyBackbone] = {}
-        self._issues: Mapping[IssuedName, StoredIssue] = {}
+        # Of these there are as many as owners: changed in place, never copied.
+        self._issues: dict[IssuedName, StoredIssue] = {}
         self._changing = Lock()
 
     def prepare(self, stored: StoredBackbone) -> ReadyBackbone:
@@ -59,12 +60,12 @@ class Catalogue:
     def add_issue(self, stored: StoredIssue) -> None:
         name = IssuedName.of(stored.statement)
         with self._changing:
-            self._issues = {**self._issues, name: stored}
+            self._issues[name] = stored
 
     def remove_issue(self, name: IssuedName) -> None:
         """Stop serving an issued model; the next request is refused."""
         with self._changing:
-            self._issues = {n: i for n, i in self._issues.items() if n != name}
+            self._issues.pop(name, None)
 
     def versions(self, model: str) -> list[int]:
         """The versions of a model that are here, oldest first. Raises `NotFound`."""

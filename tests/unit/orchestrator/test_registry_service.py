@@ -10,6 +10,7 @@ from core.rpc.identity import SpiffeId
 from core.rpc.policy import acting_as
 from core.sealing import X25519, SealingKey
 from core.statements import MANIFEST, sign
+from orchestrator.registry import store
 from orchestrator.registry.service import RegistryService
 from protos import registry_pb2 as pb
 from tests.fakes import Aborted, fake_context
@@ -227,3 +228,52 @@ def test_an_operator_reads_every_key(office: Office) -> None:
     found = ask(office, OPERATOR_ID, method, pb.ListKeyVersionsRequest()).versions
 
     assert [version.key_id for version in found] == ["alder.cells", "birch.cells"]
+
+
+def test_a_full_page_says_where_to_go_on(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LARGEST_PAGE", 2)
+    office.active_key(ALDER_ID)
+    parties: list[str] = []
+    after = -1
+    while after:
+        request = pb.ListPartiesRequest(after=max(after, 0))
+        answer = ask(office, OPERATOR_ID, RegistryService.ListParties, request)
+        parties.extend(party.spiffe_id for party in answer.parties)
+        after = answer.next
+    keys = ask(
+        office,
+        OPERATOR_ID,
+        RegistryService.ListKeyVersions,
+        pb.ListKeyVersionsRequest(),
+    )
+
+    assert parties == [str(party) for party in EVERYBODY]
+    assert (len(keys.versions), keys.next) == (1, 0)
+
+
+def test_one_entry_is_found_by_its_name(office: Office) -> None:
+    alder, birch = office.active_key(ALDER_ID), office.active_key(BIRCH_ID)
+    party = ask(
+        office,
+        SERVER_ID,
+        RegistryService.ListParties,
+        pb.ListPartiesRequest(spiffe_id=str(BIRCH_ID)),
+    )
+    key = ask(
+        office,
+        SERVER_ID,
+        RegistryService.ListKeyVersions,
+        pb.ListKeyVersionsRequest(key_id=alder),
+    )
+    issued = ask(
+        office,
+        SERVER_ID,
+        RegistryService.ListIssuedModels,
+        pb.ListIssuedModelsRequest(key_id=birch, key_version=1),
+    )
+
+    assert [each.spiffe_id for each in party.parties] == [str(BIRCH_ID)]
+    assert [each.key_id for each in key.versions] == [alder]
+    assert [each.key_id for each in issued.issued] == [birch]

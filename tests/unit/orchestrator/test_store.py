@@ -1,7 +1,9 @@
 """The registry's rows: who may change them, and that the log says so."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -312,6 +314,41 @@ def test_one_key_and_one_issue_are_found_without_reading_the_others(
     assert found == [[birch], [alder]]
     assert list(another) == []
     assert hidden == []
+
+
+def test_at_a_start_only_newcomers_are_enrolled(office: Office) -> None:
+    newcomer = spiffe("newcomer", DATA_OWNER)
+    with office.database.reading() as session:
+        before = [party.spiffe_id for party in store.parties_for(session, OPERATOR_ID)]
+    for _ in range(2):
+        with office.registry.own_change() as change:
+            store.enrol_all(change, [ALDER_ID, newcomer, OPERATOR_ID])
+    with office.database.reading() as session:
+        after = [party.spiffe_id for party in store.parties_for(session, OPERATOR_ID)]
+
+    assert after == [*before, str(newcomer)]
+
+
+@pytest.mark.parametrize(
+    "read", [store.parties_for, store.key_versions_for, store.issued_models_for]
+)
+def test_long_lists_come_in_pages_that_miss_and_repeat_nothing(
+    office: Office, monkeypatch: pytest.MonkeyPatch, read: Callable[..., Sequence[Any]]
+) -> None:
+    office.active_key(ALDER_ID)
+    office.active_key(BIRCH_ID)
+    with office.database.reading() as session:
+        whole = [row.id for row in read(session, OPERATOR_ID)]
+        monkeypatch.setattr(store, "LARGEST_PAGE", 3)
+        pages: list[list[int]] = []
+        after = 0
+        while page := read(session, OPERATOR_ID, after=after):
+            pages.append([row.id for row in page])
+            after = pages[-1][-1]
+
+    assert whole
+    assert [row for page in pages for row in page] == whole
+    assert all(len(page) == 3 for page in pages[:-1])
 
 
 def test_one_party_is_found_by_its_name_if_the_caller_may_see_it(
