@@ -1,7 +1,7 @@
 """Wait while key versions come to life, and show how far each owner's is.
 
-An owner that does not fetch its key is shown as waiting and holds nobody up: the jobs
-go on in the orchestrator whether anybody watches or not.
+What only somebody else can move on, such as an owner that does not fetch its key, is
+shown as waiting and holds nobody up: the jobs go on whether anybody watches or not.
 """
 
 import time
@@ -27,7 +27,7 @@ _ROWS: Final = 20
 _MARKS: Final = {
     "live": "[green]live[/green]",
     "stuck": "[bold red]stuck[/bold red]",
-    "absent": "[yellow]waiting[/yellow]",
+    "waiting": "[yellow]waiting[/yellow]",
     "under way": "[cyan]under way[/cyan]",
 }
 Jobs = Callable[[Sequence[int]], Sequence[Job]]
@@ -43,9 +43,10 @@ class JobsStuck(Conflict):
 
 @dataclass
 class Watch:
-    """Follows the jobs that bring key versions to life, until nobody present is left.
+    """Follows the jobs that bring key versions to life, until none is under way.
 
-    An owner counts as absent once it has not fetched its key for `patience_s`.
+    A job counts as waiting once it has waited for an event, such as its owner's coming,
+    for `patience_s`.
     """
 
     jobs: Jobs
@@ -56,8 +57,8 @@ class Watch:
     def follow(self, ids: Sequence[int]) -> Iterator[Standing]:
         """Yield the jobs by how they stand, again and again, until none is under way.
 
-        How they stand: `live`, `stuck` (needs an operator, or given up), `absent` (its
-        owner does not fetch the key) or `under way`.
+        How they stand: `live`, `stuck` (needs an operator, or given up), `waiting` (for
+        an event) or `under way`.
         """
         while True:
             standing: dict[str, list[Job]] = {each: [] for each in _MARKS}
@@ -72,10 +73,10 @@ class Watch:
             return "stuck"
         if job.state == "done" or job.step not in BEFORE_LIVE:
             return "live"
-        return "absent" if self._absent(job) else "under way"
+        return "waiting" if self._waits(job) else "under way"
 
-    def _absent(self, job: Job) -> bool:
-        if job.step != "confirm":
+    def _waits(self, job: Job) -> bool:
+        if job.state != "waiting" or job.next_at_ms:
             self._waiting_since.pop(job.id, None)
             return False
         since = self._waiting_since.setdefault(job.id, self.clock())
@@ -120,7 +121,7 @@ def table(standing: Standing) -> Table:
     shown = Table.grid(padding=(0, 2))
     ordered = [
         (stands, job)
-        for stands in ("stuck", "absent", "under way", "live")
+        for stands in ("stuck", "waiting", "under way", "live")
         for job in standing[stands]
     ]
     for stands, job in ordered[:_ROWS]:
@@ -134,10 +135,8 @@ def table(standing: Standing) -> Table:
 def in_words(standing: Standing) -> str:
     """How many stand how, and what that means for the others."""
     told = [f"{len(standing['live']):,} live"]
-    if waiting := len(standing["absent"]):
-        told.append(
-            f"{waiting:,} wait for their owners, whose present versions are served"
-        )
+    if waiting := len(standing["waiting"]):
+        told.append(f"{waiting:,} waiting, whose present versions are served")
     if stuck := len(standing["stuck"]):
         told.append(f"{stuck:,} stuck")
     return ", ".join(told)

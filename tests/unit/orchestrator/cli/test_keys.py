@@ -315,7 +315,7 @@ def test_an_absent_owner_is_shown_as_waiting_and_holds_nobody_up(
     told = terminal.text("keys", "rotate", "--all", "--patience", "0s")
 
     assert "2 of 2 keys" in told
-    assert "1 live, 1 wait for their owners" in told
+    assert "1 live, 1 waiting, whose present versions are served" in told
     assert "savings-bank" in terminal.said
     assert "waits for savings-bank to fetch it" in terminal.said
 
@@ -381,7 +381,7 @@ def test_creating_grants_and_follows(
 
     assert desk.only("GrantModel").request.owner == OWNER
     assert (made["key_id"], made["version"]) == ("archive.digits", 1)
-    assert ["absent"] == [each["standing"] for each in made["progress"]]
+    assert ["waiting"] == [each["standing"] for each in made["progress"]]
 
 
 # Ending, recovering.

@@ -10,6 +10,8 @@ from orchestrator.cli.waiting import JobsStuck, Watch, require_none_stuck, table
 from protos.workflows_pb2 import Job
 
 Steps = Sequence[tuple[str, str]]
+# Waiting for a peer: the job looks again by itself.
+READY, WAITING, AWAY = "ready", "waiting", "away"
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Script:
         steps = self.steps[job_id]
         step, state = steps[min(self.looks, len(steps)) - 1]
         owner = f"spiffe://x/owner-{job_id}/data-owner"
+        if state == AWAY:
+            return Job(id=job_id, step=step, state=WAITING, owner=owner, next_at_ms=5)
         return Job(id=job_id, step=step, state=state, owner=owner)
 
 
@@ -41,7 +45,6 @@ def _ends(script: Script, patience_s: float = 3.0) -> dict[str, list[int]]:
     return {stands: [job.id for job in jobs] for stands, jobs in last.items() if jobs}
 
 
-READY, WAITING = "ready", "waiting"
 LIVELY: Steps = [("draw", READY), ("confirm", WAITING), ("overlap", WAITING)]
 ABSENT: Steps = [("draw", READY), ("confirm", WAITING)]
 
@@ -56,21 +59,28 @@ def test_it_ends_when_every_version_is_live() -> None:
 def test_an_absent_owner_is_waited_for_as_long_as_patience_lasts() -> None:
     script = Script({1: LIVELY, 2: ABSENT})
 
-    assert {"live": [1], "absent": [2]} == _ends(script)
+    assert {"live": [1], "waiting": [2]} == _ends(script)
     assert script.looks == 2 + 3  # it waits to be fetched from the second look on
 
 
 def test_patience_begins_when_the_key_is_there_to_be_fetched() -> None:
     """A key holder that is slow to draw is not the owner's absence."""
-    slow: Steps = [("draw", WAITING)] * 10 + [("confirm", WAITING), ("send", READY)]
+    slow: Steps = [("draw", AWAY)] * 10 + [("confirm", WAITING), ("send", READY)]
 
     assert {"live": [1]} == _ends(Script({1: [*slow, ("overlap", WAITING)]}))
+
+
+def test_a_key_that_is_held_is_not_waited_for_either() -> None:
+    """Its rotation goes on when somebody resumes it."""
+    held: Steps = [("confirm", WAITING), ("send", WAITING)]
+
+    assert {"live": [1], "waiting": [2]} == _ends(Script({1: LIVELY, 2: held}))
 
 
 def test_an_absent_owner_is_not_the_end_while_another_is_under_way() -> None:
     slow: Steps = [("prepare", READY)] * 9 + [("overlap", WAITING)]
 
-    assert {"live": [2], "absent": [1]} == _ends(Script({1: ABSENT, 2: slow}))
+    assert {"live": [2], "waiting": [1]} == _ends(Script({1: ABSENT, 2: slow}))
 
 
 @pytest.mark.parametrize("state", ["needs_operator", "aborted"])
@@ -84,7 +94,7 @@ def test_what_cannot_go_on_by_itself_is_stuck(state: str) -> None:
 
 def test_many_are_counted_and_those_that_need_attention_come_first() -> None:
     jobs = [Job(id=n, owner=f"spiffe://x/owner-{n}/data-owner") for n in range(1000)]
-    standing = {"live": jobs[1:], "stuck": jobs[:1], "absent": [], "under way": []}
+    standing = {"live": jobs[1:], "stuck": jobs[:1], "waiting": [], "under way": []}
     console = Console(width=100, record=True, file=None)
     with console.capture() as captured:
         console.print(table(standing))
