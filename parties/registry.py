@@ -89,9 +89,14 @@ class GrpcRegistry:
         self, key_id: str = "", key_version: int = 0
     ) -> list[pb.IssuedModel]:
         request = pb.ListIssuedModelsRequest(key_id=key_id, key_version=key_version)
-        with remote_errors("orchestrator"):
-            answer = self._stub.ListIssuedModels(request)
-        return list(answer.issued)
+        found: list[pb.IssuedModel] = []
+        while True:
+            with remote_errors("orchestrator"):
+                page = self._stub.ListIssuedModels(request)
+            found += page.issued
+            if not page.next:
+                return found
+            request.after = page.next
 
     def standing(self, since: int) -> pb.ListStandingResponse:
         """Who and what may be served, as far as it changed; for `parties.standing`."""

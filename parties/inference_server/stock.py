@@ -9,10 +9,16 @@ they do, and without the orchestrator there is no answer to any request anyway.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
-from core.errors import KeymixerError, NotAllowedError, SignatureError, Unavailable
+from core.errors import (
+    KeymixerError,
+    NotAllowedError,
+    PeerUnavailable,
+    SignatureError,
+    Unavailable,
+)
 from core.rpc.identity import KEY_HOLDER, SpiffeId
 from core.statements import ISSUE, verify
 from parties.audit import Reporter
@@ -54,11 +60,7 @@ class Stock:
             self._serve_backbone(backbone)
         # A deletion must not slip in between the registry's word and the catalogue.
         with self.intake.issuing:
-            listed = {
-                name_of(each): each
-                for each in self.intake.registry.issued_models()
-                if each.state in _MAY_BE_KEPT
-            }
+            listed = _by_name(self.intake.registry.issued_models())
             for kept in store.load_issues(self._tell):
                 self._serve_issue(kept, listed)
 
@@ -80,7 +82,7 @@ class Stock:
         statement = kept.issue.statement
         name = IssuedName.of(statement)
         if name not in listed:
-            self._delete(name)
+            self._delete_unlisted(name)
             return
         try:
             require_same(listed[name], statement)
@@ -91,8 +93,14 @@ class Stock:
         except KeymixerError as error:
             self._tell(f"{name.key_id}-{name.key_version}", error)
 
-    def _delete(self, name: IssuedName) -> None:
-        """Finish a deletion of which this server never heard."""
+    def _delete_unlisted(self, name: IssuedName) -> None:
+        """Finish a deletion of which this server never heard.
+
+        Nothing brings it back, so the registry is asked about just this one once more.
+        """
+        asked_again = self.intake.registry.issued_models(name.key_id, name.key_version)
+        if name in _by_name(asked_again):
+            raise PeerUnavailable("the registry lists it now, and did not a moment ago")
         self.intake.store.delete_issue(name)
         facts = {field: str(value) for field, value in asdict(name).items()}
         self.reporter.report("issued.deleted", facts | {"why": "not listed"})
@@ -117,3 +125,8 @@ class Stock:
         self.reporter.refused(
             caller="", method="start", kind=error.kind, subject={"file": name}
         )
+
+
+def _by_name(listed: Iterable[pb.IssuedModel]) -> dict[IssuedName, pb.IssuedModel]:
+    """Those that this server may hold."""
+    return {name_of(each): each for each in listed if each.state in _MAY_BE_KEPT}

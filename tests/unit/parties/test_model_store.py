@@ -577,6 +577,26 @@ def test_what_the_registry_never_listed_is_deleted(stocked: Shop) -> None:
     assert not list((stocked.folder / "issued").iterdir())
 
 
+class ForgetfulRegistry(FakeRegistry):
+    """A registry that leaves out of the whole list what it knows when it is asked."""
+
+    def issued_models(
+        self, key_id: str = "", key_version: int = 0
+    ) -> list[registry_pb2.IssuedModel]:
+        return super().issued_models(key_id, key_version) if key_id else []
+
+
+def test_nothing_is_deleted_that_the_registry_knows_after_all(stocked: Shop) -> None:
+    known = stocked.registry
+    stocked.registry = ForgetfulRegistry(known.parties, known.versions, known.issued)
+    with pytest.raises(PeerUnavailable):
+        stocked.start()
+
+    stocked.registry = known
+    stocked.start()
+    assert stocked.serves()
+
+
 class AwayRegistry(FakeRegistry):
     """A registry that does not answer for what is issued."""
 
