@@ -15,7 +15,7 @@ from sqlalchemy import text
 from core.rpc.identity import INFERENCE_SERVER, KEY_HOLDER, ORCHESTRATOR
 from tests.killed import commits
 from tests.killed.points import is_of_a_workflow
-from tests.killed.town import Site, opened
+from tests.killed.site import Site, opened
 
 # Facts that say when, how often or under which number; the others say what.
 _NOT_COMPARED: Final = frozenset(

@@ -16,7 +16,8 @@ from orchestrator.audit.writer import SIDE_FILE
 from orchestrator.simulation.workspace import SERVERS
 from tests.killed.outcome import Outcome, outcome
 from tests.killed.points import EVERY_POINT
-from tests.killed.town import Site, Town, copied_site, new_site, opened, running
+from tests.killed.site import Site, copied_site, new_site, opened
+from tests.killed.town import Town, running
 from tests.killed.workflows import WORKFLOWS, prepare
 from tests.postgresql import PostgreSQL
 
