@@ -16,8 +16,9 @@ from core.errors import (
     NotFound,
 )
 from core.rpc.errors import RemoteError
+from core.rpc.policy import Refusal
 from parties import audit
-from parties.audit import Reporter
+from parties.audit import Reporter, event_name, record_event
 from protos import audit_pb2 as pb
 from tests.unit.parties.stage import FakeAuditLog
 
@@ -142,3 +143,61 @@ def test_what_finds_no_room_is_counted() -> None:
     report(log, "a", "b", "c", room=1)
 
     assert ["2"] == lost(log)
+
+
+def test_a_report_sent_again_has_the_name_it_had() -> None:
+    """So the log, which may have taken it the first time, records it once."""
+    troubles = [AuditUnavailable("the answer was lost")]
+    taken: list[str] = []
+
+    class Forgetful(FakeAuditLog):
+        def record_events(self, events: Sequence[pb.Event]) -> None:
+            taken.extend(event.event_id for event in events)
+            if troubles:
+                raise troubles.pop()
+            super().record_events(events)
+
+    log = Forgetful()
+    with Reporter(log) as reporter:
+        reporter.refused(caller="", method="m", kind="X")
+        wait_until(lambda: bool(log.events))
+
+    first, second = taken
+    assert first == second == log.events[0].event_id != ""
+
+
+def test_every_report_has_a_name_of_its_own() -> None:
+    log = MoodyLog()
+    report(log, "a", "b", "c", room=2)
+
+    names = [event.event_id for event in log.events]
+    assert len(names) == len(set(names)) == 3
+    assert "" not in names
+
+
+def test_what_the_guard_could_not_tell_is_counted() -> None:
+    log = FakeAuditLog()
+    with Reporter(log) as reporter:
+        reporter.tell(Refusal("", "m", "NotAllowed", missed=41))
+
+    assert ["41"] == lost(log)
+
+
+def test_what_is_done_is_recorded_under_the_name_it_is_given() -> None:
+    log = FakeAuditLog()
+    record_event(log, "issued.stored", caller="", subject={}, event_id="7/send/kh")
+    record_event(log, "issued.stored", caller="", subject={})
+
+    assert ["7/send/kh", ""] == [event.event_id for event in log.events]
+
+
+def test_an_event_is_named_by_its_key_and_kind() -> None:
+    assert "7/send/kh/issued.stored" == event_name("7/send/kh", "issued.stored")
+    assert "" == event_name("", "issued.stored")
+
+
+def test_a_long_name_is_hashed_to_one_that_the_log_takes() -> None:
+    names = {event_name("x" * length, "issued.stored") for length in range(114, 200)}
+
+    assert {len(name) for name in names} == {128, 64}
+    assert len(names) == 86
