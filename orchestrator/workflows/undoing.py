@@ -41,6 +41,7 @@ def _undo(change: Change, policies: Policies, job: Job, why: str) -> None:
     elif job.kind in (Kind.DESTROY, Kind.REVOKE) and version is not None:
         _keep(change, job)
     elif version is not None and version.state == KeyState.PRE_ACTIVE:
+        jobs.abort(change, job, why)
         ending.revoke(change, policies, version, why)
     elif job.step == Step.OVERLAP:
         raise Conflict("the new version is in use: there is nothing left to give up")

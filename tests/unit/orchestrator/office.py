@@ -93,6 +93,7 @@ class Office:
         self,
         key_holder: KeyHolder | None = None,
         inference_server: InferenceServer | None = None,
+        **more: Any,
     ) -> Engine:
         """A fresh one, as after a start."""
         peers = Peers(
@@ -100,7 +101,7 @@ class Office:
             inference_server or self.server,
             str(KEY_HOLDER_ID),
         )
-        return Engine(self.registry, peers, self.policies)
+        return Engine(self.registry, peers, self.policies, **more)
 
     def settle(self, engine: Engine | None = None) -> None:
         """Work until nothing is due."""
@@ -209,11 +210,21 @@ class Office:
             )
             return [(j.kind, j.subject, j.state, j.step) for j in reversed(found)]
 
+    def open_rows(self) -> list[Job]:
+        """The open jobs, as they stand."""
+        with self.database.reading() as session:
+            return list(jobs.open_jobs(session))
+
     def open_job(self, kind: str) -> Job:
         """The one open job of a kind, as it stands."""
-        with self.database.reading() as session:
-            (found,) = jobs.open_jobs(session, Job.kind == kind)
-            return found
+        (found,) = [job for job in self.open_rows() if job.kind == kind]
+        return found
+
+    def release(self, seed: int = 1, **more: Any) -> int:
+        """Register another version and make it the champion; returns its number."""
+        version = register_model(self, seed=seed, **more)
+        self.move_champion(version)
+        return version
 
     def move_champion(self, version: int, name: str = MODEL) -> None:
         """As the registry's service does it: the alias, and what follows."""

@@ -268,7 +268,7 @@ def test_an_engine_that_stops_gives_its_leases_back(office: Office) -> None:
         office.grant(owner)
         office.create(owner)
     meddler = Meddler(office, "draw", hang)
-    engine = replace(office.engine(meddler, meddler), workers=1)
+    engine = office.engine(meddler, meddler, workers=1)
     with running(engine):
         assert began.wait(30)
         threading.Timer(0.2, go_on.set).start()
