@@ -91,6 +91,12 @@ def test_a_url_that_is_none_of_ours_is_refused(url: str) -> None:
         open_any(url, MIGRATIONS)
 
 
+@pytest.mark.parametrize("driver", ["pg8000", "unheard_of"])
+def test_a_driver_that_is_not_installed_is_named(driver: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"install keymixer\[postgres\]"):
+        open_any(f"postgresql+{driver}://host/db", MIGRATIONS)
+
+
 def test_a_url_that_cannot_be_read_is_not_quoted() -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_any("postgresql//me:hunter2@host/db", MIGRATIONS)
