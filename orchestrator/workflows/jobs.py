@@ -7,9 +7,19 @@ a worker whose lease was taken over finds another fence on the row and writes no
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, joinedload
 
 from core.canonical import canonical, parse
@@ -22,6 +32,7 @@ from orchestrator.registry.store import Change
 OPEN: Final = (JobState.READY, JobState.WAITING, JobState.NEEDS_OPERATOR)
 _STUMBLES: Final = "stumbles"
 _CLAIMABLE: Final = (JobState.READY, JobState.WAITING)
+_BY_ID: Final = select(Job).where(Job.id == bindparam("id"))
 
 
 class Kind(StrEnum):
@@ -247,11 +258,11 @@ def due(
     session: Session, now_ms: int, limit: int, barred: Iterable[str] = ()
 ) -> list[Lease]:
     """What could be leased now: the jobs longest due, as they stand."""
-    steps = tuple(barred)
+    asked = {"now_ms": now_ms, "barred": list(barred), "most": limit}
     found = [
         row
         for state in _CLAIMABLE
-        for row in session.execute(_due_in(state, now_ms, steps).limit(limit))
+        for row in session.execute(_due_in(), {"state": state, **asked})
     ]
     found.sort(key=lambda row: (row.next_at_ms, row.id))
     return [
@@ -275,7 +286,7 @@ def held(session: Session, lease: Lease) -> Job:
     Raises:
         LeaseLost: somebody else works on it, or it was moved on or ended.
     """
-    job = session.get(Job, lease.job_id)
+    job = session.scalar(_BY_ID, {"id": lease.job_id})
     if job is None or (job.fence, job.step) != (lease.fence, lease.step):
         raise LeaseLost(f"job {lease.job_id} is no longer at {lease.step}")
     if job.state not in _CLAIMABLE or job.lease_holder != lease.holder:
@@ -401,23 +412,29 @@ def has_open_child(session: Session, job_id: int) -> bool:
     return session.scalar(query.order_by(Job.id.desc()).limit(1)) is not None
 
 
-def _due_in(
-    state: JobState, now_ms: int, barred: tuple[str, ...]
-) -> Select[int, str, str, int, int | None, int, int | None]:
-    """Jobs in one state, longest due first: an index gives them in that order."""
+@cache
+def _due_in() -> Select[int, str, str, int, int | None, int, int | None]:
+    """Jobs in one state, longest due first: an index gives them in that order.
+
+    Asked many times a second: built once, as building it costs more than running it.
+    """
+    now_ms = bindparam("now_ms", type_=BigInteger)
     free = or_(Job.lease_until_ms.is_(None), Job.lease_until_ms <= now_ms)
-    query = select(
-        Job.id,
-        Job.kind,
-        Job.step,
-        Job.fence,
-        Job.key_version_id,
-        Job.attempts,
-        Job.next_at_ms,
-    ).where(Job.state == state, Job.next_at_ms <= now_ms, free)
-    if barred:
-        query = query.where(Job.step.not_in(barred))
-    return query.order_by(Job.next_at_ms, Job.id)
+    barred = Job.step.in_(bindparam("barred", expanding=True))
+    return (
+        select(
+            Job.id,
+            Job.kind,
+            Job.step,
+            Job.fence,
+            Job.key_version_id,
+            Job.attempts,
+            Job.next_at_ms,
+        )
+        .where(Job.state == bindparam("state"), Job.next_at_ms <= now_ms, free, ~barred)
+        .order_by(Job.next_at_ms, Job.id)
+        .limit(bindparam("most", type_=Integer))
+    )
 
 
 def _stand(

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 
+from sqlalchemy import Select, bindparam
 from sqlalchemy.orm import Session
 
 from orchestrator.federation import Policies
@@ -50,10 +52,7 @@ class Work:
 
     def version(self, session: Session) -> KeyVersion:
         """The key version that the job is about."""
-        query = store.select_key_versions()
-        return session.scalars(
-            query.where(KeyVersion.id == self.lease.key_version_id)
-        ).one()
+        return session.scalars(_version(), {"id": self.lease.key_version_id}).one()
 
     def idempotency_key(self, role: str, what: int | str = "") -> str:
         """Names a remote call: the same again means the same call again.
@@ -64,3 +63,9 @@ class Work:
         """
         name = f"{self.lease.job_id}/{self.lease.step}/{role}"
         return f"{name}/{what}" if what else name
+
+
+@cache
+def _version() -> Select[KeyVersion]:
+    """Built once: every step asks for its key version twice."""
+    return store.select_key_versions().where(KeyVersion.id == bindparam("id"))
