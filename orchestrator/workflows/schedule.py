@@ -52,16 +52,21 @@ def begin_due(registry: Registry, policies: Policies) -> bool:
 
 
 def _moments(policy: RotationPolicy, now_ms: int) -> dict[str, int]:
-    """Why a key is due, and since when: if its newest version is older than that."""
+    """Why a key is due, and the moment by which its newest version must be created.
+
+    Whatever was created at the very moment of a rotation was created by it.
+    """
     found: dict[str, int] = {}
     if policy.max_age is not None:
         why = f"older than {show_duration(policy.max_age)}"
         found[why] = now_ms - round(policy.max_age * 1000)
     if policy.daily_at is not None:
-        found[f"daily at {policy.daily_at} UTC"] = _last_daily(policy.daily_at, now_ms)
+        found[f"daily at {policy.daily_at} UTC"] = (
+            _last_daily(policy.daily_at, now_ms) - 1
+        )
     past = [at for at in policy.at if _ms(at) <= now_ms]
     if past:
-        found[f"at {max(past).isoformat()}"] = _ms(max(past))
+        found[f"at {max(past).isoformat()}"] = _ms(max(past)) - 1
     return found
 
 
