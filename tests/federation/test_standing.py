@@ -1,11 +1,15 @@
-"""A federation that stays: up, every command that reads or asks, down, up again."""
+"""A federation that stays: up, every command that reads or asks, down, up again.
+
+Two organisations are operators, and both must want it when a key is revoked. What ends
+can be taken back for an hour, so that no test depends on how fast the machine is.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from tests.unit.orchestrator.cli.desk import two_operators
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +32,7 @@ class Shell:
             **os.environ,
             "XDG_CACHE_HOME": str(cache),
             "KEYMIXER_RUN": str(runs / "latest"),
+            "COLUMNS": "160",
         }
 
     def json(self, *arguments: str, code: int = 0) -> Any:
@@ -58,7 +65,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     runs, cache = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("cache")
     shell = Shell(runs, cache)
     try:
-        shell.text("up", "deploy/scenarios/digits.yaml", "--runs", str(runs))
+        policies = {"dual_control": ["revoke"], "destroy_window_s": 3600}
+        shell.text("up", str(two_operators(runs, **policies)), "--runs", str(runs))
         yield shell
     finally:
         shell.text("down")
@@ -92,7 +100,7 @@ def test_the_registry_can_be_read(shell: Shell) -> None:
     keys = shell.json("keys")
     issued = shell.json("issued")
 
-    assert len(parties) == 8
+    assert len(parties) == 9
     assert [("digits", 1, "champion")] == [
         (m["name"], m["version"], m["aliases"]) for m in models
     ]
@@ -100,9 +108,11 @@ def test_the_registry_can_be_read(shell: Shell) -> None:
     assert ["live"] * 3 == [one["state"] for one in issued]
 
 
-@pytest.mark.parametrize("command", ["status", "parties", "models", "keys", "issued"])
+@pytest.mark.parametrize(
+    "command", ["status", "parties", "models", "keys", "issued", "jobs list --all"]
+)
 def test_a_person_gets_a_table(shell: Shell, command: str) -> None:
-    shown = shell.text(command)
+    shown = shell.text(*command.split())
 
     assert len(shown.splitlines()) > 4
 
@@ -148,38 +158,123 @@ def test_the_running_log_verifies(shell: Shell) -> None:
     assert shell.json("audit", "verify")["verified"] is True
 
 
-def test_a_key_can_be_rotated_and_revoked(shell: Shell, pictures: list[Path]) -> None:
-    """Rotated, the owner goes on by itself; revoked, it is refused."""
-    made = shell.json("keys", "rotate", "post-office", "--overlap", "0")
-    shell.json("predict", str(pictures[0]), "--owner", "post-office")
-    ended = shell.json("keys", "revoke", "savings-bank", "--reason", "trial ended")
-    refused = shell.json(
-        "predict", str(pictures[0]), "--owner", "savings-bank", code=3
-    )["error"]
-    states = {(k["key_id"], k["version"]): k["state"] for k in shell.json("keys")}
-
-    assert made == {"key_id": "post-office.digits", "version": 2}
-    assert ended == {"owner": "savings-bank", "versions": [1]}
-    assert refused["kind"] == "NoKey"
-    assert states["savings-bank.digits", 1] in {"destroy_scheduled", "destroyed"}
-    assert ("post-office.digits", 2) in states
-
-
-def test_a_revoked_owner_may_be_given_another_key(
+def test_a_key_is_rotated_and_its_owner_switches_by_itself(
     shell: Shell, pictures: list[Path]
 ) -> None:
-    assert _settled(shell)
+    plan = shell.json("keys", "rotate", "post-office", "--dry-run")["rotations"]
+    made = shell.json("keys", "rotate", "post-office", "--overlap", "0s", "--no-wait")
 
-    made = shell.json("keys", "create", "savings-bank")
+    def new_key_answers() -> Any:
+        asked = shell.try_json("predict", str(pictures[0]), "--owner", "post-office")
+        return asked[0]["key"] == "post-office.digits v2"
+
+    assert ("post-office.digits", 1, 2) == _versions(*plan)
+    assert ("post-office.digits", 1, 2) == _versions(*made["rotations"])
+    assert _until(new_key_answers)
+    # Answered once more, nobody knows when: the former version is refused at once.
+    assert _state(shell, "post-office.digits", 1) == "destroy_scheduled"
+
+
+def _versions(rotation: Any) -> tuple[str, int, int]:
+    return rotation["key_id"], rotation["from_version"], rotation["to_version"]
+
+
+def test_an_absent_owner_is_shown_as_waiting_and_holds_up_nobody(
+    shell: Shell, pictures: list[Path]
+) -> None:
+    """Nobody asks for the archive meanwhile: its key is there, and not fetched."""
+    made = shell.json("keys", "rotate", "archive", "--patience", "0s")
+    (line,) = (line for line in shell.text("keys").splitlines() if "pre_active" in line)
+
+    assert ["waiting"] == [each["standing"] for each in made["progress"]]
+    assert "waits for archive to fetch it" in line
+    assert _until(lambda: _answered(shell, "archive", pictures) == "archive.digits v2")
+
+
+def test_one_operator_alone_revokes_nothing(shell: Shell, pictures: list[Path]) -> None:
+    reason = ("--reason", "trial ended")
+    asked = shell.json("keys", "revoke", "savings-bank", *reason)
+    approval = str(asked["approval_id"])
+    alone = shell.json("approvals", "approve", approval, code=3)["error"]
+
+    assert asked["versions"] == []
+    assert alone["kind"] == "NotAllowed"
+    assert _answered(shell, "savings-bank", pictures) == "savings-bank.digits v1"
+
+    done = shell.json("approvals", "approve", approval, "--as", "auditors")
+    refused = shell.json("predict", str(pictures[0]), "--owner", "savings-bank", code=3)
+
+    assert done["state"] == "executed"
+    assert refused["error"]["kind"] == "NoKey"
+    assert _state(shell, "savings-bank.digits", 1) == "destroy_scheduled"
+
+
+def test_a_revocation_can_be_taken_back_in_its_window(
+    shell: Shell, pictures: list[Path]
+) -> None:
+    """What the server had deleted meanwhile is issued again."""
+
+    def restored() -> bool:
+        done = shell.try_json("keys", "restore", "savings-bank", "--version", "1")
+        return bool(done.get("state") == "suspended")
+
+    assert _until(restored)
+    shell.json("keys", "resume", "savings-bank")
+
+    assert _until(
+        lambda: _answered(shell, "savings-bank", pictures) == "savings-bank.digits v1"
+    )
+
+
+def test_a_window_can_be_ended_and_another_key_given(
+    shell: Shell, pictures: list[Path]
+) -> None:
+    asked = shell.json("keys", "revoke", "savings-bank", "--reason", "left")
+    shell.json("approvals", "approve", str(asked["approval_id"]), "--as", "auditors")
+    shell.json("keys", "destroy", "savings-bank", "--version", "1")
+
+    assert _until(lambda: _state(shell, "savings-bank.digits", 1) == "destroyed")
+
+    made = shell.json("keys", "create", "savings-bank", "--no-wait")
+
+    assert (made["key_id"], made["version"]) == ("savings-bank.digits", 2)
     # The first question fetches the key; the model is issued a moment later.
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        asked = shell.try_json("predict", str(pictures[0]), "--owner", "savings-bank")
-        if isinstance(asked, list):
-            break
+    assert _until(
+        lambda: _answered(shell, "savings-bank", pictures) == "savings-bank.digits v2"
+    )
 
-    assert made == {"key_id": "savings-bank.digits", "version": 2}
-    assert asked[0]["key"] == "savings-bank.digits v2"
+
+def test_a_suspended_key_is_refused_until_it_is_resumed(
+    shell: Shell, pictures: list[Path]
+) -> None:
+    shell.json("keys", "suspend", "archive", "--reason", "laptop is missing")
+    refused = shell.json("predict", str(pictures[0]), "--owner", "archive", code=3)
+    shell.json("keys", "resume", "archive")
+
+    assert refused["error"]["kind"] in {"NoKey", "KeyRefused"}
+    assert _until(lambda: _answered(shell, "archive", pictures) == "archive.digits v2")
+
+
+def test_a_keys_whole_life_is_told_in_order(shell: Shell) -> None:
+    told = shell.json("keys", "history", "savings-bank")
+    first = [
+        record["kind"]
+        for record in told
+        if str(record["subject"].get("key_version", 1)) == "1"
+        and record["kind"].startswith(("key.", "approval."))
+    ]
+    expected = [
+        *("key.created", "key.drawn", "key.fetched", "key.confirmed", "key.activated"),
+        *("approval.requested", "approval.approved", "key.revoked"),
+        *("approval.executed", "key.restored", "key.resumed"),
+        *("approval.requested", "approval.approved", "key.revoked"),
+        *("approval.executed", "key.window_ended", "key.destroyed"),
+    ]
+
+    assert expected == first
+    assert [r["index"] for r in told] == sorted(r["index"] for r in told)
+    assert "trial ended" in shell.text("keys", "history", "savings-bank")
+    assert "savings-bank.digits" in shell.text("keys", "show", "savings-bank")
 
 
 def test_a_key_of_an_unknown_owner_is_not_found(shell: Shell) -> None:
@@ -223,9 +318,81 @@ def test_down_and_up_again_keeps_keys_and_log(
     assert shell.json("keys", code=4)["error"]["kind"] == "PeerUnavailable"
     shell.text("up", "--resume", latest)
 
-    assert keys == shell.json("keys")
+    assert _lasting(keys) == _lasting(shell.json("keys"))
     assert shell.json("audit", "verify")["size"] >= size
     assert shell.json("predict", str(pictures[3]), "--owner", "archive")
+
+
+def _lasting(keys: Any) -> Any:
+    """What is on disk: what happens next is said by the clock."""
+    return [{k: v for k, v in key.items() if k != "next"} for key in keys]
+
+
+def test_after_a_leak_a_release_from_a_fresh_start_brings_every_owner_back(
+    shell: Shell, pictures: list[Path]
+) -> None:
+    """As docs/keys.md says it: report, train anew, release, make it the champion."""
+    told = shell.json("keys", "compromised", "archive", "--reason", "stolen laptop")
+    job = str(told["recovery_job_id"])
+    before = {k["key_id"]: k["state"] for k in shell.json("keys") if _in_use(k)}
+
+    assert told["suspended"] == ["post-office.digits", "savings-bank.digits"]
+    assert before == {
+        "archive.digits": "compromised",
+        "post-office.digits": "suspended",
+        "savings-bank.digits": "suspended",
+    }
+    assert f"waits for a clean release (job {job})" in shell.text("keys")
+    assert shell.json("keys", "resume", "post-office", code=3)
+
+    _release_from_a_fresh_start(shell)
+
+    assert _until(lambda: _answered(shell, "archive", pictures))
+    assert _until(lambda: _answered(shell, "post-office", pictures))
+    assert _until(lambda: _answered(shell, "savings-bank", pictures))
+    assert _until(lambda: shell.json("jobs", "show", job)["state"] == "done")
+    assert {2} == {m["version"] for m in shell.json("models") if not m["exposed"]}
+    assert {"active"} == {k["state"] for k in shell.json("keys") if _in_use(k)}
+
+
+def _in_use(key: Any) -> bool:
+    return key["state"] not in {"destroyed", "destroy_scheduled"}
+
+
+def _release_from_a_fresh_start(shell: Shell) -> None:
+    """The provider's own commands: training draws its start from the system."""
+    folder = str(shell.runs / "latest" / "providers" / "modelworks")
+    shape = "--hidden 32 --depth 1 --kernel-size 3 --patch-size 2 --epochs 1"
+    train = ("train", "--name", "digits", "--data", "digits", *shape.split())
+    register = ("register", "--release", f"{folder}/releases/digits")
+    python = (sys.executable, "-m", "parties.model_provider")
+    for arguments in (train, register):
+        subprocess.run(
+            [*python, *arguments, "--folder", folder],
+            env=shell.environment,
+            check=True,
+            capture_output=True,
+        )
+
+
+def _until(holds: Callable[[], Any], seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _answered(shell: Shell, owner: str, pictures: list[Path]) -> str:
+    """The key that an owner's answer came under; empty if it was refused."""
+    asked = shell.try_json("predict", str(pictures[0]), "--owner", owner)
+    return str(asked[0]["key"]) if isinstance(asked, list) else ""
+
+
+def _state(shell: Shell, key_id: str, version: int) -> str:
+    found = {(k["key_id"], k["version"]): k["state"] for k in shell.json("keys")}
+    return str(found[key_id, version])
 
 
 def _settled(shell: Shell) -> Any:
@@ -233,7 +400,8 @@ def _settled(shell: Shell) -> Any:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         keys = shell.json("keys")
-        if {key["state"] for key in keys} <= {"active", "destroyed"}:
+        waits = {"destroy_scheduled", "destroyed"}
+        if {key["state"] for key in keys} <= {"active", *waits}:
             return keys
         time.sleep(0.2)
     raise AssertionError(keys)

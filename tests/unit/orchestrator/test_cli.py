@@ -46,6 +46,7 @@ COMMANDS = [
     ("keys", "restore"),
     ("keys", "destroy"),
     ("keys", "export"),
+    ("keys", "rewrap"),
     ("jobs",),
     ("jobs", "list"),
     ("jobs", "show"),
