@@ -91,7 +91,7 @@ def show(
 def retry(
     job_id: JobId, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
 ) -> None:
-    """Try a job again that needs an operator, from the step it stands at.
+    """Try a job again that is stuck or waits, from the step it stands at.
 
     Example: keymixer jobs retry 12
     """
