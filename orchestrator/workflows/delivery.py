@@ -69,7 +69,7 @@ def prepare(work: Work) -> None:
             jobs.advance(change, job, Step.PREPARE)
         else:
             signer = work.peers.key_holder_id
-            issuing.record_prepared(change, version, plan, prepared, signer)
+            issuing.record_prepared(change, version, now, prepared, signer)
             jobs.advance(change, job, Step.SEND)
             jobs.note(job, model_version=plan.issue.model_version)
 
@@ -90,7 +90,7 @@ def send(work: Work) -> None:
         elif now != plan:
             jobs.advance(change, job, Step.SEND)
         else:
-            _put_to_use(change, work.policies, job, version, plan)
+            _put_to_use(change, work.policies, job, version, now)
 
 
 def _to_draw(version: KeyVersion) -> KeyToDraw:
@@ -128,11 +128,11 @@ def _put_to_use(
     version: KeyVersion,
     plan: issuing.Plan,
 ) -> None:
-    issuing.record_live(change, version, plan.model_version_id)
+    issuing.record_live(change, version, plan)
     if version.state == KeyState.PRE_ACTIVE:
         _activate(change, policies, job, version)
         # The champion may have moved since this was prepared.
-        issuing.ensure(change, version)
+        issuing.ensure(change, version, plan)
     if job.kind == Kind.ROTATE:
         ending.await_overlap(change, policies, job, version)
     else:

@@ -11,9 +11,9 @@ Steps of `destroy` and `revoke` jobs, each about one key version:
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import SignatureError
@@ -22,7 +22,7 @@ from core.statements import DESTRUCTION, DestructionReceipt, verify
 from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import IssuedState, KeyAction, KeyState
-from orchestrator.registry.models import IssuedModel, Job, KeyVersion, ModelVersion
+from orchestrator.registry.models import IssuedModel, Job, KeyVersion
 from orchestrator.registry.store import Change
 from orchestrator.workflows import approvals, issuing, jobs
 from orchestrator.workflows.jobs import Kind, Step
@@ -134,30 +134,28 @@ def overlap(work: Work) -> None:
 def remove(work: Work) -> None:
     """Delete what the inference server may hold of the version, one by one."""
     with work.reading() as session:
-        issue = _first_left(session, work.lease.key_version_id)
+        left = _left(session, work.lease.key_version_id)
+        issue = _issue_id(left[0]) if left else None
     if issue is not None:
         key = work.idempotency_key(INFERENCE_SERVER, issue.model_version)
         work.peers.inference_server.delete(issue, key)
     with work.commit() as (change, job):
-        version = work.version(change.session)
-        if issue is not None:
-            _record_gone(change, version, issue)
-        if _first_left(change.session, version.id) is None:
-            at_ms = version.destroy_at_ms
-            jobs.wait(change, job, IN_WINDOW, at_ms=at_ms, step=Step.WINDOW)
-            _skip_window_that_is_over(change, job, version)
-        else:
+        left = _left(change.session, work.lease.key_version_id)
+        for issued in left:
+            if issue == _issue_id(issued):
+                issued.state = IssuedState.GONE
+                issuing.record(change, issued, "issued.gone")
+        if any(issued.state != IssuedState.GONE for issued in left):
             jobs.advance(change, job, Step.REMOVE)
+        else:
+            jobs.advance(change, job, Step.WINDOW)
+            _pass_window(change, work.policies, job, work.version(change.session))
 
 
 def window(work: Work) -> None:
     """Wait until the window is over and, if need be, two operators agree."""
     with work.commit() as (change, job):
-        at_ms = work.version(change.session).destroy_at_ms or 0
-        if at_ms > change.now_ms:
-            jobs.wait(change, job, IN_WINDOW, at_ms=at_ms)
-        elif approvals.may_destroy(change, work.policies, job):
-            jobs.advance(change, job, Step.DESTROY)
+        _pass_window(change, work.policies, job, work.version(change.session))
 
 
 def destroy(work: Work) -> None:
@@ -204,40 +202,26 @@ def _end_of_window(change: Change, policies: Policies) -> int:
     return change.now_ms + round(policies.destroy_window_s * 1000)
 
 
-def _skip_window_that_is_over(change: Change, job: Job, version: KeyVersion) -> None:
-    """So that the same worker goes on, and nobody has to look for the job again."""
-    if (version.destroy_at_ms or 0) <= change.now_ms:
-        jobs.advance(change, job, Step.WINDOW)
+def _pass_window(
+    change: Change, policies: Policies, job: Job, version: KeyVersion
+) -> None:
+    at_ms = version.destroy_at_ms or 0
+    if at_ms > change.now_ms:
+        jobs.wait(change, job, IN_WINDOW, at_ms=at_ms)
+    elif approvals.may_destroy(change, policies, job):
+        jobs.advance(change, job, Step.DESTROY)
 
 
-def _first_left(session: Session, key_version_id: int | None) -> IssueId | None:
-    query = (
-        store.select_issued_models()
-        .where(
-            IssuedModel.key_version_id == key_version_id,
-            IssuedModel.state != IssuedState.GONE,
-        )
-        .order_by(IssuedModel.id)
-        .limit(1)
-    )
-    row = session.scalar(query)
-    if row is None:
-        return None
-    key = row.key_version.key
-    version = row.key_version.version
-    return IssueId(key.key_id, version, key.model.name, row.model_version.version)
+def _left(session: Session, key_version_id: int | None) -> Sequence[IssuedModel]:
+    """What the inference server may still hold of a version, the oldest first."""
+    states = [state for state in IssuedState if state != IssuedState.GONE]
+    return issuing.of_version(session, key_version_id, states)
 
 
-def _record_gone(change: Change, version: KeyVersion, issue: IssueId) -> None:
-    model_version = select(ModelVersion.id).where(
-        ModelVersion.model_id == version.key.model_id,
-        ModelVersion.version == issue.model_version,
-    )
-    row_id = change.session.scalars(model_version).one()
-    issued = issuing.find(change.session, version.id, row_id)
-    if issued is not None and issued.state != IssuedState.GONE:
-        issued.state = IssuedState.GONE
-        issuing.record(change, issued, "issued.gone")
+def _issue_id(issued: IssuedModel) -> IssueId:
+    key, model_version = issued.key_version.key, issued.model_version
+    number = issued.key_version.version
+    return IssueId(key.key_id, number, key.model.name, model_version.version)
 
 
 def _check_receipt(

@@ -134,10 +134,7 @@ def _go_on(change: Change, key: Key) -> None:
 
 def _expect_again(change: Change, version: KeyVersion) -> None:
     """Nobody knows what is still there: it counts once it has been sent again."""
-    query = store.select_issued_models().where(
-        IssuedModel.key_version_id == version.id,
-        IssuedModel.state == IssuedState.RETIRING,
-    )
-    for issued in change.session.scalars(query).all():
+    uncertain = [IssuedState.RETIRING]
+    for issued in issuing.of_version(change.session, version.id, uncertain):
         issued.state = IssuedState.PENDING
         issuing.record(change, issued, "issued.pending")

@@ -1,11 +1,11 @@
 """Which model version a key version should have, and what is written of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from core.errors import KeymixerError, SignatureError
@@ -36,9 +36,10 @@ EXPECTED: Final = (IssuedState.PENDING, IssuedState.LIVE)
 class Plan:
     """What a key version is issued next; if `why` is not empty, not yet."""
 
-    model_version_id: int = 0
     issue: IssueId = _NO_ISSUE
     why: str = ""
+    # The row of what is issued, as this transaction sees it.
+    row: ModelVersion | None = field(default=None, compare=False, repr=False)
 
 
 def to_prepare(session: Session, job: Job, version: KeyVersion) -> Plan:
@@ -96,20 +97,19 @@ def record_prepared(
     prepared: PreparedIssue,
     signer: str,
 ) -> None:
-    """Expect this issued model, and no other.
+    """Expect this issued model, and no other; `plan` is this transaction's.
 
     Raises:
         SignatureError: `signer` did not sign it, or it speaks of something else.
     """
     statement = _checked(change.session, version, plan.issue, prepared, signer)
-    issued = find(change.session, version.id, plan.model_version_id)
+    wanted = _planned(plan)
+    issued = find(change.session, version, wanted)
     if issued is not None and issued.state == IssuedState.LIVE:
         return
     if issued is None:
         issued = IssuedModel(
-            key_version=version,
-            model_version=change.session.get_one(ModelVersion, plan.model_version_id),
-            created_at_ms=change.now_ms,
+            key_version=version, model_version=wanted, created_at_ms=change.now_ms
         )
         change.session.add(issued)
     issued.digest = bytes.fromhex(statement.digest)
@@ -118,9 +118,9 @@ def record_prepared(
     record(change, issued, "issued.prepared")
 
 
-def record_live(change: Change, version: KeyVersion, model_version_id: int) -> None:
+def record_live(change: Change, version: KeyVersion, plan: Plan) -> None:
     """The inference server has it: it may be used. Live already is no change."""
-    issued = find(change.session, version.id, model_version_id)
+    issued = find(change.session, version, _planned(plan))
     if issued is not None and issued.state == IssuedState.PENDING:
         issued.state = IssuedState.LIVE
         record(change, issued, "issued.live")
@@ -130,20 +130,22 @@ def retire(
     change: Change, version: KeyVersion, states: Sequence[IssuedState] = EXPECTED
 ) -> None:
     """Expect no issued model in these states any more: a late one is not stored."""
-    query = store.select_issued_models().where(
-        IssuedModel.key_version_id == version.id, IssuedModel.state.in_(states)
-    )
-    for issued in change.session.scalars(query).all():
+    for issued in of_version(change.session, version.id, states):
         issued.state = IssuedState.RETIRING
         record(change, issued, "issued.retiring")
 
 
-def ensure(change: Change, version: KeyVersion) -> None:
-    """Have a key version issued what it should have, unless it has it or soon will."""
+def ensure(change: Change, version: KeyVersion, plan: Plan | None = None) -> None:
+    """Have a key version issued what it should have, unless it has it or soon will.
+
+    `plan` is what it was issued just now.
+    """
     wanted = target(change.session, version.key)
     if wanted is None or wanted.exposed_at_ms is not None:
         return
-    issued = find(change.session, version.id, wanted.id)
+    if plan is not None and wanted is plan.row:
+        return
+    issued = find(change.session, version, wanted)
     if issued is not None and issued.state in _SERVED:
         return
     if open_on(change.session, subject(version, wanted)) is None:
@@ -178,14 +180,19 @@ def subject(version: KeyVersion, model_version: ModelVersion) -> str:
 
 
 def find(
-    session: Session, key_version_id: int, model_version_id: int
+    session: Session, version: KeyVersion, model_version: ModelVersion
 ) -> IssuedModel | None:
     """One issued model, with all that its records name."""
-    query = store.select_issued_models().where(
-        IssuedModel.key_version_id == key_version_id,
-        IssuedModel.model_version_id == model_version_id,
-    )
-    return session.scalar(query)
+    named = {"key_version": version.id, "model_version": model_version.id}
+    return session.scalar(_one(), named)
+
+
+def of_version(
+    session: Session, key_version_id: int | None, states: Sequence[IssuedState]
+) -> Sequence[IssuedModel]:
+    """The issued models of a key version that are in these states, oldest first."""
+    asked = {"key_version": key_version_id, "states": list(states)}
+    return session.scalars(_some(), asked).all()
 
 
 def record(change: Change, issued: IssuedModel, kind: str) -> None:
@@ -198,12 +205,39 @@ def record(change: Change, issued: IssuedModel, kind: str) -> None:
     store.record_key(change, issued.key_version, kind, **facts)
 
 
+@cache
+def _one() -> Select[IssuedModel]:
+    """Built once: building it takes longer than running it, and every job asks."""
+    return store.select_issued_models().where(
+        IssuedModel.key_version_id == bindparam("key_version"),
+        IssuedModel.model_version_id == bindparam("model_version"),
+    )
+
+
+@cache
+def _some() -> Select[IssuedModel]:
+    return (
+        store.select_issued_models()
+        .where(
+            IssuedModel.key_version_id == bindparam("key_version"),
+            IssuedModel.state.in_(bindparam("states", expanding=True)),
+        )
+        .order_by(IssuedModel.id)
+    )
+
+
+def _planned(plan: Plan) -> ModelVersion:
+    if plan.row is None:
+        raise LookupError("a plan without a hindrance names a model version")
+    return plan.row
+
+
 def _plan(
     session: Session, job: Job, version: KeyVersion, wanted: ModelVersion
 ) -> Plan:
     model, key = version.key.model.name, version.key.key_id
     issue = IssueId(key, version.version, model, wanted.version)
-    return Plan(wanted.id, issue, _hindrance(session, job, version, wanted))
+    return Plan(issue, _hindrance(session, job, version, wanted), wanted)
 
 
 def _hindrance(

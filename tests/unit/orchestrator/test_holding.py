@@ -10,8 +10,7 @@ from core.errors import (
     NotFound,
 )
 from orchestrator.registry import store
-from orchestrator.registry.lifecycle import IssuedState
-from orchestrator.workflows import issuing, keys
+from orchestrator.workflows import keys
 from orchestrator.workflows.peers import IssueId
 from tests.unit.orchestrator.meddling import Meddler
 from tests.unit.orchestrator.office import ALDER_ID, MODEL, Office, register_model
@@ -356,8 +355,4 @@ def test_a_version_restored_and_revoked_again_is_destroyed(patient: Office) -> N
     patient.settle()
 
     assert states(patient) == ["destroyed"]
-    with patient.database.reading() as session:
-        version = store.key_version(session, KEY, 1)
-        issued = issuing.find(session, version.id, 1)
-    assert issued is not None
-    assert issued.state == IssuedState.GONE
+    assert patient.issued() == {(KEY, 1, 1): "gone"}
