@@ -6,7 +6,7 @@ from typing import Final
 from core.errors import ConfigurationError
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
-_FORM: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)")
+_FORM: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw]?)")
 
 
 def parse_duration(text: str) -> float:
@@ -26,7 +26,8 @@ def parse_duration(text: str) -> float:
 
 def show_duration(seconds: float) -> str:
     """Return the duration in its two largest units, such as `3d 4h` or `12s`."""
-    left, parts = round(seconds), []
+    left = round(seconds)
+    parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or parts:

@@ -145,9 +145,7 @@ def test_only_data_owners_have_keys_to_rotate(office: Office) -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
 @pytest.mark.parametrize("field", ["overlap_s", "older_than_s"])
-def test_a_time_without_an_end_is_refused(
-    field: str, seconds: float
-) -> None:
+def test_a_time_without_an_end_is_refused(field: str, seconds: float) -> None:
     wanted: dict[str, Any] = {"model": MODEL, "overlap_s": 0.0} | {field: seconds}
     with pytest.raises(InvalidInput, match=field):
         Wish(**wanted)

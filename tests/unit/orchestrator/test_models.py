@@ -60,7 +60,7 @@ def test_the_one_primary_index_is_partial_in_each_dialect(
     dialect: Dialect,
 ) -> None:
     table = Base.metadata.tables[KeyVersion.__tablename__]
-    named = {index.name: index for index in table.indexes}
+    named = {str(index.name): index for index in table.indexes}
     index = named["uq_key_versions_one_primary"]
 
     assert str(CreateIndex(index).compile(dialect=dialect)).endswith(
