@@ -74,9 +74,10 @@ class RegistryService(rpc.RegistryServiceServicer):
         self, request: pb.SetAliasRequest, context: grpc.ServicerContext
     ) -> pb.SetAliasResponse:
         with rpc_errors(context):
+            to = (request.name, request.alias, request.version)
             with self._registry.change(current_caller()) as change:
-                store.set_alias(change, request.name, request.alias, request.version)
-                release.moved(change, request.name, request.alias, request.version)
+                if store.set_alias(change, *to):
+                    release.moved(change, *to)
             return pb.SetAliasResponse()
 
     def ListKeyVersions(

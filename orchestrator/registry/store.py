@@ -281,8 +281,11 @@ def register_model_version(
     return version
 
 
-def set_alias(change: Change, name: str, alias: str, version: int) -> None:
+def set_alias(change: Change, name: str, alias: str, version: int) -> bool:
     """Move an alias; to where it points already is no change.
+
+    Returns:
+        Whether it pointed elsewhere, or nowhere.
 
     Raises:
         NotAllowedError: the actor is a provider, and the model another's.
@@ -299,10 +302,11 @@ def set_alias(change: Change, name: str, alias: str, version: int) -> None:
         row = ModelAlias(model_id=target.model_id, alias=alias, version=0)
         change.session.add(row)
     if row.version == version:
-        return
+        return False
     row.version = version
     facts = {**model_facts(target), "alias": alias}
     change.record("alias.moved", facts, [target.model.provider.spiffe_id])
+    return True
 
 
 def move(

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from operator import not_
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import RowMapping, text
 
@@ -45,7 +46,8 @@ SERVICES: Final = {
 }
 
 _OPEN_JOBS: Final = text(
-    "SELECT kind, subject, step, state, why, next_at_ms, lease_until_ms FROM jobs "
+    "SELECT kind, subject, step, state, why, attempts, next_at_ms, lease_until_ms "
+    "FROM jobs "
     "WHERE state NOT IN ('done', 'aborted')"
 )
 _OWNERS_TO_CONFIRM: Final = text(
@@ -55,6 +57,9 @@ _OWNERS_TO_CONFIRM: Final = text(
     "WHERE key_versions.state = 'pre_active' AND commitment IS NOT NULL "
     "AND NOT confirmed"
 )
+
+
+Jobs: TypeAlias = Sequence[RowMapping]
 
 
 @dataclass
@@ -101,19 +106,20 @@ class Town:
             lambda: self.provider.register(release, signature, key), lambda: False
         )
 
-    def settle(self, until: Callable[[], bool] | None = None) -> None:
-        """Let the jobs go on, and time pass for them, until all is done."""
-        over = until or (lambda: not self.open_jobs())
+    def settle(self, until: Callable[[Jobs], bool] = not_) -> None:
+        """Let the jobs go on, and time pass for them, until all is done.
+
+        `until` is asked of the open jobs, so that no time passes that it would not see.
+        """
         end = time.monotonic() + PATIENCE_S
-        while not over():
+        while not until(jobs := self.open_jobs()):
             self.servers.check()
-            jobs = self.open_jobs()
             self._require_progress(jobs, end)
             self._confirm_keys()
             self._pass_time(jobs)
             time.sleep(LOOK_EVERY_S)
 
-    def open_jobs(self) -> Sequence[RowMapping]:
+    def open_jobs(self) -> Jobs:
         """The jobs that are not over, as the database has them."""
         with self.registry.reading() as session:
             return session.execute(_OPEN_JOBS).mappings().all()
@@ -123,7 +129,7 @@ class Town:
         with self.registry.reading() as session:
             return [tuple(row) for row in session.execute(text(query), values)]
 
-    def _require_progress(self, jobs: Sequence[RowMapping], end: float) -> None:
+    def _require_progress(self, jobs: Jobs, end: float) -> None:
         stuck = [dict(job) for job in jobs if job["state"] == "needs_operator"]
         assert not stuck, stuck
         assert time.monotonic() < end, [dict(job) for job in jobs]
@@ -133,7 +139,7 @@ class Town:
             with suppress(Unavailable):
                 self.owners[name].sync_keys()
 
-    def _pass_time(self, jobs: Sequence[RowMapping]) -> None:
+    def _pass_time(self, jobs: Jobs) -> None:
         """When everybody waits for a time, let it be that time."""
         now_ms = self.site.ahead.now_ms()
         times = [job["next_at_ms"] for job in jobs if job["next_at_ms"]]

@@ -6,7 +6,7 @@ from typing import Final
 
 from core.manifest import Manifest
 from parties.model_provider.release import Release
-from tests.killed.town import Town
+from tests.killed.town import Jobs, Town
 from tests.unit.parties.stage import Release as Made
 
 ALDER: Final = "alder"
@@ -54,7 +54,7 @@ def rotate(town: Town) -> None:
 def destroy(town: Town) -> None:
     """A version waits to be destroyed, and an operator does not wait so long."""
     order_rotation(town)
-    town.settle(lambda: at_step(town, "window") and waits(town))
+    town.settle(lambda jobs: at_step(jobs, "window") and waits(jobs))
     town.arm()
     key_id = f"{ALDER}.{town.model}"
     town.insist(
@@ -97,7 +97,7 @@ def recover(town: Town) -> None:
         ),
         lambda: has_kind(town, "recover"),
     )
-    town.settle(lambda: at_step(town, "await_release") and waits(town))
+    town.settle(lambda jobs: at_step(jobs, "await_release") and waits(jobs))
     town.release(a_release(town, 2))
     town.settle()
 
@@ -139,13 +139,13 @@ def has_record(town: Town, kind: str) -> bool:
     return bool(town.ask(query, kind=kind))
 
 
-def at_step(town: Town, step: str) -> bool:
-    return any(job["step"] == step for job in town.open_jobs())
+def at_step(jobs: Jobs, step: str) -> bool:
+    return any(job["step"] == step for job in jobs)
 
 
-def waits(town: Town) -> bool:
-    """Does nobody work on anything that has no time?"""
-    return all(job["state"] == "waiting" for job in town.open_jobs())
+def waits(jobs: Jobs) -> bool:
+    """Is nothing to be done, nor to be tried again, before some time or event?"""
+    return all(job["state"] == "waiting" and not job["attempts"] for job in jobs)
 
 
 def state_of(town: Town, owner: str) -> str:

@@ -229,8 +229,8 @@ class Office:
     def move_champion(self, version: int, name: str = MODEL) -> None:
         """As the registry's service does it: the alias, and what follows."""
         with self.change(PROVIDER_ID) as change:
-            store.set_alias(change, name, store.CHAMPION, version)
-            release.moved(change, name, store.CHAMPION, version)
+            if store.set_alias(change, name, store.CHAMPION, version):
+                release.moved(change, name, store.CHAMPION, version)
 
     def issued_rows(self) -> int:
         with self.database.reading() as session:

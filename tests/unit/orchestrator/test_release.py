@@ -17,3 +17,14 @@ def test_a_release_beside_a_champion_is_issued_once_it_is_the_champion(
 
     assert before == {(key_id, 1, 1): "live"}
     assert office.issued()[key_id, 1, version] == "live"
+
+
+def test_a_champion_that_is_named_again_starts_nothing(office: Office) -> None:
+    """A provider that got no answer asks again."""
+    office.active_key()
+    office.move_champion(1)
+    office.settle()
+    before = office.jobs()
+    office.move_champion(1)
+
+    assert office.jobs() == before
