@@ -7,6 +7,7 @@ a lease that runs out is taken over. Nothing is kept here that a restart would m
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ from orchestrator.workflows.work import Work
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
-SCHEDULE_MS: Final = 1000
+# How often the policies are looked at, and how many times longer than that takes.
+SCHEDULE_S: Final = 1.0
+SCHEDULE_SHARE: Final = 20.0
 # A job put off waits so long first, then twice as long each time, up to a bound.
 FIRST_PAUSE_MS: Final = 200
 LONGEST_PAUSE_MS: Final = 30_000
@@ -270,7 +273,7 @@ class _Crew:
             for name in names
         ]
         self._clerk = threading.Thread(target=self._lease, name="jobs", daemon=True)
-        self._looked_ms = 0
+        self._look_at = 0.0
 
     def start(self) -> None:
         for thread in (self._clerk, *self._workers):
@@ -304,10 +307,13 @@ class _Crew:
                 bell.wait(POLL_S)
 
     def _look_at_policies(self) -> None:
-        now_ms = self._engine.registry.clock()
-        if abs(now_ms - self._looked_ms) >= SCHEDULE_MS:
-            self._looked_ms = now_ms
-            self._engine.look_at_policies()
+        """Once a second, or more seldom if it takes long, as of very many keys."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        self._engine.look_at_policies()
+        now = time.monotonic()
+        self._look_at = now + max(SCHEDULE_S, SCHEDULE_SHARE * (now - began))
 
     def _fill(self) -> bool:
         """Fill the queue; returns whether there may be more to lease."""

@@ -28,7 +28,9 @@ from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_OVERLAP_S: Final = 30 * 24 * 3600.0
 # More would hold up every answer while they are written; ask again for the rest.
-MOST_AT_ONCE: Final = 2000
+MOST_AT_ONCE: Final = 1000
+# So many names fit into one statement; of more, all there are are looked at.
+_FEW: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def candidates(change: Change, wish: Wish) -> list[Candidate]:
         keys.data_owner(change, wish.owner)
     named = [Party.spiffe_id == wish.owner] if wish.owner else []
     found = _with_versions(change, model, *named)
-    hinder = _hindrances(change, model, wish)
+    hinder = _hindrances(change, model, wish, found)
     judged = [replace(each, hindrance=hinder(each)) for each in found]
     return _first(judged, MOST_AT_ONCE)
 
@@ -132,7 +134,7 @@ def free_among(
 ) -> list[Candidate]:
     """Those of these keys that nothing hinders."""
     found = _with_versions(change, model, Key.key_id.in_(key_ids))
-    hinder = _hindrances(change, model, Wish(model.name, overlap_s=0.0))
+    hinder = _hindrances(change, model, Wish(model.name, overlap_s=0.0), found)
     return [each for each in found if hinder(each) is None]
 
 
@@ -182,17 +184,11 @@ class _TooYoung(Conflict):
 
 
 def _hindrances(
-    change: Change, model: Model, wish: Wish
+    change: Change, model: Model, wish: Wish, found: Sequence[Candidate]
 ) -> Callable[[Candidate], KeymixerError | None]:
     """Says why a key cannot be rotated; what holds for all keys is looked up once."""
-    granted = set(
-        change.session.scalars(
-            select(Grant.owner_party_id).where(
-                Grant.model_id == model.id, Grant.revoked_at_ms.is_(None)
-            )
-        )
-    )
-    busy = _busy(change)
+    granted = _granted(change, model, found)
+    busy = _busy(change, found)
     fits = keys.block(change.session, model)
 
     def judge(each: Candidate) -> KeymixerError | None:
@@ -213,22 +209,37 @@ def _hindrances(
     return judge
 
 
-def _busy(change: Change) -> Mapping[str, int]:
+def _granted(
+    change: Change, model: Model, found: Sequence[Candidate]
+) -> AbstractSet[int]:
+    """The owners that may use the model, by their rows' ids."""
+    query = select(Grant.owner_party_id).where(
+        Grant.model_id == model.id, Grant.revoked_at_ms.is_(None)
+    )
+    if len(found) <= _FEW:
+        owners = [each.key.owner_party_id for each in found]
+        query = query.where(Grant.owner_party_id.in_(owners))
+    return set(change.session.scalars(query))
+
+
+def _busy(change: Change, found: Sequence[Candidate]) -> Mapping[str, int]:
     """The open jobs that bring a key its next version, by subject."""
     query = select(Job.subject, Job.id).where(
         Job.state.in_(jobs.OPEN),
         Job.kind.in_((Kind.CREATE, Kind.ROTATE)),
         Job.step != Step.OVERLAP,
     )
+    if len(found) <= _FEW:
+        subjects = [jobs.key_subject(each.key) for each in found]
+        query = query.where(Job.subject.in_(subjects))
     return dict(change.session.execute(query).all())
 
 
 def _hand_over(change: Change, subjects: AbstractSet[str]) -> None:
     """Have jobs of their own wait for what earlier rotations of these keys wait for."""
-    waiting = jobs.open_jobs(change.session, Job.step == Step.OVERLAP)
-    for job in waiting:
-        if job.subject in subjects:
-            ending.hand_over(change, job)
+    waiting = (Job.subject.in_(subjects), Job.step == Step.OVERLAP)
+    for job in jobs.open_jobs(change.session, *waiting):
+        ending.hand_over(change, job)
     change.session.flush()
 
 

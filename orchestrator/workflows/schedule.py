@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, time, timedelta
 from typing import Final, NamedTuple
 
@@ -34,21 +35,34 @@ class _Primary(NamedTuple):
 
 
 def begin_due(registry: Registry, policies: Policies) -> bool:
-    """Open a rotation for some keys that are due; were there any?"""
+    """Open a rotation for some keys that are due; were any opened?"""
     policy = policies.rotation
     rules = _moments(policy, registry.clock())
     if not rules and policy.max_images is None:
         return False
     with registry.database.reading() as session:
         found = _due(session, policy, rules)
-    for (model_id, because), key_ids in found.items():
-        with registry.own_change() as change:
-            model = change.session.get_one(Model, model_id)
-            chosen = rotation.free_among(change, model, key_ids)
-            rotation.open_rotations(
-                change, chosen, policies.rotation_overlap_s, because=because
-            )
-    return bool(found)
+    opened = [
+        _begin(registry, policies, model_id, key_ids, because)
+        for (model_id, because), key_ids in found.items()
+    ]
+    return any(opened)
+
+
+def _begin(
+    registry: Registry,
+    policies: Policies,
+    model_id: int,
+    key_ids: AbstractSet[str],
+    because: str,
+) -> bool:
+    """Rotate those of these keys that are still free to be rotated."""
+    with registry.own_change() as change:
+        model = change.session.get_one(Model, model_id)
+        chosen = rotation.free_among(change, model, key_ids)
+        overlap_s = policies.rotation_overlap_s
+        rotation.open_rotations(change, chosen, overlap_s, because=because)
+        return bool(chosen)
 
 
 def _moments(policy: RotationPolicy, now_ms: int) -> dict[str, int]:
