@@ -238,11 +238,12 @@ class Office:
 
 
 @contextmanager
-def open_office(folder: Path) -> Iterator[Office]:
-    """Open an office on the database in `folder`, which is made if it is missing."""
+def open_office(folder: Path, url: str = "") -> Iterator[Office]:
+    """Open an office on the database at `url`, or on SQLite in `folder`."""
     clock = FakeClock()
-    with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
-        _do_not_wait_for_the_disk(database)
+    with open_database(url or f"sqlite:///{folder / 'registry.db'}") as database:
+        if not url:
+            _do_not_wait_for_the_disk(database)
         log = AuditLog(database, f"{FEDERATION}/audit", LOG_KEY, clock)
         registry = Registry(database, log, clock, ORCHESTRATOR_ID)
         server = FakeInferenceServer()
@@ -262,13 +263,18 @@ def _do_not_wait_for_the_disk(database: Database) -> None:
 def make_template(folder: Path) -> None:
     """A federation with enrolled parties and one registered model, to be copied."""
     with open_office(folder) as office:
-        with office.registry.own_change() as change:
-            for party in EVERYBODY:
-                store.enrol(change, party)
-        register_keys(office, PROVIDER_ID, PROVIDER_KEY)
-        register_keys(office, RIVAL_ID, RIVAL_KEY)
-        register_keys(office, KEY_HOLDER_ID, office.key_holder.signing_key)
-        register_model(office)
+        furnish(office)
+
+
+def furnish(office: Office) -> None:
+    """Enrol everybody, and register their keys and a model."""
+    with office.registry.own_change() as change:
+        for party in EVERYBODY:
+            store.enrol(change, party)
+    register_keys(office, PROVIDER_ID, PROVIDER_KEY)
+    register_keys(office, RIVAL_ID, RIVAL_KEY)
+    register_keys(office, KEY_HOLDER_ID, office.key_holder.signing_key)
+    register_model(office)
 
 
 @contextmanager
