@@ -17,7 +17,8 @@ from tests.killed.theatre import POSTGRESQL, Theatre, verified
 from tests.killed.town import Town, running
 from tests.killed.workflows import A_DAY_S, create
 
-pytestmark = pytest.mark.slow
+# They wait for their turn too; a machine with other work is slow.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ from tests.killed.points import ARMED
 from tests.killed.processes import Servers
 from tests.killed.site import Site, opened, read_settings
 
-PATIENCE_S: Final = 250.0
-LOOK_EVERY_S: Final = 0.02
+PATIENCE_S: Final = 600.0
+LOOK_EVERY_S: Final = 0.05
 LEASE_S: Final = 15.0
 SERVICES: Final = {
     ORCHESTRATOR: "keymixer.v1.RegistryService",
