@@ -1,5 +1,6 @@
 """The orchestrator, put together: database, log, services, engine."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Final
 
 import grpc
 
+from core.canonical import canonical
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity
 from core.rpc.server import RunningServer, serve
@@ -18,14 +20,16 @@ from orchestrator.audit.keys import ensure_log_key
 from orchestrator.audit.service import AuditService
 from orchestrator.audit.signing import signing
 from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
+from orchestrator.federation import Policies
 from orchestrator.policy import POLICY
 from orchestrator.registry.database import open_database
 from orchestrator.registry.service import RegistryService
 from orchestrator.registry.store import Registry, enrol_all
 from orchestrator.settings import Settings
-from orchestrator.workflows.engine import Engine, running
+from orchestrator.workflows.engine import Engine
 from orchestrator.workflows.peers import Peers, RemoteInferenceServer, RemoteKeyHolder
 from orchestrator.workflows.service import WorkflowService
+from orchestrator.workflows.workers import running
 from protos import (
     audit_pb2,
     audit_pb2_grpc,
@@ -101,6 +105,7 @@ def orchestrate(
 ) -> Iterator[RunningServer]:
     """Serve the registry, the log and the workflows, and do their jobs, until left."""
     workflows = WorkflowService(registry, settings.policies, peers.key_holder)
+    record_policies(registry, settings.policies)
     with ExitStack() as stack:
         server = stack.enter_context(
             serve(
@@ -119,6 +124,20 @@ def orchestrate(
         write_atomically(settings.address, server.address.encode(), mode=0o644)
         log.info("orchestrator serves", extra={"address": server.address})
         yield server
+
+
+def record_policies(registry: Registry, policies: Policies) -> None:
+    """Record what is in force from now on: an operator could have edited the file.
+
+    The digest is that of the policies as RFC 8785 canonical JSON.
+    """
+    written = canonical(policies.model_dump(mode="json"))
+    facts = {
+        "sha256": hashlib.sha256(written).hexdigest(),
+        "dual_control": ", ".join(sorted(policies.dual_control)) or "nothing",
+    }
+    with registry.own_change() as change:
+        change.record("policy.in_force", facts)
 
 
 def _engine(settings: Settings, registry: Registry, peers: Peers) -> Engine:

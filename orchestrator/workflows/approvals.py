@@ -17,18 +17,16 @@ from sqlalchemy.orm import Session
 from core.canonical import canonical, parse
 from core.errors import Conflict, InvalidInput, NotAllowedError, NotFound
 from core.rpc.identity import OPERATOR, SpiffeId
-from orchestrator.audit.records import Fact
 from orchestrator.federation import Policies
 from orchestrator.registry.lifecycle import ApprovalState, PartyState
 from orchestrator.registry.models import Approval, ApprovalVote, Job, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import jobs
+from orchestrator.workflows import asked, jobs
 from orchestrator.workflows.jobs import Step
 
 VALID_MS: Final = 24 * 3600 * 1000
 LONGEST_REASON: Final = 500
 _OPERATORS_NEEDED: Final = 2
-_OPEN: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
 
 
 class Action(StrEnum):
@@ -38,6 +36,8 @@ class Action(StrEnum):
     ROTATE_KEYS = "rotate_keys"
     REVOKE_KEY = "revoke_key"
     REVOKE_PARTY = "revoke_party"
+    RESTORE_KEY = "restore_key"
+    REPORT_COMPROMISE = "report_compromise"
     DESTROY_KEY = "destroy_key"
     EXPORT_KEY = "export_key"
 
@@ -49,6 +49,10 @@ GATES: Final[Mapping[Action, str]] = MappingProxyType(
         Action.ROTATE_KEYS: "issue",
         Action.REVOKE_KEY: "revoke",
         Action.REVOKE_PARTY: "revoke",
+        # What two operators have ended, one alone does not bring back.
+        Action.RESTORE_KEY: "revoke",
+        # One operator alone suspends the key; see `requests.report_compromise`.
+        Action.REPORT_COMPROMISE: "revoke",
         Action.DESTROY_KEY: "destroy",
         Action.EXPORT_KEY: "export",
     }
@@ -69,9 +73,16 @@ def request(
     *,
     job_id: int | None = None,
 ) -> Approval:
-    """Keep a request until it has its votes; the same once more is the one there is."""
+    """Keep a request until it has its votes; the same once more is the one there is.
+
+    Args:
+        change: The transaction of who asks.
+        action: What is asked for.
+        arguments: Exactly what will be done.
+        job_id: The job that it is about: the request ends with it.
+    """
     written = canonical(arguments)
-    known = _open_request(change, action, written)
+    known = _open_request(change, action, written, job_id)
     if known is not None:
         return known
     made = Approval(
@@ -88,7 +99,7 @@ def request(
     change.session.flush()
     if SpiffeId.parse(change.actor).role == OPERATOR:
         _vote(change, made)
-    change.record("approval.requested", _facts(made))
+    change.record("approval.requested", asked.facts(made))
     return made
 
 
@@ -107,8 +118,8 @@ def approve(
     approval = _pending(change, approval_id)
     _require_another_approver(change, policies, approval)
     _vote(change, approval)
-    change.record("approval.approved", _facts(approval))
-    if len(voters(change.session, approval)) >= _OPERATORS_NEEDED:
+    change.record("approval.approved", asked.facts(approval))
+    if _is_agreed(change, approval):
         _execute(change, policies, approval, perform)
     return approval
 
@@ -120,12 +131,11 @@ def reject(
     if len(reason) > LONGEST_REASON:
         raise InvalidInput(f"reason: at most {LONGEST_REASON} characters")
     approval = named(change.session, approval_id)
-    if approval.state not in _OPEN:
+    if approval.state not in asked.OPEN:
         raise Conflict(f"the request is {approval.state} already")
     if approval.requested_by != change.actor:
         _require_approver(change, policies)
-    _decide(change, approval, ApprovalState.REJECTED)
-    change.record("approval.rejected", {**_facts(approval), "reason": reason})
+    asked.reject(change, approval, reason)
     _tell_waiting_job(change, approval)
     return approval
 
@@ -133,11 +143,18 @@ def reject(
 def use_up(
     change: Change, action: Action, arguments: Mapping[str, Any]
 ) -> Approval | None:
-    """The actor's approved request, executed with this; None: there is none."""
-    known = _open_request(change, action, canonical(arguments))
+    """The actor's approved request, executed with this; None: there is none.
+
+    One whose voters are no longer two operators is rejected: it must be asked for anew.
+    """
+    known = _open_request(change, action, canonical(arguments), None)
     if known is None or known.state != ApprovalState.APPROVED:
         return None
-    _executed(change, known)
+    if not _is_agreed(change, known):
+        asked.reject(change, known, "who approved it is no operator any more")
+        return None
+    asked.decide(change, known, ApprovalState.EXECUTED)
+    change.record("approval.executed", asked.facts(known))
     return known
 
 
@@ -148,29 +165,40 @@ def may_destroy(change: Change, policies: Policies, job: Job) -> bool:
     version = job.key_version
     if version is None:
         return True
-    asked = {"key_id": version.key.key_id, "version": version.version}
-    approval = _open_for(change, job) or request(
-        change, Action.DESTROY_KEY, asked, job_id=job.id
+    named = {"key_id": version.key.key_id, "version": version.version}
+    approval = destruction_asked(change.session, job, change.now_ms) or request(
+        change, Action.DESTROY_KEY, named, job_id=job.id
     )
     why = f"two operators must approve it: `keymixer approvals approve {approval.id}`"
     jobs.wait(change, job, why, at_ms=approval.expires_at_ms)
     return False
 
 
+def destruction_asked(session: Session, job: Job, now_ms: int) -> Approval | None:
+    """The request that the end of a job's window waits for, if it waits for one."""
+    query = select(Approval).where(
+        Approval.job_id == job.id,
+        Approval.action == Action.DESTROY_KEY,
+        Approval.state == ApprovalState.PENDING,
+        Approval.expires_at_ms > now_ms,
+    )
+    return session.scalar(query.order_by(Approval.id).limit(1))
+
+
 def expire(change: Change) -> None:
     """Note which requests nobody approved in time."""
     query = select(Approval).where(
-        Approval.state.in_(_OPEN), Approval.expires_at_ms <= change.now_ms
+        Approval.state.in_(asked.OPEN), Approval.expires_at_ms <= change.now_ms
     )
     for approval in change.session.scalars(query).all():
-        _decide(change, approval, ApprovalState.EXPIRED)
-        change.record("approval.expired", _facts(approval))
+        asked.decide(change, approval, ApprovalState.EXPIRED)
+        change.record("approval.expired", asked.facts(approval))
 
 
 def expiring(session: Session, now_ms: int) -> bool:
     """Has any request run out of time?"""
     query = select(Approval.id).where(
-        Approval.state.in_(_OPEN), Approval.expires_at_ms <= now_ms
+        Approval.state.in_(asked.OPEN), Approval.expires_at_ms <= now_ms
     )
     return session.scalar(query.limit(1)) is not None
 
@@ -187,7 +215,7 @@ def listed(session: Session, *, open_only: bool) -> Sequence[Approval]:
     """Requests, newest first."""
     query = select(Approval).order_by(Approval.id.desc())
     if open_only:
-        query = query.where(Approval.state.in_(_OPEN))
+        query = query.where(Approval.state.in_(asked.OPEN))
     return session.scalars(query).all()
 
 
@@ -220,21 +248,19 @@ def _execute(
     """Do what was asked, as the one who asked; an export waits to be fetched."""
     action = Action(approval.action)
     if action == Action.EXPORT_KEY:
-        _decide(change, approval, ApprovalState.APPROVED)
+        asked.decide(change, approval, ApprovalState.APPROVED)
         return
+    # Before it is done: with it, what else was asked about the same job may end.
+    asked.decide(change, approval, ApprovalState.EXECUTED)
+    change.session.flush()
     about = {**change.about, "approval": approval.id}
-    asked = replace(change, actor=approval.requested_by, about=about)
-    perform[action](asked, policies, arguments(approval))
-    _executed(change, approval)
+    as_asked = replace(change, actor=approval.requested_by, about=about)
+    perform[action](as_asked, policies, arguments(approval))
+    change.record("approval.executed", asked.facts(approval))
 
 
-def _executed(change: Change, approval: Approval) -> None:
-    _decide(change, approval, ApprovalState.EXECUTED)
-    change.record("approval.executed", _facts(approval))
-
-
-def _decide(change: Change, approval: Approval, state: ApprovalState) -> None:
-    approval.state, approval.changed_at_ms = state, change.now_ms
+def _is_agreed(change: Change, approval: Approval) -> bool:
+    return len(voters(change.session, approval)) >= _OPERATORS_NEEDED
 
 
 def _vote(change: Change, approval: Approval) -> None:
@@ -266,21 +292,15 @@ def _require_approver(change: Change, policies: Policies) -> None:
         raise NotAllowedError("the federation's policy names other approvers")
 
 
-def _open_request(change: Change, action: Action, written: bytes) -> Approval | None:
+def _open_request(
+    change: Change, action: Action, written: bytes, job_id: int | None
+) -> Approval | None:
     query = select(Approval).where(
         Approval.action == action,
         Approval.arguments == written,
+        Approval.job_id == job_id,
         Approval.requested_by == change.actor,
-        Approval.state.in_(_OPEN),
-        Approval.expires_at_ms > change.now_ms,
-    )
-    return change.session.scalar(query.order_by(Approval.id).limit(1))
-
-
-def _open_for(change: Change, job: Job) -> Approval | None:
-    query = select(Approval).where(
-        Approval.job_id == job.id,
-        Approval.state == ApprovalState.PENDING,
+        Approval.state.in_(asked.OPEN),
         Approval.expires_at_ms > change.now_ms,
     )
     return change.session.scalar(query.order_by(Approval.id).limit(1))
@@ -288,14 +308,16 @@ def _open_for(change: Change, job: Job) -> Approval | None:
 
 def _was_approved(change: Change, job: Job) -> bool:
     query = select(func.count()).where(
-        Approval.job_id == job.id, Approval.state == ApprovalState.EXECUTED
+        Approval.job_id == job.id,
+        Approval.action == Action.DESTROY_KEY,
+        Approval.state == ApprovalState.EXECUTED,
     )
     return bool(change.session.scalar(query))
 
 
 def _tell_waiting_job(change: Change, approval: Approval) -> None:
     """A job that waits for nothing else is somebody's to decide on."""
-    if approval.job_id is None:
+    if approval.job_id is None or approval.action != Action.DESTROY_KEY:
         return
     job = jobs.named(change.session, approval.job_id)
     version = job.key_version
@@ -304,15 +326,6 @@ def _tell_waiting_job(change: Change, approval: Approval) -> None:
     if (version.destroy_at_ms or 0) <= change.now_ms:
         why = (
             f"the destruction was rejected: `keymixer jobs retry {job.id}` asks again, "
-            f"`keymixer jobs abort {job.id}` keeps the key"
+            f"`{jobs.restoring(version)}` keeps the key"
         )
         jobs.leave_to_operator(change, job, why, "Rejected")
-
-
-def _facts(approval: Approval) -> dict[str, Fact]:
-    return {
-        "approval": approval.id,
-        "action": approval.action,
-        "arguments": approval.arguments.decode(),
-        "requested_by": approval.requested_by,
-    }

@@ -20,7 +20,7 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyAction, KeyState
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, issuing, jobs
+from orchestrator.workflows import ending, issuing, jobs, leases
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.peers import KeyToDraw
 from orchestrator.workflows.work import Work
@@ -55,7 +55,7 @@ def confirm(work: Work) -> None:
 def prepare(work: Work) -> None:
     """Have the model transformed for the key version."""
     with work.reading() as session:
-        job = jobs.held(session, work.lease)
+        job = leases.held(session, work.lease)
         plan = issuing.to_prepare(session, job, work.version(session))
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)
@@ -77,7 +77,7 @@ def prepare(work: Work) -> None:
 def send(work: Work) -> None:
     """Have the prepared model sent, and put it and its key version to use."""
     with work.reading() as session:
-        job = jobs.held(session, work.lease)
+        job = leases.held(session, work.lease)
         plan = issuing.to_send(session, job, work.version(session))
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)

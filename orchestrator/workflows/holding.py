@@ -10,12 +10,13 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import (
     USABLE,
     IssuedState,
+    JobState,
     KeyAction,
     KeyState,
 )
 from orchestrator.registry.models import IssuedModel, Job, Key, KeyVersion, ModelVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, issuing, jobs, keys
+from orchestrator.workflows import approvals, ending, issuing, jobs, keys, leases
 from orchestrator.workflows.jobs import Kind, Step
 
 _HELD_UP: Final = (Kind.ROTATE, Kind.ISSUE)
@@ -71,20 +72,42 @@ def restore(change: Change, key_id: str, version: int) -> KeyVersion:
     resumed.
 
     Raises:
-        KeyRefusedError: it does not wait to be destroyed, or its window is over.
-        Conflict: something of it is being deleted at this moment.
+        KeyRefusedError, Conflict: as `restorable` does.
     """
+    job = restorable(change, key_id, version)
     row = store.key_version(change.session, key_id, version)
-    job = keys.ending_job(change, row)
-    if (row.destroy_at_ms or 0) <= change.now_ms:
-        raise KeyRefusedError("its destroy window is over")
-    if jobs.is_leased(job, change.now_ms):
-        raise Conflict("it is being worked on at this moment: try again")
     jobs.abort(change, job, "the key version was restored")
     row.destroy_at_ms = row.retire_at_ms = None
     store.move(change, row, KeyAction.CANCEL, "key.restored")
     _expect_again(change, row)
     return row
+
+
+def restorable(change: Change, key_id: str, version: int) -> Job:
+    """The job that would destroy a version, if that can still be taken back.
+
+    It can until the key holder is asked to: while the window is open, and afterwards
+    for as long as operators must see to it, or have not agreed.
+
+    Raises:
+        KeyRefusedError: it does not wait to be destroyed, or its window is over.
+        Conflict: something of it is being deleted at this moment.
+    """
+    row = store.key_version(change.session, key_id, version)
+    job = keys.ending_job(change, row)
+    is_over = (row.destroy_at_ms or 0) <= change.now_ms
+    if is_over and not _waits_for_operators(change, job):
+        raise KeyRefusedError("its destroy window is over")
+    if leases.is_leased(job, change.now_ms):
+        raise Conflict("it is being worked on at this moment: try again")
+    return job
+
+
+def _waits_for_operators(change: Change, job: Job) -> bool:
+    if job.state == JobState.NEEDS_OPERATOR:
+        return True
+    asked = approvals.destruction_asked(change.session, job, change.now_ms)
+    return job.state == JobState.WAITING and asked is not None
 
 
 def _require_unexposed(change: Change, held: Sequence[KeyVersion]) -> None:

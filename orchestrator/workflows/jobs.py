@@ -1,24 +1,12 @@
-"""The rows of jobs: opened, leased, moved on, put off, ended.
+"""The rows of jobs: opened, moved on, put off, woken, ended."""
 
-Whoever works on a job holds its lease. Every lease has a number of its own, the fence:
-a worker whose lease was taken over finds another fence on the row and writes nothing.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Integer,
-    Select,
-    bindparam,
-    or_,
     select,
-    update,
 )
 from sqlalchemy.orm import Session, joinedload
 
@@ -28,11 +16,10 @@ from orchestrator.audit.records import Fact
 from orchestrator.registry.lifecycle import JobState
 from orchestrator.registry.models import Job, Key, KeyVersion
 from orchestrator.registry.store import Change
+from orchestrator.workflows import asked
 
 OPEN: Final = (JobState.READY, JobState.WAITING, JobState.NEEDS_OPERATOR)
 _STUMBLES: Final = "stumbles"
-_CLAIMABLE: Final = (JobState.READY, JobState.WAITING)
-_BY_ID: Final = select(Job).where(Job.id == bindparam("id"))
 
 
 class Kind(StrEnum):
@@ -64,24 +51,8 @@ class Step(StrEnum):
     CHILDREN = "children"
 
 
-class LeaseLost(Conflict):
-    """The job was taken over, moved on or ended while it was worked on."""
-
-    hint = "nothing was changed; see `keymixer jobs show`"
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to do one step of a job, until it expires."""
-
-    job_id: int
-    kind: str
-    step: str
-    fence: int
-    holder: str
-    until_ms: int
-    key_version_id: int | None
-    attempts: int
+# What they end is asked about: by who wants it sooner, or back.
+_ENDINGS: Final = (Kind.REVOKE, Kind.DESTROY)
 
 
 def key_subject(key: Key) -> str:
@@ -92,6 +63,11 @@ def key_subject(key: Key) -> str:
 def version_subject(version: KeyVersion) -> str:
     """The subject of the job that ends one version of a key."""
     return f"key:{version.key.key_id}/{version.version}"
+
+
+def restoring(version: KeyVersion) -> str:
+    """The command that takes back that a version is destroyed."""
+    return f"keymixer keys restore {version.key.key_id} --version {version.version}"
 
 
 def new(
@@ -221,109 +197,6 @@ def is_open(job: Job) -> bool:
     return job.state in OPEN
 
 
-def is_leased(job: Job, now_ms: int) -> bool:
-    """May somebody be working on it at this moment?"""
-    return job.lease_until_ms is not None and job.lease_until_ms > now_ms
-
-
-def claim(
-    change: Change, holder: str, lease_ms: int, limit: int, barred: Iterable[str] = ()
-) -> list[Lease]:
-    """Lease up to `limit` jobs that are due, those longest due first.
-
-    Args:
-        change: The transaction that makes the leases durable.
-        holder: Names the process that will work on them.
-        lease_ms: For how long, in milliseconds.
-        limit: How many at most.
-        barred: Steps that are not to be begun now.
-    """
-    rows = due(change.session, change.now_ms, limit, barred)
-    until_ms = change.now_ms + lease_ms
-    leased = {
-        "lease_holder": holder,
-        "lease_until_ms": until_ms,
-        "fence": Job.fence + 1,
-    }
-    ids = [lease.job_id for lease in rows]
-    if ids:
-        change.session.execute(update(Job).where(Job.id.in_(ids)).values(leased))
-    return [
-        replace(lease, holder=holder, until_ms=until_ms, fence=lease.fence + 1)
-        for lease in rows
-    ]
-
-
-def due(
-    session: Session, now_ms: int, limit: int, barred: Iterable[str] = ()
-) -> list[Lease]:
-    """What could be leased now: the jobs longest due, as they stand."""
-    asked = {"now_ms": now_ms, "barred": list(barred), "most": limit}
-    found = [
-        row
-        for state in _CLAIMABLE
-        for row in session.execute(_due_in(), {"state": state, **asked})
-    ]
-    found.sort(key=lambda row: (row.next_at_ms, row.id))
-    return [
-        Lease(
-            job_id=row.id,
-            kind=row.kind,
-            step=row.step,
-            fence=row.fence,
-            holder="",
-            until_ms=0,
-            key_version_id=row.key_version_id,
-            attempts=row.attempts,
-        )
-        for row in found[:limit]
-    ]
-
-
-def held(session: Session, lease: Lease) -> Job:
-    """The leased job, if it still stands where the lease found it.
-
-    Raises:
-        LeaseLost: somebody else works on it, or it was moved on or ended.
-    """
-    job = session.scalar(_BY_ID, {"id": lease.job_id})
-    if job is None or (job.fence, job.step) != (lease.fence, lease.step):
-        raise LeaseLost(f"job {lease.job_id} is no longer at {lease.step}")
-    if job.state not in _CLAIMABLE or job.lease_holder != lease.holder:
-        raise LeaseLost(f"job {lease.job_id} is {job.state}")
-    return job
-
-
-def keep_or_free(change: Change, job: Job, lease: Lease, lease_ms: int) -> Lease | None:
-    """At the end of a step: lease it anew if its next one is due, else let it go."""
-    if job.state != JobState.READY or (job.next_at_ms or 0) > change.now_ms:
-        _let_go(job)
-        return None
-    until_ms = change.now_ms + lease_ms
-    job.lease_holder, job.lease_until_ms = lease.holder, until_ms
-    return replace(
-        lease, kind=job.kind, step=job.step, until_ms=until_ms, attempts=job.attempts
-    )
-
-
-def give_back(change: Change, holder: str) -> None:
-    """Let go of everything a process has leased: it stops."""
-    change.session.execute(
-        update(Job)
-        .where(Job.lease_holder == holder)
-        .values(lease_holder=None, lease_until_ms=None)
-    )
-
-
-def free(change: Change, lease: Lease) -> None:
-    """Let go of one job without having done anything."""
-    change.session.execute(
-        update(Job)
-        .where(Job.id == lease.job_id, Job.fence == lease.fence)
-        .values(lease_holder=None, lease_until_ms=None)
-    )
-
-
 def advance(change: Change, job: Job, step: Step) -> None:
     """Go on to a step, which is due at once."""
     _stand(change, job, JobState.READY, why="", next_at_ms=change.now_ms)
@@ -401,6 +274,11 @@ def retry(change: Change, job: Job) -> None:
     change.record("job.retried", facts(job), readers(job))
 
 
+def let_go(job: Job) -> None:
+    """Nobody works on it any more."""
+    job.lease_holder = job.lease_until_ms = None
+
+
 def children(session: Session, job: Job) -> Sequence[Job]:
     """The jobs that this one started and that are still open."""
     return open_jobs(session, Job.parent_id == job.id)
@@ -412,31 +290,6 @@ def has_open_child(session: Session, job_id: int) -> bool:
     return session.scalar(query.order_by(Job.id.desc()).limit(1)) is not None
 
 
-@cache
-def _due_in() -> Select[int, str, str, int, int | None, int, int | None]:
-    """Jobs in one state, longest due first: an index gives them in that order.
-
-    Asked many times a second: built once, as building it costs more than running it.
-    """
-    now_ms = bindparam("now_ms", type_=BigInteger)
-    free = or_(Job.lease_until_ms.is_(None), Job.lease_until_ms <= now_ms)
-    barred = Job.step.in_(bindparam("barred", expanding=True))
-    return (
-        select(
-            Job.id,
-            Job.kind,
-            Job.step,
-            Job.fence,
-            Job.key_version_id,
-            Job.attempts,
-            Job.next_at_ms,
-        )
-        .where(Job.state == bindparam("state"), Job.next_at_ms <= now_ms, free, ~barred)
-        .order_by(Job.next_at_ms, Job.id)
-        .limit(bindparam("most", type_=Integer))
-    )
-
-
 def _stand(
     change: Change, job: Job, state: JobState, *, why: str, next_at_ms: int | None
 ) -> None:
@@ -446,14 +299,12 @@ def _stand(
 
 def _end(change: Change, job: Job, state: JobState, why: str) -> None:
     _stand(change, job, state, why=why, next_at_ms=None)
-    _let_go(job)
+    let_go(job)
     job.fence += 1
+    if job.kind in _ENDINGS:
+        asked.end_with(change, job)
     if job.parent_id is None or has_open_child(change.session, job.parent_id):
         return
     parent = named(change.session, job.parent_id)
     if parent.step == Step.CHILDREN:
         wake(change, parent)
-
-
-def _let_go(job: Job) -> None:
-    job.lease_holder = job.lease_until_ms = None

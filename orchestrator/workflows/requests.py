@@ -10,8 +10,9 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import approvals, keys, rotation
+from orchestrator.workflows import approvals, holding, keys, recovery, rotation
 from orchestrator.workflows.approvals import Action, Perform
+from orchestrator.workflows.recovery import Compromise
 from orchestrator.workflows.rotation import Wish
 
 
@@ -31,6 +32,25 @@ def begin_export(change: Change, policies: Policies, key_id: str, version: int) 
         facts["approval"] = approved.id
     store.record_key(change, row, "key.exported", **facts)
     return 0
+
+
+def report_compromise(
+    change: Change, policies: Policies, owner: str, model: str, reason: str
+) -> tuple[Compromise, int]:
+    """Note that a key has leaked; or suspend it at once, and ask for approval.
+
+    To end every key of a model takes two operators where revoking one does; to stop
+    the one that leaked must not wait for the second.
+
+    Returns:
+        What was done, and the id of a request that waits for another operator.
+    """
+    asked = {"owner": owner, "model": model, "reason": reason}
+    if not approvals.is_gated(policies, Action.REPORT_COMPROMISE):
+        return recovery.report(change, policies, **asked), 0
+    key_id, held = holding.suspend(change, **asked)
+    waits = approvals.request(change, Action.REPORT_COMPROMISE, asked).id
+    return Compromise(key_id, [], [key_id] if held else [], None, []), waits
 
 
 def ending_job(change: Change, key_id: str, version: int) -> Job:
@@ -65,6 +85,14 @@ def _destroy(change: Change, _policies: Policies, asked: Mapping[str, Any]) -> o
     return keys.destroy_now(change, **asked)
 
 
+def _restore(change: Change, _policies: Policies, asked: Mapping[str, Any]) -> object:
+    return holding.restore(change, **asked)
+
+
+def _compromise(change: Change, policies: Policies, asked: Mapping[str, Any]) -> object:
+    return recovery.report(change, policies, **asked)
+
+
 # An export is not done on approval: the one who asked fetches it.
 PERFORM: Final[Mapping[Action, Perform]] = MappingProxyType(
     {
@@ -72,6 +100,8 @@ PERFORM: Final[Mapping[Action, Perform]] = MappingProxyType(
         Action.ROTATE_KEYS: _rotate,
         Action.REVOKE_KEY: _revoke,
         Action.REVOKE_PARTY: _expel,
+        Action.RESTORE_KEY: _restore,
+        Action.REPORT_COMPROMISE: _compromise,
         Action.DESTROY_KEY: _destroy,
     }
 )

@@ -20,6 +20,10 @@ from orchestrator.workflows.jobs import Kind, Step
 
 # So that no transaction holds up others for long; the rest follows at once.
 AT_ONCE: Final = 100
+# A rotation that was given up would be due again at once, if images were all: whoever
+# gave it up has this long to see to the cause. A key's age has its own interval.
+COOL_DOWN_MS: Final = 3600 * 1000
+_ENDED: Final = (KeyState.DESTROY_SCHEDULED, KeyState.DESTROYED)
 
 
 class _Primary(NamedTuple):
@@ -37,11 +41,12 @@ class _Primary(NamedTuple):
 def begin_due(registry: Registry, policies: Policies) -> bool:
     """Open a rotation for some keys that are due; were any opened?"""
     policy = policies.rotation
-    rules = _moments(policy, registry.clock())
+    now_ms = registry.clock()
+    rules = _moments(policy, now_ms)
     if not rules and policy.max_images is None:
         return False
     with registry.database.reading() as session:
-        found = _due(session, policy, rules)
+        found = _due(session, policy, rules, now_ms)
     opened = [
         _begin(registry, policies, model_id, key_ids, because)
         for (model_id, because), key_ids in found.items()
@@ -85,13 +90,13 @@ def _moments(policy: RotationPolicy, now_ms: int) -> dict[str, int]:
 
 
 def _due(
-    session: Session, policy: RotationPolicy, rules: Mapping[str, int]
+    session: Session, policy: RotationPolicy, rules: Mapping[str, int], now_ms: int
 ) -> Mapping[tuple[int, str], set[str]]:
     """Key ids that are due, by model and reason; some at a time."""
     latest = max(rules.values(), default=-1)
     found: dict[tuple[int, str], set[str]] = defaultdict(set)
     blocks: dict[int, tuple[int, int] | None] = {}
-    for row in session.execute(_primaries(latest, policy.max_images)):
+    for row in session.execute(_primaries(latest, policy.max_images, now_ms)):
         key = _Primary(*row)
         if key.model_id not in blocks:
             blocks[key.model_id] = _block(session, key.model_id)
@@ -118,7 +123,7 @@ def _block(session: Session, model_id: int) -> tuple[int, int] | None:
 
 
 def _primaries(
-    latest_ms: int, max_images: int | None
+    latest_ms: int, max_images: int | None, now_ms: int
 ) -> Select[str, int, int, int, int, int]:
     """Keys in use that nothing hinders, and whose time or use is over."""
     other = aliased(KeyVersion)
@@ -128,7 +133,11 @@ def _primaries(
         .correlate(Key)
         .scalar_subquery()
     )
-    begun = exists().where(other.key_pk == Key.id, other.version > KeyVersion.version)
+    begun = exists().where(
+        other.key_pk == Key.id,
+        other.version > KeyVersion.version,
+        or_(other.state.not_in(_ENDED), other.created_at_ms > now_ms - COOL_DOWN_MS),
+    )
     over = newest <= latest_ms
     if max_images is not None:
         over = or_(over, and_(KeyVersion.images_used >= max_images, ~begun))

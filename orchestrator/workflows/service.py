@@ -6,18 +6,19 @@ from typing import Any, Final
 
 import grpc
 
-from core.errors import InvalidInput
+from core.errors import InvalidInput, Unavailable
 from core.rpc.errors import rpc_errors
 from core.rpc.policy import current_caller
+from orchestrator.errors import ExportInterrupted
 from orchestrator.federation import Policies
 from orchestrator.registry import models
+from orchestrator.registry.lifecycle import KeyState
 from orchestrator.registry.store import Change, Registry
 from orchestrator.workflows import (
     approvals,
     holding,
     jobs,
     keys,
-    recovery,
     requests,
     rotation,
     undoing,
@@ -115,7 +116,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         self, request: pb.ReportCompromiseRequest, context: grpc.ServicerContext
     ) -> pb.ReportCompromiseResponse:
         with self._changing(context) as change:
-            found = recovery.report(
+            found, waits = requests.report_compromise(
                 change, self._policies, request.owner, request.model, request.reason
             )
             return pb.ReportCompromiseResponse(
@@ -124,13 +125,20 @@ class WorkflowService(rpc.WorkflowServiceServicer):
                 suspended=found.suspended,
                 recovery_job_id=found.recovery.id if found.recovery else 0,
                 needed=found.needed,
+                approval_id=waits,
             )
 
     def RestoreKey(
         self, request: pb.RestoreKeyRequest, context: grpc.ServicerContext
     ) -> pb.RestoreKeyResponse:
+        asked: dict[str, Any] = {"key_id": request.key_id, "version": request.version}
         with self._changing(context) as change:
-            row = holding.restore(change, request.key_id, request.version)
+            job = holding.restorable(change, **asked)
+            if waits := self._request(change, Action.RESTORE_KEY, asked, job.id):
+                return pb.RestoreKeyResponse(
+                    state=KeyState.DESTROY_SCHEDULED, approval_id=waits
+                )
+            row = holding.restore(change, **asked)
             return pb.RestoreKeyResponse(state=row.state)
 
     def DestroyKey(
@@ -153,7 +161,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         if waits:
             return pb.ExportKeyResponse(approval_id=waits)
         # Only now, that the record is durable, does the key leave the key holder.
-        with rpc_errors(context):
+        with rpc_errors(context), _interrupted():
             sealed = self._key_holder.export(*named)
         return pb.ExportKeyResponse(
             envelope=sealed.envelope,
@@ -244,6 +252,15 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         if not approvals.is_gated(self._policies, action):
             return 0
         return approvals.request(change, action, asked, job_id=job_id).id
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Say of a key holder that was away that what was agreed on is used up."""
+    try:
+        yield
+    except Unavailable as error:
+        raise ExportInterrupted(f"{error}; an approval of it is used up") from error
 
 
 def _page_size(request: pb.ListJobsRequest) -> int:

@@ -1,11 +1,13 @@
 """Give a job up: what it has begun is undone, or ended by a job of its own."""
 
 from core.errors import Conflict, InvalidInput
+from orchestrator.errors import TwoOperatorsNeeded
 from orchestrator.federation import Policies
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.registry.models import Job
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, holding, jobs
+from orchestrator.workflows import approvals, ending, holding, jobs
+from orchestrator.workflows.approvals import Action
 from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_REASON = 500
@@ -20,6 +22,7 @@ def give_up(change: Change, policies: Policies, job_id: int, reason: str) -> Job
     * `destroy`, `revoke`: the version is restored, and suspended.
 
     Raises:
+        TwoOperatorsNeeded: it would take back what only two operators take back.
         Conflict: it has ended, or has come too far to be given up.
     """
     if len(reason) > LONGEST_REASON:
@@ -39,7 +42,7 @@ def _undo(change: Change, policies: Policies, job: Job, why: str) -> None:
             if child.step != Step.OVERLAP:
                 _undo(change, policies, child, why)
     elif job.kind in (Kind.DESTROY, Kind.REVOKE) and version is not None:
-        _keep(change, job)
+        _keep(change, policies, job)
     elif version is not None and version.state == KeyState.PRE_ACTIVE:
         jobs.abort(change, job, why)
         ending.revoke(change, policies, version, why)
@@ -48,8 +51,10 @@ def _undo(change: Change, policies: Policies, job: Job, why: str) -> None:
     jobs.abort(change, job, why)
 
 
-def _keep(change: Change, job: Job) -> None:
+def _keep(change: Change, policies: Policies, job: Job) -> None:
     version = job.key_version
     if version is None or version.state != KeyState.DESTROY_SCHEDULED:
         raise Conflict("the version is still served: suspend or revoke it")
+    if approvals.is_gated(policies, Action.RESTORE_KEY):
+        raise TwoOperatorsNeeded(f"ask for it with `{jobs.restoring(version)}`")
     holding.restore(change, version.key.key_id, version.version)

@@ -12,8 +12,8 @@ from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change, Registry
-from orchestrator.workflows import jobs
-from orchestrator.workflows.jobs import Lease
+from orchestrator.workflows import leases
+from orchestrator.workflows.leases import Lease
 from orchestrator.workflows.peers import Peers
 
 
@@ -46,9 +46,9 @@ class Work:
             LeaseLost: the job is no longer ours, or no longer at this step.
         """
         with self.registry.own_change() as change:
-            job = jobs.held(change.session, self.lease)
+            job = leases.held(change.session, self.lease)
             yield replace(change, about={"job": job.id}), job
-            self.left = jobs.keep_or_free(change, job, self.lease, self.lease_ms)
+            self.left = leases.keep_or_free(change, job, self.lease, self.lease_ms)
 
     def version(self, session: Session) -> KeyVersion:
         """The key version that the job is about."""

@@ -10,10 +10,11 @@ import pytest
 
 from core.errors import ConstraintConflict
 from orchestrator.federation import RotationPolicy
-from orchestrator.workflows import jobs, rotation
-from orchestrator.workflows.engine import running
-from orchestrator.workflows.jobs import Kind, LeaseLost, Step
+from orchestrator.workflows import jobs, leases, rotation
+from orchestrator.workflows.jobs import Kind, Step
+from orchestrator.workflows.leases import LeaseLost
 from orchestrator.workflows.rotation import Wish
+from orchestrator.workflows.workers import running
 from tests.unit.orchestrator.crashing import outcome
 from tests.unit.orchestrator.office import (
     ALDER_ID,
@@ -91,7 +92,7 @@ def test_whoever_lost_a_lease_to_another_process_writes_nothing(
         other.settle()
 
     with pytest.raises(LeaseLost), office.registry.own_change() as change:
-        jobs.held(change.session, lost)
+        leases.held(change.session, lost)
     assert office.kinds().count("key.drawn") == 1
 
 

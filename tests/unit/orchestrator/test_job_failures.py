@@ -19,7 +19,8 @@ from core.errors import (
 from core.rpc.errors import RemoteError, RemoteUnavailableError
 from orchestrator.registry.models import Job
 from orchestrator.workflows import jobs, undoing
-from orchestrator.workflows.engine import Doubts, pause_ms
+from orchestrator.workflows.doubts import Doubts
+from orchestrator.workflows.failures import pause_ms
 from tests.unit.orchestrator.meddling import Meddler
 from tests.unit.orchestrator.office import ALDER_ID, BIRCH_ID, MODEL, Office
 

@@ -13,9 +13,11 @@ from core.errors import Conflict, ConstraintConflict, NotFound
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import JobState
 from orchestrator.registry.models import Job
-from orchestrator.workflows import jobs
-from orchestrator.workflows.engine import Engine, running
-from orchestrator.workflows.jobs import Kind, Lease, LeaseLost, Step
+from orchestrator.workflows import jobs, leases
+from orchestrator.workflows.engine import Engine
+from orchestrator.workflows.jobs import Kind, Step
+from orchestrator.workflows.leases import Lease, LeaseLost
+from orchestrator.workflows.workers import running
 from tests.unit.orchestrator.meddling import Meddler
 from tests.unit.orchestrator.office import (
     ALDER_ID,
@@ -39,7 +41,7 @@ def open_one(office: Office, subject: str = "key:a", kind: Kind = Kind.RELEASE) 
 
 def claim(office: Office, holder: str, limit: int = 10) -> list[Lease]:
     with office.registry.own_change() as change:
-        return jobs.claim(change, holder, LEASE_MS, limit)
+        return leases.claim(change, holder, LEASE_MS, limit)
 
 
 def job(session: Session, job_id: int) -> Job:
@@ -73,11 +75,11 @@ def test_whoever_lost_a_lease_writes_nothing(idle: Office) -> None:
     idle.clock.pass_seconds(15)
     (held,) = claim(idle, "b")
     with pytest.raises(LeaseLost), idle.registry.own_change() as change:
-        jobs.finish(change, jobs.held(change.session, lost))
+        jobs.finish(change, leases.held(change.session, lost))
 
     with idle.registry.own_change() as change:
         assert job(change.session, job_id).state == JobState.READY
-        jobs.finish(change, jobs.held(change.session, held))
+        jobs.finish(change, leases.held(change.session, held))
     assert idle.jobs()[-1][2] == "done"
 
 
@@ -88,7 +90,7 @@ def test_an_earlier_lease_of_the_same_process_counts_no_more(idle: Office) -> No
     claim(idle, "a")
 
     with pytest.raises(LeaseLost), idle.registry.own_change() as change:
-        jobs.held(change.session, lost)
+        leases.held(change.session, lost)
 
 
 def test_a_lease_for_another_step_counts_no_more(idle: Office) -> None:
@@ -99,7 +101,7 @@ def test_a_lease_for_another_step_counts_no_more(idle: Office) -> None:
         jobs.advance(change, job(change.session, job_id), Step.ISSUE_ALL)
 
     with pytest.raises(LeaseLost), idle.registry.own_change() as change:
-        jobs.held(change.session, lease)
+        leases.held(change.session, lease)
 
 
 def test_a_job_that_was_given_up_or_never_was_is_nobodys(idle: Office) -> None:
@@ -110,7 +112,7 @@ def test_a_job_that_was_given_up_or_never_was_is_nobodys(idle: Office) -> None:
 
     for lost in (lease, replace(lease, job_id=999)):
         with pytest.raises(LeaseLost), idle.registry.own_change() as change:
-            jobs.held(change.session, lost)
+            leases.held(change.session, lost)
 
 
 def test_the_longest_due_is_leased_first(idle: Office) -> None:
@@ -130,8 +132,8 @@ def test_the_longest_due_is_leased_first(idle: Office) -> None:
 def test_steps_that_are_barred_are_not_leased(idle: Office) -> None:
     open_one(idle)
     with idle.registry.own_change() as change:
-        assert jobs.claim(change, "a", LEASE_MS, 5, {Step.CHILDREN}) == []
-        assert len(jobs.claim(change, "a", LEASE_MS, 5, {Step.DRAW})) == 1
+        assert leases.claim(change, "a", LEASE_MS, 5, {Step.CHILDREN}) == []
+        assert len(leases.claim(change, "a", LEASE_MS, 5, {Step.DRAW})) == 1
 
 
 def test_what_waits_for_an_event_is_not_due_until_it_is_woken(idle: Office) -> None:
