@@ -112,13 +112,6 @@ def open_on(session: Session, subject: str) -> Job | None:
     )
 
 
-def require_free(session: Session, subject: str) -> None:
-    """Refuse if a job is open on this subject."""
-    job = open_on(session, subject)
-    if job is not None:
-        raise Conflict(f"job {job.id} ({job.kind}) is still open: see `keymixer jobs`")
-
-
 def open_jobs(session: Session, *conditions: ColumnElement[bool]) -> Sequence[Job]:
     """The open jobs that fit, oldest first."""
     query = select(Job).where(Job.state.in_(OPEN), *conditions).order_by(Job.id)
