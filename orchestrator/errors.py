@@ -9,9 +9,11 @@ NotFound
 └── NotInLog                 the log does not hold that record or that size yet
 Conflict
 ├── EventReused              a name was given to two different events
+├── TwoOperatorsNeeded       another operator must agree to what is asked for
 └── KeyRefusedError
     └── TransitionRefused    the key's state does not allow the action
 Unavailable
+├── ExportInterrupted        the key holder did not give what it was asked to export
 └── AuditUnavailable
     └── LogRewound           the log lost records that were signed
 """
@@ -23,6 +25,7 @@ from core.errors import (
     KeyRefusedError,
     NotFound,
     SignatureError,
+    Unavailable,
 )
 
 
@@ -59,6 +62,18 @@ class EventReused(Conflict):
     """A reporter gave one name to two events that are not the same."""
 
     hint = "send an event again as it was, and give another event another event_id"
+
+
+class TwoOperatorsNeeded(Conflict):
+    """The policy wants another operator to agree, which is not asked for this way."""
+
+    hint = "`keymixer keys restore` asks another operator to approve it"
+
+
+class ExportInterrupted(Unavailable):
+    """The export is recorded, and its approval used up, but nothing was given."""
+
+    hint = "ask for the export again; where two operators must agree, they must anew"
 
 
 class TransitionRefused(KeyRefusedError):

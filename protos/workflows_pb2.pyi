@@ -415,15 +415,20 @@ class ReportCompromiseResponse(_message.Message):
     SUSPENDED_FIELD_NUMBER: _builtins.int
     RECOVERY_JOB_ID_FIELD_NUMBER: _builtins.int
     NEEDED_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     recovery_job_id: _builtins.int
+    approval_id: _builtins.int
+    """Not 0: the key was suspended, and the rest waits for another operator."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The versions that are compromised now."""
 
     @_builtins.property
     def suspended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The other owners' key ids that were suspended by policy."""
+        """The other owners' key ids that were suspended by policy; with an `approval_id` the
+        key itself.
+        """
 
     @_builtins.property
     def needed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -437,10 +442,11 @@ class ReportCompromiseResponse(_message.Message):
         suspended: _abc.Iterable[_builtins.str] | None = ...,
         recovery_job_id: _builtins.int = ...,
         needed: _abc.Iterable[_builtins.str] | None = ...,
+        approval_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "needed", b"needed", "recovery_job_id", b"recovery_job_id", "suspended", b"suspended", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "key_id", b"key_id", "needed", b"needed", "recovery_job_id", b"recovery_job_id", "suspended", b"suspended", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,20 +478,24 @@ Global___RestoreKeyRequest: _TypeAlias = RestoreKeyRequest  # noqa: Y015
 
 @_typing.final
 class RestoreKeyResponse(_message.Message):
-    """The version is suspended now."""
+    """The version as it is now: suspended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     state: _builtins.str
+    approval_id: _builtins.int
+    """Not 0: nothing was done yet, it waits for another operator."""
     def __init__(
         self,
         *,
         state: _builtins.str = ...,
+        approval_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -177,6 +177,7 @@ class WorkflowServiceServicer:
     def ReportCompromise(self, request, context):
         """Says that an owner's key is known to somebody else. See `docs/threat-model.md`: the
         model's plain embedding, and with it every key for that model, must be presumed known.
+        Where revoking needs two operators, one suspends the key, and two do the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,6 +55,7 @@ class WorkflowServiceStub:
     ReportCompromise: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.ReportCompromiseRequest, _workflows_pb2.ReportCompromiseResponse]
     """Says that an owner's key is known to somebody else. See `docs/threat-model.md`: the
     model's plain embedding, and with it every key for that model, must be presumed known.
+    Where revoking needs two operators, one suspends the key, and two do the rest.
     """
     RestoreKey: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.RestoreKeyRequest, _workflows_pb2.RestoreKeyResponse]
     """Takes back the destruction of a key version while its window is open; it is suspended."""
@@ -104,6 +105,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     ReportCompromise: _aio.UnaryUnaryMultiCallable[_workflows_pb2.ReportCompromiseRequest, _workflows_pb2.ReportCompromiseResponse]  # type: ignore[assignment]
     """Says that an owner's key is known to somebody else. See `docs/threat-model.md`: the
     model's plain embedding, and with it every key for that model, must be presumed known.
+    Where revoking needs two operators, one suspends the key, and two do the rest.
     """
     RestoreKey: _aio.UnaryUnaryMultiCallable[_workflows_pb2.RestoreKeyRequest, _workflows_pb2.RestoreKeyResponse]  # type: ignore[assignment]
     """Takes back the destruction of a key version while its window is open; it is suspended."""
@@ -192,6 +194,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflows_pb2.ReportCompromiseResponse, _abc.Awaitable[_workflows_pb2.ReportCompromiseResponse]]:
         """Says that an owner's key is known to somebody else. See `docs/threat-model.md`: the
         model's plain embedding, and with it every key for that model, must be presumed known.
+        Where revoking needs two operators, one suspends the key, and two do the rest.
         """
 
     @_abc_1.abstractmethod

@@ -117,21 +117,25 @@ def compromised(
     """Say that an owner's key is known to somebody else, and start the recovery.
 
     The key is refused at once; policy says whether the other owners' keys for the same
-    model are suspended too. What a clean recovery needs is listed.
+    model are suspended too. What a clean recovery needs is listed. Where revoking needs
+    two operators, one suspends the key, and the rest waits for the other.
 
     Example: keymixer keys compromised st-anna --reason "seed in a backup that leaked"
     """
     with connected(run, as_) as session:
         key = session.key(owner, model)
         done = session.operator.report_compromise(key.owner, key.model, reason)
-    content = {
-        "key_id": key.key_id,
-        "versions": list(done.versions),
-        "suspended": list(done.suspended),
-        "recovery_job_id": done.recovery_job_id,
-        "needed": list(done.needed),
-    }
-    tell(content, _compromise_in_words(key, done), as_json=json_)
+        content = {
+            "key_id": key.key_id,
+            "versions": list(done.versions),
+            "suspended": list(done.suspended),
+            "recovery_job_id": done.recovery_job_id,
+            "needed": list(done.needed),
+            "approval_id": done.approval_id,
+        }
+        told = _compromise_in_words(key, done)
+        held = f"{key.key_id} is suspended, and nothing else was done yet"
+        tell_outcome(session, content, told, as_json=json_, meanwhile=held)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -146,19 +150,25 @@ def restore(
 ) -> None:
     """Take back the destruction of a key version while its window is open.
 
-    It is suspended then: `keymixer keys resume` has it served again.
+    Afterwards too, as long as it waits for operators. It is suspended then: `keymixer
+    keys resume` has it served again.
 
     Example: keymixer keys restore st-anna --version 2
     """
     with connected(run, as_) as session:
         key = session.key(owner, model)
         done = session.operator.restore_key(key.key_id, version)
-    content = {"key_id": key.key_id, "version": version, "state": done.state}
-    told = (
-        f"{key.key_id} version {version} is {done.state}: "
-        f"`keymixer keys resume {key.organisation}` has it served again"
-    )
-    tell(content, told, as_json=json_)
+        content = {
+            "key_id": key.key_id,
+            "version": version,
+            "state": done.state,
+            "approval_id": done.approval_id,
+        }
+        told = (
+            f"{key.key_id} version {version} is {done.state}: "
+            f"`keymixer keys resume {key.organisation}` has it served again"
+        )
+        tell_outcome(session, content, told, as_json=json_)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -114,15 +114,20 @@ def tell(content: Mapping[str, Any], told: str, *, as_json: bool) -> None:
 
 
 def tell_outcome(
-    session: Session, content: Mapping[str, Any], told: str, *, as_json: bool
+    session: Session,
+    content: Mapping[str, Any],
+    told: str,
+    *,
+    as_json: bool,
+    meanwhile: str = "Nothing was done yet",
 ) -> None:
-    """Say what was done, or that nothing was, because another operator must approve.
+    """Say what was done, or that it was not, because another operator must approve.
 
     `content` holds `approval_id`; 0 says that it was done.
     """
     if approval := content["approval_id"]:
         told = (
-            f"Nothing was done yet: approval {approval} waits for another operator: "
+            f"{meanwhile}: approval {approval} waits for another operator: "
             f"keymixer approvals approve {approval} --as {session.another_operator()}"
         )
     tell(content, told, as_json=as_json)
