@@ -1,4 +1,4 @@
-"""Files that hold a private key: mode 0600, whole or absent, never overwritten."""
+"""Files that are whole or absent; those that hold a private key have mode 0600."""
 
 import os
 import stat
@@ -40,8 +40,17 @@ def read_private(path: Path) -> bytes:
 
 def write_public(path: Path, data: bytes) -> None:
     """Replace a file that anyone may read, at once or not at all."""
+    _replace(path, data, 0o644)
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Replace a file that only its owner may read, at once or not at all."""
+    _replace(path, data, 0o600)
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
     try:
-        with _draft(path, data, 0o644) as draft:
+        with _draft(path, data, mode) as draft:
             draft.replace(path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -3,7 +3,9 @@
 InvalidInput
 ├── KeyFormError             a name, owner, model or block size cannot be right
 ├── CorruptFileError
-│   └── CorruptRecordError       a row of the database is not what was written
+│   ├── CorruptRecordError       a row of the database is not what was written
+│   │   └── KekUnlistedError         it names a key that the list of keys does not
+│   └── KekListError             the list of key-encryption keys cannot be read
 └── ConfigurationError
     ├── KekUrlError              not a URL of a key-encryption key
     ├── KekMissingError          there is no key where the URL says
@@ -72,6 +74,18 @@ class CorruptRecordError(CorruptFileError):
     """A row of the key holder's database was changed, moved or cut short."""
 
     hint = "restore key-holder.db from a backup; the row was changed"
+
+
+class KekUnlistedError(CorruptRecordError):
+    """A record is under a key-encryption key that `keks.json` does not list."""
+
+    hint = "restore keks.json, or key-holder.db if somebody changed it, from a backup"
+
+
+class KekListError(CorruptFileError):
+    """The list of key-encryption keys is not what was written."""
+
+    hint = "restore keks.json from a backup"
 
 
 class KekUrlError(ConfigurationError):

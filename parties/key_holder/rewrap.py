@@ -3,7 +3,7 @@
 First the new KEK is put into use, so that nothing more is sealed under the old one;
 then data keys are wrapped anew, some in each transaction. Killed at any instant, every
 record names the KEK that it is under, and the same call goes on with what is left. A
-key holder that serves meanwhile finds an unknown KEK by its URL in the database. No
+key holder that serves meanwhile finds an unknown KEK by its URL in the list of KEKs. No
 sealed content is read or written.
 """
 
@@ -16,10 +16,14 @@ from sqlalchemy.orm import Session, defer
 
 from core.database import Database
 from parties.key_holder.at_rest import Entropy, KeyEncryptionKey, rewrap_record
-from parties.key_holder.errors import CorruptRecordError, RewrapOvertakenError
-from parties.key_holder.keychain import Keychain, put_in_use, row_in_use
-from parties.key_holder.rows import bound_to
-from parties.key_holder.tables import EmbeddingRow, KeyEncryptionKeyRow, KeyVersionRow
+from parties.key_holder.errors import (
+    CorruptRecordError,
+    KekUnlistedError,
+    RewrapOvertakenError,
+)
+from parties.key_holder.keychain import Keychain
+from parties.key_holder.rows import bound_to, kek_ids
+from parties.key_holder.tables import EmbeddingRow, KeyVersionRow
 
 BATCH: Final = 200
 
@@ -55,12 +59,13 @@ def rewrap(
     Raises:
         KekMismatchError: a KEK that records are under is not where it was; nothing was
             changed. So are the other errors of a KEK.
+        KekUnlistedError: the list of KEKs was lost; nothing was changed.
         RewrapOvertakenError: another rewrap has put another KEK into use meanwhile.
     """
-    kek = keychain.load(url, make=_is_new(database, url))
     _load_those_needed(database, keychain)
+    kek = keychain.load(url, make=_is_new(keychain, url))
     with database.transaction() as session:
-        put_in_use(session, kek, url, now_ms)
+        keychain.put_in_use(session, kek, url, now_ms)
     moved, broken = 0, []
     for table in (KeyVersionRow, EmbeddingRow):
         walk = _Walk(database, keychain, kek, table, entropy)
@@ -68,7 +73,7 @@ def rewrap(
             pass
         moved += walk.moved
         broken += walk.broken
-    return _summary(database, kek.id, moved, broken)
+    return _summary(database, keychain, moved, broken)
 
 
 class _Walk:
@@ -94,10 +99,10 @@ class _Walk:
     def step(self, count: int) -> bool:
         """Move the next records in one transaction; False if there are none."""
         with self._database.transaction() as session:
-            if row_in_use(session).id != self._kek.id:
+            if self._keychain.listed_in_use(session).id != self._kek.id:
                 raise RewrapOvertakenError("another key was put into use meanwhile")
             rows = self._next(session, count)
-            opened = [row for row in rows if self._moves(session, row)]
+            opened = [row for row in rows if self._moves(row)]
         if rows:
             self._passed = _name(rows[-1])
         self.moved += len(opened)
@@ -115,9 +120,9 @@ class _Walk:
         )
         return session.scalars(chosen).all()
 
-    def _moves(self, session: Session, row: _Row) -> bool:
+    def _moves(self, row: _Row) -> bool:
         try:
-            old = self._keychain.wrapping(session, row.kek_id)
+            old = self._keychain.wrapping(row.kek_id)
             row.wrapped = rewrap_record(
                 old, self._kek, bound_to(row), row.wrapped or b"", self._entropy
             )
@@ -128,32 +133,32 @@ class _Walk:
         return True
 
 
-def _is_new(database: Database, url: str) -> bool:
+def _is_new(keychain: Keychain, url: str) -> bool:
     """Whether nothing can be sealed under the KEK of that URL yet."""
-    with database.reading() as session:
-        known = select(KeyEncryptionKeyRow.id).where(KeyEncryptionKeyRow.url == url)
-        return session.scalars(known).first() is None
+    return all(listed.url != url for listed in keychain.listed().keks.values())
 
 
 def _load_those_needed(database: Database, keychain: Keychain) -> None:
+    """Those that are not listed are left out: their records are named as broken."""
     with database.reading() as session:
-        under = select(KeyVersionRow.kek_id).union(select(EmbeddingRow.kek_id))
-        needed = session.scalars(
-            select(KeyEncryptionKeyRow).where(KeyEncryptionKeyRow.id.in_(under))
-        ).all()
-    for row in needed:
-        keychain.key(row)
+        needed = kek_ids(session)
+    listed = keychain.listed()
+    if needed and listed.used() is None:
+        raise KekUnlistedError("keks.json is missing, and there are records")
+    for kek_id in needed & listed.keks.keys():
+        keychain.key(listed.keks[kek_id])
 
 
 def _summary(
-    database: Database, kek_id: str, moved: int, broken: Sequence[str]
+    database: Database, keychain: Keychain, moved: int, broken: Sequence[str]
 ) -> Rewrapped:
     with database.reading() as session:
+        used = keychain.listed_in_use(session)
         return Rewrapped(
-            kek_id=kek_id,
-            since_ms=row_in_use(session).since_ms,
-            key_versions=_under(session, KeyVersionRow, kek_id),
-            embeddings=_under(session, EmbeddingRow, kek_id),
+            kek_id=used.id,
+            since_ms=used.since_ms,
+            key_versions=_under(session, KeyVersionRow, used.id),
+            embeddings=_under(session, EmbeddingRow, used.id),
             moved=moved,
             broken=tuple(broken),
         )

@@ -1,5 +1,8 @@
 """Between rows of the database and what they mean."""
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from parties.key_holder.at_rest import SealedRecord
 from parties.key_holder.errors import (
     CorruptRecordError,
@@ -84,3 +87,9 @@ def bound_to(row: KeyVersionRow | EmbeddingRow) -> bytes:
     if isinstance(row, KeyVersionRow):
         return key_identity(row).bound_to(commitment_of(row))
     return EmbeddingIdentity(row.model, row.version, row.digest).to_bytes()
+
+
+def kek_ids(session: Session) -> set[str]:
+    """The names of the key-encryption keys that records say they are under."""
+    keys, embeddings = select(KeyVersionRow.kek_id), select(EmbeddingRow.kek_id)
+    return {name for name in session.scalars(keys.union(embeddings)) if name}

@@ -5,20 +5,15 @@ from typing import Final
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ForeignKey,
-    Index,
     LargeBinary,
     MetaData,
     String,
-    Text,
-    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMES: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
 # Longer names are refused before they get here: `KeyIdentity`.
@@ -30,30 +25,6 @@ class Base(DeclarativeBase):
     """Every table; times are milliseconds since the epoch. No column holds a secret."""
 
     metadata = MetaData(naming_convention=NAMES)
-
-
-class KeyEncryptionKeyRow(Base):
-    """A key-encryption key that was ever in use: its name and where to find it."""
-
-    __tablename__ = "key_encryption_keys"
-    __table_args__ = (
-        Index(
-            "uq_key_encryption_keys_one_in_use",
-            "in_use",
-            unique=True,
-            sqlite_where=text("in_use"),
-            postgresql_where=text("in_use"),
-        ),
-    )
-
-    # Derived from the key, and says nothing about it; see `KeyEncryptionKey`.
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    # `file:`, `env:` or `exec:`; see `parties.key_holder.providers`.
-    url: Mapped[str] = mapped_column(Text)
-    # What is sealed now is sealed under it.
-    in_use: Mapped[bool]
-    # Since when it is, or was last taken, in use.
-    since_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class KeyVersionRow(Base):
@@ -104,9 +75,8 @@ class KeyVersionRow(Base):
     patch_size: Mapped[int | None]
     channels: Mapped[int | None]
     commitment: Mapped[bytes | None] = mapped_column(LargeBinary)
-    kek_id: Mapped[str | None] = mapped_column(
-        ForeignKey("key_encryption_keys.id"), index=True
-    )
+    # Only the list in the key holder's folder says which key that is; see `keks`.
+    kek_id: Mapped[str | None] = mapped_column(String(64), index=True)
     wrapped: Mapped[bytes | None] = mapped_column(LargeBinary)
     sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at_ms: Mapped[int | None] = mapped_column(BigInteger)
@@ -131,9 +101,7 @@ class EmbeddingRow(Base):
     )
     # SHA-256 of the file, as the signed manifest names it.
     digest: Mapped[bytes] = mapped_column(LargeBinary)
-    kek_id: Mapped[str] = mapped_column(
-        ForeignKey("key_encryption_keys.id"), index=True
-    )
+    kek_id: Mapped[str] = mapped_column(String(64), index=True)
     wrapped: Mapped[bytes] = mapped_column(LargeBinary)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)

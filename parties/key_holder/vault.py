@@ -30,7 +30,7 @@ from parties.key_holder.identities import (
     KeyIdentity,
     require_name,
 )
-from parties.key_holder.keychain import Keychain, row_in_use
+from parties.key_holder.keychain import Keychain
 from parties.key_holder.rows import (
     bound_to,
     commitment_of,
@@ -168,7 +168,7 @@ class Vault:
             row = session.get(EmbeddingRow, (model, version))
             if row is None:
                 raise NotFound("no such embedding")
-            kek = self._keychain.wrapping(session, row.kek_id)
+        kek = self._keychain.wrapping(row.kek_id)
         content = open_record(kek, bound_to(row), record_of(row))
         try:
             yield content
@@ -178,8 +178,7 @@ class Vault:
     def _load_key_in_use(self) -> None:
         """Load it while nobody waits for our transaction: a program may take long."""
         with self._database.reading() as session:
-            row = row_in_use(session)
-        self._keychain.key(row)
+            self._keychain.in_use(session)
 
     def _draw(self, session: Session, identity: KeyIdentity) -> KeyVersionRow:
         seed = bytearray(self._entropy(SEED_BYTES))
@@ -202,7 +201,7 @@ class Vault:
         with self._database.reading() as session:
             row = _find(session, key_id, version)
             record = record_of(row)
-            kek = self._keychain.wrapping(session, row.kek_id)
+        kek = self._keychain.wrapping(row.kek_id)
         secret = open_record(kek, bound_to(row), record)
         if len(secret) != SEED_BYTES + BLINDING_BYTES:
             erase(secret)

@@ -19,6 +19,7 @@ from core.statements import DestructionReceipt
 from parties.key_holder.errors import (
     CorruptRecordError,
     EmbeddingChangedError,
+    KekUnlistedError,
     KeyDestroyedError,
     KeyIdentityError,
 )
@@ -140,8 +141,7 @@ def test_a_destroyed_key_is_gone_and_receipted(
         "UPDATE key_versions SET receipt = NULL WHERE version = 2",
         "UPDATE key_versions SET destroyed_at_ms = NULL WHERE version = 2",
         "UPDATE key_versions SET sealed = NULL WHERE version = 1",
-        "UPDATE key_versions SET kek_id = 'unknown' WHERE version = 1",
-        "UPDATE key_encryption_keys SET in_use = NULL",
+        "UPDATE key_versions SET kek_id = NULL WHERE version = 1",
         "INSERT INTO key_versions (key_id, version) VALUES ('k', 1)",
         "INSERT INTO key_versions (key_id, version, destroyed_at_ms) VALUES ('', 0, 1)",
     ],
@@ -158,13 +158,14 @@ def test_the_database_itself_keeps_the_rules(
     assert seed_of(vault)
 
 
-def test_one_key_encryption_key_is_in_use(store: Store, vault: Vault) -> None:
-    with pytest.raises(ConstraintConflict):
-        execute(
-            store.database,
-            "INSERT INTO key_encryption_keys (id, url, in_use, since_ms) "
-            "VALUES ('another', 'env:X', TRUE, 1)",
-        )
+def test_a_row_under_an_unlisted_key_encryption_key_does_not_open(
+    store: Store, vault: Vault
+) -> None:
+    vault.create_key(key())
+    execute(store.database, "UPDATE key_versions SET kek_id = 'unknown'")
+
+    with pytest.raises(KekUnlistedError):
+        seed_of(vault)
 
 
 def test_a_changed_row_does_not_open(store: Store, vault: Vault) -> None:

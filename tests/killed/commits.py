@@ -1,6 +1,7 @@
 """What a commit changes, read from the database itself just before it happens."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import local
@@ -43,6 +44,7 @@ ORCHESTRATOR: Final = {
         SELECT CAST(id AS TEXT), CAST(id AS TEXT)
         || CASE WHEN revoked_at_ms IS NULL THEN '' ELSE ' revoked' END
         FROM grants""",
+    "approval": "SELECT CAST(id AS TEXT), action || ' ' || state FROM approvals",
     "party": "SELECT spiffe_id, spiffe_id || ' ' || state FROM parties",
 }
 KEY_HOLDER: Final = {
@@ -52,11 +54,20 @@ KEY_HOLDER: Final = {
         FROM key_versions""",
     "embedding": """
         SELECT model || '/' || version, model || '/' || version FROM embeddings""",
-    "key-encryption key": """
-        SELECT id, CASE WHEN in_use THEN 'in use' ELSE 'spare' END
-        FROM key_encryption_keys""",
 }
-_CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
+_CHANGE: Final = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+# The log is seen by its records. It is signed every second, whatever happens; and a job
+# that is leased anew looks as it did.
+_SEEN_OTHERWISE: Final = frozenset(
+    {
+        "audit_event_ids",
+        "audit_leaf_parties",
+        "audit_leaves",
+        "audit_nodes",
+        "checkpoints",
+        "jobs",
+    }
+)
 _LOG_SIZE: Final = "SELECT count(*) FROM audit_leaves"
 _RECORDS: Final = 'SELECT body FROM audit_leaves WHERE "index" >= {} ORDER BY "index"'
 # What names the subject of a record; the rest of its facts need not be in a label.
@@ -67,15 +78,16 @@ Rows = Mapping[tuple[str, str], str]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a transaction finds before its first change."""
+    """What a transaction found before its first change, and which tables it changed."""
 
     rows: Rows
     log_size: int
+    tables: set[str] = field(default_factory=set)
 
 
 @dataclass
 class Commits:
-    """Passes a point before and after every commit that changes a row we can name."""
+    """Passes a point before and after every commit that changes anything."""
 
     watch: Watch
     queries: Mapping[str, str]
@@ -84,18 +96,21 @@ class Commits:
 
     def listen(self) -> None:
         """From now on, for every engine and session of this process."""
-        event.listen(Engine, "before_cursor_execute", self._first_change)
+        event.listen(Engine, "before_cursor_execute", self._change)
         event.listen(Engine, "commit", self._before)
         event.listen(Engine, "rollback", self._forget)
         event.listen(Session, "after_commit", self._after)
 
-    def _first_change(
+    def _change(
         self, connection: Connection, _cursor: object, statement: str, *_: object
     ) -> None:
-        """Look at the rows once the transaction keeps all other writers out."""
-        changes = statement.lstrip().startswith(_CHANGES)
-        if changes and self.watch.ledger.armed() and self._seen() is None:
-            self._own.seen = self._look(connection)
+        """Look at the rows at the first one: all other writers are kept out by then."""
+        changed = _CHANGE.match(statement)
+        if changed is None or not self.watch.ledger.armed():
+            return
+        if (seen := self._seen()) is None:
+            seen = self._own.seen = self._look(connection)
+        seen.tables.add(changed[1])
 
     def _before(self, connection: Connection) -> None:
         seen, self._own.seen = self._seen(), None
@@ -117,12 +132,14 @@ class Commits:
         return Seen(self._rows(connection), int(size or 0))
 
     def _changes(self, connection: Connection, seen: Seen) -> list[str]:
-        changed = [
+        changed = {
             f"{kind} {shown}"
             for (kind, name), shown in self._rows(connection).items()
             if seen.rows.get((kind, name)) != shown
-        ]
-        return sorted({*changed, *self._new_records(connection, seen.log_size)})
+        }
+        changed |= set(self._new_records(connection, seen.log_size))
+        others = seen.tables - _SEEN_OTHERWISE
+        return sorted(changed or {f"change of {table}" for table in others})
 
     def _rows(self, connection: Connection) -> Rows:
         return {

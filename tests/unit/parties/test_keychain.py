@@ -3,22 +3,26 @@
 import copy
 import logging
 import pickle
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.errors import ConfigurationError
+from parties.key_holder.at_rest import KeyEncryptionKey
 from parties.key_holder.errors import (
     CorruptRecordError,
+    KekListError,
     KekMismatchError,
     KekMissingError,
     KekPrivacyError,
     KekProgramError,
+    KekUnlistedError,
     KekUrlError,
 )
-from parties.key_holder.keychain import Keychain, find_in_use
-from parties.key_holder.tables import KeyEncryptionKeyRow
+from parties.key_holder.keks import KekList, ListedKek
+from parties.key_holder.keychain import Keychain
 from tests.unit.parties.stage import Entropy
 from tests.unit.parties.strongroom import key, opened, seed_of, store
 
@@ -28,10 +32,9 @@ OTHER = bytes(range(32))
 
 def used(folder: Path) -> tuple[str, str]:
     """The id and the URL of the key in use."""
-    with store(folder) as found, found.database.reading() as session:
-        row = find_in_use(session)
-        assert row is not None
-        return row.id, row.url
+    listed = KekList.read(folder).used()
+    assert listed is not None
+    return listed.id, listed.url
 
 
 def with_a_key(folder: Path) -> bytes:
@@ -144,6 +147,101 @@ def test_a_store_that_was_never_opened_has_no_key_in_use(tmp_path: Path) -> None
         found.keychain.in_use(session)
 
 
+@pytest.mark.parametrize("sealed_before", [True, False])
+def test_who_writes_the_database_has_no_program_run(
+    tmp_path: Path, sealed_before: bool
+) -> None:
+    """Nor a new seed sealed under a key of his own: the database names keys only."""
+    own = KeyEncryptionKey(OTHER)
+    script = f"exec:/bin/sh -c 'touch {tmp_path}/ran; echo {OTHER.hex()}'"
+    with opened(tmp_path) as vault:
+        if sealed_before:
+            vault.create_key(key())
+        plant(tmp_path, own.id, script)
+        vault.create_key(key(version=2))
+        if sealed_before:
+            with pytest.raises(KekUnlistedError):
+                seed_of(vault)
+    with opened(tmp_path) as vault:
+        assert len(seed_of(vault, 2)) == 32
+
+    assert not (tmp_path / "ran").exists()
+    assert own.id not in KekList.read(tmp_path).keks
+    (kek_id,) = change(tmp_path, "SELECT kek_id FROM key_versions WHERE version = 2")
+    assert kek_id == (KekList.read(tmp_path).in_use,)
+
+
+def plant(folder: Path, kek_id: str, url: str) -> None:
+    """What somebody could do who can write the database: even make a table."""
+    change(folder, "CREATE TABLE key_encryption_keys (id, url, in_use, since_ms)")
+    insert = "INSERT INTO key_encryption_keys VALUES (?, ?, TRUE, 1)"
+    change(folder, insert, kek_id, url)
+    change(folder, "UPDATE key_versions SET kek_id = ?", kek_id)
+
+
+def change(folder: Path, statement: str, *values: str) -> list[Any]:
+    """Write to the database as another program; give the rows."""
+    connection = sqlite3.connect(folder / "key-holder.db")
+    found = connection.execute(statement, values).fetchall()
+    connection.commit()
+    connection.close()
+    return found
+
+
+def test_a_lost_list_is_made_anew_if_the_settings_name_the_records_key(
+    tmp_path: Path,
+) -> None:
+    seed = with_a_key(tmp_path)
+    before = used(tmp_path)
+    (tmp_path / "keks.json").unlink()
+
+    with opened(tmp_path) as vault:
+        assert seed_of(vault) == seed
+    assert used(tmp_path) == before
+
+
+def test_a_lost_list_is_not_replaced_by_another_key(tmp_path: Path) -> None:
+    with_a_key(tmp_path)
+    (tmp_path / "keks.json").unlink()
+    (tmp_path / "kek.key").write_bytes(OTHER)
+
+    with pytest.raises(KekMismatchError, match=r"keks\.json is missing"):
+        with_a_key(tmp_path)
+    (tmp_path / "kek.key").unlink()
+    with pytest.raises(KekMissingError):
+        with_a_key(tmp_path)
+    assert not (tmp_path / "keks.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"in_use": "x", "keks": []}',
+        '{"in_use": "x", "keks": [{"id": "x"}]}',
+    ],
+)
+def test_a_list_that_cannot_be_read_is_told_and_kept(
+    tmp_path: Path, content: str
+) -> None:
+    with_a_key(tmp_path)
+    (tmp_path / "keks.json").write_text(content)
+
+    with pytest.raises(KekListError, match=r"keks\.json"):
+        with_a_key(tmp_path)
+    assert (tmp_path / "keks.json").read_text() == content
+
+
+def test_a_list_that_others_may_change_is_not_read(tmp_path: Path) -> None:
+    with_a_key(tmp_path)
+    (tmp_path / "keks.json").chmod(0o620)
+
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        with_a_key(tmp_path)
+
+
 def test_a_program_is_asked_once(tmp_path: Path) -> None:
     """Not at each record: it may take seconds."""
     script = tmp_path / "give-kek"
@@ -166,16 +264,16 @@ def test_a_program_that_failed_is_not_asked_again_at_once(
     asked = tmp_path / "asked"
     script.write_text(f"#!/bin/sh\necho >> '{asked}'\nexit 1\n")
     script.chmod(0o700)
-    row = KeyEncryptionKeyRow(id="00" * 16, url=f"exec:{script}")
+    listed = ListedKek("00" * 16, f"exec:{script}", 0)
     keychain = Keychain(tmp_path, Entropy())
     for _ in range(3):
         with pytest.raises(KekProgramError, match="exit code 1"):
-            keychain.key(row)
+            keychain.key(listed)
     assert asked.read_text() == "\n"
 
     monkeypatch.setattr("parties.key_holder.keychain._RETRY_S", 0.0)
     with pytest.raises(KekProgramError):
-        keychain.key(row)
+        keychain.key(listed)
     assert asked.read_text() == "\n\n"
 
 

@@ -18,7 +18,7 @@ from parties.key_holder.errors import (
     KeyDestroyedError,
     RewrapOvertakenError,
 )
-from parties.key_holder.keychain import put_in_use, row_in_use
+from parties.key_holder.keks import KekList, ListedKek
 from parties.key_holder.rewrap import Rewrapped, rewrap
 from parties.key_holder.vault import Vault
 from tests.unit.parties.stage import MODEL
@@ -79,7 +79,6 @@ def table(folder: Path, name: str) -> list[dict[str, Any]]:
     statements = {
         "key_versions": "SELECT * FROM key_versions ORDER BY version",
         "embeddings": "SELECT * FROM embeddings ORDER BY version",
-        "key_encryption_keys": "SELECT * FROM key_encryption_keys ORDER BY since_ms",
     }
     connection = sqlite3.connect(folder / "key-holder.db")
     connection.row_factory = sqlite3.Row
@@ -156,17 +155,16 @@ def test_exactly_one_key_is_in_use_and_all_are_remembered(tmp_path: Path) -> Non
     furnished(tmp_path)
     done = rewrapped(tmp_path)
 
-    found = [
-        (row["url"], row["in_use"]) for row in table(tmp_path, "key_encryption_keys")
-    ]
-    assert found == [("file:kek.key", 0), (NEW, 1)]
-    assert table(tmp_path, "key_encryption_keys")[1]["id"] == done.kek_id
+    listed = KekList.read(tmp_path)
+    assert [kek.url for kek in listed.keks.values()] == ["file:kek.key", NEW]
+    assert listed.used() == ListedKek(done.kek_id, NEW, LATER_MS)
+    assert (tmp_path / "keks.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_nothing_changes_if_the_old_key_is_not_to_be_had(tmp_path: Path) -> None:
     """Otherwise what is sealed from now on would be apart from what was sealed."""
     furnished(tmp_path)
-    before = table(tmp_path, "key_encryption_keys")
+    before = KekList.read(tmp_path)
     kept = (tmp_path / "kek.key").read_bytes()
     (tmp_path / "kek.key").write_bytes(bytes(range(32)))
     with pytest.raises(KekMismatchError):
@@ -177,16 +175,16 @@ def test_nothing_changes_if_the_old_key_is_not_to_be_had(tmp_path: Path) -> None
 
     (tmp_path / "kek.key").touch(mode=0o600)
     (tmp_path / "kek.key").write_bytes(kept)
-    assert before == table(tmp_path, "key_encryption_keys")
+    assert before == KekList.read(tmp_path)
 
 
 def test_nothing_changes_if_the_new_key_is_not_to_be_had(tmp_path: Path) -> None:
     expected = furnished(tmp_path)
-    before = table(tmp_path, "key_encryption_keys")
+    before = KekList.read(tmp_path)
     with pytest.raises(KekMissingError):
         rewrapped(tmp_path, "env:KEYMIXER_TEST_KEK")
 
-    assert before == table(tmp_path, "key_encryption_keys")
+    assert before == KekList.read(tmp_path)
     with opened(tmp_path) as vault:
         assert expected == seeds(vault)
 
@@ -235,7 +233,9 @@ def test_a_rewrap_that_another_has_overtaken_says_so(tmp_path: Path) -> None:
         def transaction() -> Any:
             if overtake.is_set():
                 with begin() as session:
-                    put_in_use(session, third, "file:third.key", LATER_MS)
+                    found.keychain.put_in_use(
+                        session, third, "file:third.key", LATER_MS
+                    )
             return begin()
 
         found.database.transaction = transaction  # type: ignore[method-assign]
@@ -265,7 +265,7 @@ def test_a_server_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
         serving.create_key(key(version=5))
         assert embeddings(serving) == [PLAIN, PLAIN]
     (row,) = [r for r in table(tmp_path, "key_versions") if r["version"] == 5]
-    assert row["kek_id"] == table(tmp_path, "key_encryption_keys")[1]["id"]
+    assert row["kek_id"] == KekList.read(tmp_path).in_use
 
 
 def test_a_server_that_is_busy_loses_nothing_meanwhile(tmp_path: Path) -> None:
@@ -329,6 +329,24 @@ def test_there_are_no_more_commits_than_were_killed(tmp_path: Path) -> None:
     assert killed(tmp_path, "after", COMMITS + 1) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before-list", "after-list"])
+def test_killed_as_it_lists_the_key_it_has_lost_nothing_and_goes_on(
+    tmp_path: Path, moment: str
+) -> None:
+    expected = furnished(tmp_path)
+
+    assert killed(tmp_path, moment, 1) == -signal.SIGKILL
+    listed = KekList.read(tmp_path).used()
+    assert listed is not None
+    assert listed.url == ("file:kek.key" if moment == "before-list" else NEW)
+    with opened(tmp_path, os.urandom) as vault:
+        assert expected == seeds(vault)
+        vault.create_key(key(version=5))
+    assert rewrapped(tmp_path).key_versions == 4
+    assert_moved(tmp_path, expected)
+
+
 def killed(folder: Path, moment: str, number: int) -> int:
     command = [sys.executable, "-m", "tests.unit.parties.killed_rewrap"]
     arguments = [str(folder), NEW, moment, str(number)]
@@ -347,7 +365,8 @@ def test_a_new_store_takes_the_key_at_once(tmp_path: Path) -> None:
 
 def test_since_when_a_key_is_in_use_is_told(tmp_path: Path) -> None:
     furnished(tmp_path)
-    with store(tmp_path) as found, found.database.reading() as session:
-        assert row_in_use(session).since_ms == NOW_MS
+    listed = KekList.read(tmp_path).used()
+    assert listed is not None
+    assert listed.since_ms == NOW_MS
 
     assert rewrapped(tmp_path).since_ms == LATER_MS

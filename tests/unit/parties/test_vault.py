@@ -203,7 +203,12 @@ def test_every_file_is_for_its_owner_only(tmp_path: Path, vault: Vault) -> None:
     vault.store_embedding(MODEL, 1, PLAIN)
     found = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
 
-    assert {"key-holder.db", "key-holder.db-wal", "kek.key"} <= found.keys()
+    assert {
+        "key-holder.db",
+        "key-holder.db-wal",
+        "kek.key",
+        "keks.json",
+    } <= found.keys()
     assert {0o600} == {stat.S_IMODE(mode) for mode in found.values()}
 
 
@@ -474,7 +479,9 @@ def test_any_other_name_is_only_a_name(tmp_path: Path, key_id: str) -> None:
         vault.create_key(key(key_id=key_id))
 
         assert key_id == vault.identity(key_id, 1).key_id
-    assert {"kek.key", "key-holder.db"} == {path.name for path in tmp_path.iterdir()}
+    assert {"kek.key", "keks.json", "key-holder.db"} == {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_a_version_below_one_is_refused(vault: Vault) -> None:

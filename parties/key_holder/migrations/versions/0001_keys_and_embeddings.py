@@ -57,7 +57,6 @@ _HAS_SUCH_A_ROW: Final = (
 
 
 def upgrade() -> None:
-    _create_key_encryption_keys()
     _create_key_versions()
     _create_embeddings()
     if op.get_context().dialect.name == "postgresql":
@@ -68,29 +67,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop everything, every key with it: for development only."""
-    for table in ("embeddings", "key_versions", "key_encryption_keys"):
+    for table in ("embeddings", "key_versions"):
         op.drop_table(table)
     if op.get_context().dialect.name == "postgresql":
         op.execute("DROP FUNCTION keymixer_key_versions_kept()")
-
-
-def _create_key_encryption_keys() -> None:
-    op.create_table(
-        "key_encryption_keys",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("url", sa.Text(), nullable=False),
-        sa.Column("in_use", sa.Boolean(), nullable=False),
-        sa.Column("since_ms", sa.BigInteger(), nullable=False),
-        _primary("key_encryption_keys", "id"),
-    )
-    op.create_index(
-        "uq_key_encryption_keys_one_in_use",
-        "key_encryption_keys",
-        ["in_use"],
-        unique=True,
-        sqlite_where=sa.text("in_use"),
-        postgresql_where=sa.text("in_use"),
-    )
 
 
 def _create_key_versions() -> None:
@@ -113,7 +93,6 @@ def _create_key_versions() -> None:
         sa.Column("receipt", sa.LargeBinary(), nullable=True),
         sa.Column("receipt_signature", sa.LargeBinary(), nullable=True),
         _primary(table, "key_id", "version"),
-        _wrapped_by(table),
         *(_check(table, name, rule) for name, rule in KEY_VERSION_RULES.items()),
     )
     op.create_index(op.f("ix_key_versions_kek_id"), table, ["kek_id"])
@@ -131,7 +110,6 @@ def _create_embeddings() -> None:
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         _primary(table, "model", "version"),
-        _wrapped_by(table),
         _check(table, "version_positive", "version >= 1"),
         _check(table, "digest_length", "length(digest) = 32"),
     )
@@ -177,12 +155,6 @@ def _guard_postgresql() -> None:
 
 def _primary(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
     return sa.PrimaryKeyConstraint(*columns, name=op.f(f"pk_{table}"))
-
-
-def _wrapped_by(table: str) -> sa.ForeignKeyConstraint:
-    return sa.ForeignKeyConstraint(
-        ["kek_id"], ["key_encryption_keys.id"], name=op.f(f"fk_{table}_kek_id")
-    )
 
 
 def _check(table: str, name: str, condition: str) -> sa.CheckConstraint:
