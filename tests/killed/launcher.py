@@ -4,8 +4,10 @@ Nothing of this is in the programs: commits are SQLAlchemy's events, calls are s
 an interceptor of gRPC's, and files by functions put in the place of those of `os`.
 """
 
+import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ class Program:
 def run(program: Program) -> None:
     """Be that program; called in a process of its own."""
     _write_output_to(program.folder / "output.log")
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     _set_clock_ahead(program.ahead)
     watch = Watch(program.ledger, program.doomed)
     queries = _QUERIES.get(program.role, {})
@@ -58,6 +61,14 @@ def _main(module: str, arguments: Sequence[str]) -> int:
     sys.argv = [module, *arguments]
     code: int = import_module(module).main()
     return code
+
+
+def _end_with_the_tests() -> None:
+    """However they end: whoever kills them leaves no server behind."""
+    tests = multiprocessing.parent_process()
+    if tests is not None:
+        tests.join()
+        os._exit(1)
 
 
 def _write_output_to(path: Path) -> None:

@@ -8,7 +8,7 @@ writes down every point it passes, and kills itself at those it is told to, once
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +56,6 @@ class Watch:
 
     ledger: Ledger
     doomed: frozenset[str]
-    kill: Callable[[], None] = field(
-        default=lambda: os.kill(os.getpid(), signal.SIGKILL)
-    )
     _one: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -79,7 +76,7 @@ class Watch:
             spent = set(self.ledger.died())
             if any(self._dooms(point) and point not in spent for point in points):
                 self.ledger.write("died", points)
-                self.kill()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _dooms(self, point: str) -> bool:
         return EVERY_POINT in self.doomed or point in self.doomed

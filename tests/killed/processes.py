@@ -24,7 +24,7 @@ _ONE_AT_A_TIME: Final = threading.Lock()
 class Servers:
     """One process for each program, forked from a process that has loaded them all.
 
-    `on_death` is told which role was killed, while no process of it runs.
+    `on_death` is told which server was killed, while no process of it runs.
     """
 
     programs: Mapping[str, Program]
@@ -36,8 +36,8 @@ class Servers:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        for role in self.programs:
-            self._running[role] = _start(self.programs[role])
+        for server, program in self.programs.items():
+            self._running[server] = _start(program)
         self._thread = threading.Thread(target=self._look_after, daemon=True)
         self._thread.start()
         return self
@@ -59,22 +59,22 @@ class Servers:
 
     def _look_after(self) -> None:
         while not self._stop.is_set() and not self.failure:
-            roles: dict[object, str] = {
-                each.sentinel: role for role, each in self._running.items()
+            servers: dict[object, str] = {
+                each.sentinel: server for server, each in self._running.items()
             }
             ends = [each.sentinel for each in self._running.values()]
             for end in wait(ends, LOOK_EVERY_S):
-                self._revive(roles[end])
+                self._revive(servers[end])
 
-    def _revive(self, role: str) -> None:
-        code = _exit_code(self._running[role])
-        self.deaths[role] += 1
-        if code != -SIGKILL or self.deaths[role] > MOST_DEATHS:
-            log = self.programs[role].folder / "output.log"
-            self.failure = f"{role} ended with {code}, see {log}"
+    def _revive(self, server: str) -> None:
+        code = _exit_code(self._running[server])
+        self.deaths[server] += 1
+        if code != -SIGKILL or self.deaths[server] > MOST_DEATHS:
+            log = self.programs[server].folder / "output.log"
+            self.failure = f"{server} ended with {code}, see {log}"
             return
-        self.on_death(role)
-        self._running[role] = _start(self.programs[role])
+        self.on_death(server)
+        self._running[server] = _start(self.programs[server])
 
 
 def _start(program: Program) -> ForkServerProcess:
