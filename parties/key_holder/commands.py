@@ -80,6 +80,7 @@ def _fields(done: "Rewrapped", why_not: str) -> dict[str, object]:
         "embeddings": done.embeddings,
         "moved": done.moved,
         "broken": list(done.broken),
+        "remains": done.remains,
         "recorded": not why_not,
         "why_not": why_not,
     }
@@ -92,6 +93,11 @@ def _sentences(done: "Rewrapped", why_not: str) -> list[str]:
         said.append(
             "these do not open and were left as they are; restore them from a backup: "
             + ", ".join(done.broken)
+        )
+    if done.remains:
+        said.append(
+            "keys wrapped under the former one may remain in the database's log or in"
+            " old versions of its rows; run it again, or on PostgreSQL VACUUM"
         )
     if why_not:
         said.append(f"not recorded in the audit log yet: {why_not}; run it again")

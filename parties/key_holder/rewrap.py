@@ -5,6 +5,9 @@ then data keys are wrapped anew, some in each transaction. Killed at any instant
 record names the KEK that it is under, and the same call goes on with what is left. A
 key holder that serves meanwhile finds an unknown KEK by its URL in the list of KEKs. No
 sealed content is read or written.
+
+At the end the database's log is emptied, so that no data key under the old KEK is left
+in it.
 """
 
 from collections.abc import Sequence
@@ -15,6 +18,7 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session, defer
 
 from core.database import Database
+from core.errors import DatabaseBusyError
 from parties.key_holder.at_rest import Entropy, KeyEncryptionKey, rewrap_record
 from parties.key_holder.errors import (
     CorruptRecordError,
@@ -33,7 +37,11 @@ _Table: TypeAlias = type[KeyVersionRow] | type[EmbeddingRow]
 
 @dataclass(frozen=True, slots=True)
 class Rewrapped:
-    """What is under the KEK now, `moved` of it by this call, and what does not open."""
+    """What is under the KEK now, `moved` of it by this call, and what does not open.
+
+    `remains` says that data keys under the old KEK may be left in the database's log or
+    in old versions of its rows: a reader was in the way, or it is no SQLite database.
+    """
 
     kek_id: str
     since_ms: int
@@ -41,6 +49,7 @@ class Rewrapped:
     embeddings: int
     moved: int
     broken: tuple[str, ...]
+    remains: bool
 
 
 def rewrap(
@@ -73,7 +82,8 @@ def rewrap(
             pass
         moved += walk.moved
         broken += walk.broken
-    return _summary(database, keychain, moved, broken)
+    remains = not _emptied(database)
+    return _summary(database, keychain, moved, broken, remains=remains)
 
 
 class _Walk:
@@ -149,8 +159,22 @@ def _load_those_needed(database: Database, keychain: Keychain) -> None:
         keychain.key(listed.keks[kek_id])
 
 
+def _emptied(database: Database) -> bool:
+    """Whether nothing of the old wrappings is left; waits for readers for a while."""
+    try:
+        database.empty_log()
+    except DatabaseBusyError:
+        return False
+    return database.folder is not None
+
+
 def _summary(
-    database: Database, keychain: Keychain, moved: int, broken: Sequence[str]
+    database: Database,
+    keychain: Keychain,
+    moved: int,
+    broken: Sequence[str],
+    *,
+    remains: bool,
 ) -> Rewrapped:
     with database.reading() as session:
         used = keychain.listed_in_use(session)
@@ -161,6 +185,7 @@ def _summary(
             embeddings=_under(session, EmbeddingRow, used.id),
             moved=moved,
             broken=tuple(broken),
+            remains=remains,
         )
 
 

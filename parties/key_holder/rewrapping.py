@@ -28,6 +28,8 @@ def rewrap_folder(folder: Path, url: str) -> Rewrapped:
 def record_rewrap(folder: Path, done: Rewrapped) -> None:
     """Record it, as the key holder; repeated until it is recorded, it is recorded once.
 
+    A rewrap that goes on after a repair has other counts, and is recorded by itself.
+
     Raises:
         AuditUnavailable: the orchestrator did not take it.
     """
@@ -45,5 +47,10 @@ def record_rewrap(folder: Path, done: Rewrapped) -> None:
             REWRAPPED,
             caller="",
             subject=facts,
-            event_id=event_name(f"{done.kek_id}/{done.since_ms}", REWRAPPED),
+            event_id=event_name(_name(done), REWRAPPED),
         )
+
+
+def _name(done: Rewrapped) -> str:
+    counts = (done.key_versions, done.embeddings, len(done.broken))
+    return "/".join(map(str, (done.kek_id, done.since_ms, *counts)))

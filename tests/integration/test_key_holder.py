@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -194,6 +195,29 @@ def test_a_rewrap_is_recorded_under_one_name_however_often(cast: Cast) -> None:
     # The log keeps the first of them only.
     assert len({event.event_id for event in recorded}) == 1
     assert recorded[0].event_id
+
+
+def test_a_rewrap_after_a_repair_is_recorded_by_itself(cast: Cast) -> None:
+    """Else the log would say for ever that a record is broken, which is mended."""
+
+    def change(statement: str, *values: bytes) -> list[tuple[bytes]]:
+        connection = sqlite3.connect(cast.home(KEY_HOLDER_ID) / "key-holder.db")
+        rows = connection.execute(statement, values).fetchall()
+        connection.commit()
+        connection.close()
+        return rows
+
+    with cast.key_holder():
+        cast.draw()
+        ((wrapped,),) = change("SELECT wrapped FROM key_versions")
+        change("UPDATE key_versions SET wrapped = zeroblob(60)")
+        rewrap(cast, "file:new.key")
+        change("UPDATE key_versions SET wrapped = ?", wrapped)
+        rewrap(cast, "file:new.key")
+
+    recorded = [e for e in cast.audit.events if e.kind == "keys.rewrapped"]
+    assert [event.subject["broken"] for event in recorded] == ["1", "0"]
+    assert len({event.event_id for event in recorded}) == 2
 
 
 def test_a_rewrap_without_the_log_is_done_and_says_that_it_is_not_recorded(

@@ -302,6 +302,66 @@ def test_a_server_that_is_busy_loses_nothing_meanwhile(tmp_path: Path) -> None:
             assert seed == seed_of(vault, version)
 
 
+def test_no_old_wrapping_is_left_in_a_file_while_a_server_has_it_open(
+    tmp_path: Path,
+) -> None:
+    """The former key, if somebody kept it, opens nothing of what is found here."""
+    furnished(tmp_path)
+    with opened(tmp_path, os.urandom) as serving:
+        serving.create_key(key(version=5))
+        rows = table(tmp_path, "key_versions") + table(tmp_path, "embeddings")
+        old = [row["wrapped"].hex() for row in rows if row["wrapped"]]
+        assert len(old) == 6
+        assert "key-holder.db" in elsewhere(LOOK, tmp_path, *old)
+        seeds(serving)
+        done = elsewhere(REWRAP, tmp_path)
+
+        assert "remains=False" in done
+        assert (tmp_path / "key-holder.db-wal").exists()
+        assert elsewhere(LOOK, tmp_path, *old) == ""
+        assert len(seeds(serving)) == 3
+
+
+def test_a_reader_in_the_way_of_emptying_the_log_is_told_of(tmp_path: Path) -> None:
+    furnished(tmp_path)
+    with store(tmp_path) as reader, reader.database.reading() as session:
+        session.connection().exec_driver_sql("SELECT * FROM key_versions").all()
+        with store(tmp_path, os.urandom, wait_s=0.1) as found:
+            done = rewrap(
+                found.database,
+                found.keychain,
+                NEW,
+                entropy=found.entropy,
+                now_ms=LATER_MS,
+            )
+    assert (done.moved, done.remains) == (5, True)
+    again = rewrapped(tmp_path)
+    assert (again.moved, again.remains) == (0, False)
+
+
+# SQLite's locks are a process's: one that reads a file it has open would drop them.
+LOOK = """
+import sys
+from pathlib import Path
+old = [bytes.fromhex(each) for each in sys.argv[2:]]
+for path in Path(sys.argv[1]).iterdir():
+    if any(each in path.read_bytes() for each in old):
+        print(path.name)
+"""
+REWRAP = """
+import sys
+from pathlib import Path
+from tests.unit.parties.test_rewrap import rewrapped
+print(rewrapped(Path(sys.argv[1])))
+"""
+
+
+def elsewhere(program: str, folder: Path, *arguments: str) -> str:
+    """What a program says that runs in a process of its own."""
+    command = [sys.executable, "-c", program, str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 COMMITS = 6  # the key in use; two batches of keys and none left; one and none left
 
 
