@@ -64,8 +64,9 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """Write: all of it is durable when the block ends, or none of it happened.
 
-        From its first read on, no other writer changes what it sees: neither one of
-        this process nor one of another.
+        From the start of the block on, no other writer changes what it sees: neither
+        one of this process nor one of another. So a clock that is read in the block
+        never goes behind what an earlier transaction wrote.
 
         Raises:
             DatabaseBusyError: others held the database for longer than `wait_s`.
@@ -78,6 +79,8 @@ class Database:
             Session(self._writer, expire_on_commit=False) as session,
             session.begin(),
         ):
+            # It begins here, not with the first statement: whoever waits, waits here.
+            session.connection()
             yield session
 
     @contextmanager

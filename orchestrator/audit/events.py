@@ -122,19 +122,17 @@ def record_party_event(change: Change, role: str, event: PartyEvent) -> int:
     Raises:
         NotAllowedError: the kind is not for that role.
         InvalidInput: the event is malformed.
-        EventReused: its name is that of an event of another kind.
+        EventReused: its name is that of another event.
     """
     if event.kind not in KINDS.get(role, frozenset()):
         raise NotAllowedError(f"a {role} does not report {event.kind!r}")
     _check_event(event)
+    facts = dict(event.subject) | ({"caller": event.caller} if event.caller else {})
     if known := recorded(change, event.event_id):
-        if known.kind != event.kind:
-            raise EventReused(f"expected another {known.kind}, got {event.kind}")
+        if (known.kind, known.subject) != (event.kind, facts):
+            raise EventReused(f"the event_id is that of another {known.kind}")
         return known.index
     owner = owner_of_key(change.session, event.subject.get("key_id", ""))
-    facts = dict(event.subject)
-    if event.caller:
-        facts["caller"] = event.caller
     index = change.record(event.kind, facts, {event.caller, owner} - {""})
     remember(change, event.event_id, index)
     return index

@@ -10,6 +10,8 @@ SENTENCES = {
     "party.revoked": "revokes {party}",
     "key_holder.started": "has started",
     "server.started": "has started",
+    "policy.in_force": "works by the policies {sha256}; two operators for: "
+    "{dual_control}",
     "model.registered": "registers {model} version {model_version}, signed",
     "model.granted": "lets {owner} use {model}",
     "embedding.stored": "takes the plain embedding of {model} version {model_version}",

@@ -19,7 +19,9 @@ ARMED: Final = "armed"
 EVERY_POINT: Final = "*"
 # Records that tell of a process that starts, and of calls that came too early or to
 # one who was away, which are made again.
-_NOT_OF_A_WORKFLOW: Final = ("key_holder.started", "refused", "server.started")
+_NOT_OF_A_WORKFLOW: Final = (
+    *("key_holder.started", "policy.in_force", "refused", "server.started"),
+)
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,34 @@ def test_a_name_is_not_lent_to_another_kind_of_event(ledger: Ledger) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"caller": str(BIRCH_ID)}, {"caller": ""}, {"model": "other"}, {"digest": "00"}],
+)
+def test_a_name_is_not_lent_to_an_event_with_other_facts(
+    ledger: Ledger, changed: dict[str, str]
+) -> None:
+    """What is reported under it would not be in the log, and nobody would know."""
+    said = {"caller": str(ALDER_ID), "model": MODEL}
+
+    def told(facts: dict[str, str]) -> pb.Event:
+        subject = {name: facts[name] for name in facts if name != "caller"}
+        return pb.Event(
+            kind="issued.stored",
+            caller=facts["caller"],
+            subject=subject,
+            event_id="one",
+        )
+
+    first = indices(ledger, CLOUD_ID, told(said))
+    assert indices(ledger, CLOUD_ID, told(said)) == first
+    request = pb.RecordEventsRequest(events=[told(said | changed)])
+    refused = status(ledger, CLOUD_ID, AuditService.RecordEvents, request)
+
+    assert refused is grpc.StatusCode.FAILED_PRECONDITION
+    assert len(ledger.entries("issued.stored")) == 1
+
+
 def test_each_reporter_has_names_of_its_own(ledger: Ledger) -> None:
     cloud = indices(ledger, CLOUD_ID, event("1/send", kind="refused"))
     vault = indices(ledger, VAULT_ID, event("1/send", kind="refused"))

@@ -98,6 +98,19 @@ def test_a_writer_keeps_others_out_from_its_first_read(
     other.close()
 
 
+def test_a_writer_keeps_others_out_before_it_does_anything(
+    database: Database, path: Path
+) -> None:
+    """Whoever reads a clock in the block reads it after whoever wrote before."""
+    other = sqlite3.connect(path, timeout=0)
+    with (
+        database.transaction(),
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+    ):
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
 def test_a_writer_that_does_not_end_holds_up_the_others_only_so_long(
     path: Path,
 ) -> None:

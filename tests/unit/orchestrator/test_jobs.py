@@ -317,6 +317,22 @@ def test_a_lease_that_is_half_over_begins_no_call(office: Office) -> None:
     assert [lease.kind for lease in office.engine().claim(5)] == ["create"]
 
 
+def test_a_job_that_somebody_else_moved_on_is_not_kept_from_others(
+    office: Office,
+) -> None:
+    """The step writes nothing, and its lease would hold up the next one."""
+    office.grant()
+    office.create()
+    engine = office.engine()
+    (_, create) = engine.claim(5)
+    with office.change() as change:
+        jobs.advance(change, job(change.session, create.job_id), Step.PREPARE)
+    engine.work_on(create)
+
+    found = {lease.job_id: lease.step for lease in office.engine().claim(5)}
+    assert found == {create.job_id: "prepare"}
+
+
 def test_what_happens_makes_the_engine_look_at_once(office: Office) -> None:
     """Not only when it polls: whoever opens or wakes a job rings."""
     bell = office.registry.work

@@ -176,6 +176,52 @@ def test_a_rotation_that_an_operator_gave_up_is_not_begun_again_at_once(
     assert len(begun(office)) == 2
 
 
+def test_a_rotation_for_images_that_was_given_up_comes_again_an_hour_later(
+    office: Office,
+) -> None:
+    """Whoever gave it up has time to see to the cause; the key is used ever more."""
+    set_policy(office, max_images=10)
+    office.active_key()
+    use(office, 10)
+    office.settle()
+    with office.change() as change:
+        job_id = office.open_job("rotate").id
+        undoing.give_up(change, office.policies, job_id, "the owner is away")
+    office.clock.pass_seconds(3599.999)
+    office.settle()
+    assert begun(office) == [(KEY, "10 images or more")]
+    office.clock.pass_seconds(0.001)
+    office.settle()
+
+    assert begun(office) == [(KEY, "10 images or more")] * 2
+    assert office.states()[KEY, 3] == "pre_active"
+
+
+def test_a_rotation_for_images_that_waits_long_is_not_begun_again(
+    office: Office,
+) -> None:
+    set_policy(office, max_images=10)
+    office.active_key()
+    use(office, 10)
+    office.settle()
+    office.clock.pass_seconds(30 * DAY_S)
+    office.settle()
+
+    assert begun(office) == [(KEY, "10 images or more")]
+
+
+def test_a_clock_that_goes_back_holds_nothing_up(office: Office) -> None:
+    """What is due and yet cannot be begun must not be looked for without end."""
+    set_policy(office, max_images=10)
+    office.active_key()
+    use(office, 10)
+    office.clock.pass_seconds(-3600)
+
+    assert not schedule.begin_due(office.registry, office.policies)
+    office.clock.pass_seconds(3600)
+    assert schedule.begin_due(office.registry, office.policies)
+
+
 def take_back_grant(office: Office) -> None:
     with office.change() as change:
         change.session.scalars(select(Grant)).one().revoked_at_ms = change.now_ms

@@ -1,12 +1,13 @@
 """The registry's rows: who may change them, and that the log says so."""
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from core.errors import (
     Conflict,
@@ -74,6 +75,24 @@ def test_a_revoked_party_is_refused_at_its_next_call(office: Office) -> None:
 
     with pytest.raises(NotAllowedError), office.change(ALDER_ID):
         pass
+
+
+def test_a_change_happens_once_the_others_are_done_and_not_before(
+    office: Office,
+) -> None:
+    """Otherwise a record would be older than the one it follows, and a lease spent."""
+    other = sqlite3.connect(office.folder / "registry.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def wait_for_the_other(_connection: object) -> None:
+        office.clock.pass_seconds(5)
+        other.execute("COMMIT")
+
+    engine, asked_ms = office.database._engine, office.clock.now_ms
+    event.listen(engine, "begin", wait_for_the_other, insert=True, once=True)
+    with office.change() as change:
+        assert change.now_ms == asked_ms + 5000
+    other.close()
 
 
 def test_a_change_that_fails_leaves_neither_rows_nor_records(office: Office) -> None:

@@ -433,6 +433,31 @@ def test_a_compromise_says_what_was_done_why_it_matters_and_what_is_needed(
     assert content["recovery_job_id"] == 9
 
 
+def test_a_leak_that_two_operators_must_report_suspends_the_key_meanwhile(
+    desk: Desk, terminal: Terminal
+) -> None:
+    held = pb.ReportCompromiseResponse(
+        key_id="archive.digits", suspended=["archive.digits"], approval_id=7
+    )
+    desk.says(held)
+
+    told = terminal.text("keys", "compromised", "archive", "--reason", "stolen")
+
+    assert "archive.digits is suspended" in told
+    assert "approval 7 waits for another operator" in told
+    assert "keymixer approvals approve 7" in told
+
+
+def test_a_destruction_that_two_operators_take_back_waits_for_the_second(
+    desk: Desk, terminal: Terminal
+) -> None:
+    desk.says(pb.RestoreKeyResponse(state="destroy_scheduled", approval_id=8))
+
+    told = terminal.text("keys", "restore", "archive", "--version", "2")
+
+    assert "Nothing was done yet: approval 8 waits" in told
+
+
 def test_a_leak_of_a_key_that_nothing_was_issued_under_exposes_nobody_else(
     desk: Desk, terminal: Terminal
 ) -> None:
