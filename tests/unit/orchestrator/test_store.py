@@ -4,10 +4,11 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from core.errors import (
     Conflict,
@@ -77,22 +78,23 @@ def test_a_revoked_party_is_refused_at_its_next_call(office: Office) -> None:
         pass
 
 
-def test_a_change_happens_once_the_others_are_done_and_not_before(
+def test_a_change_reads_its_clock_once_all_other_writers_are_kept_out(
     office: Office,
 ) -> None:
-    """Otherwise a record would be older than the one it follows, and a lease spent."""
-    other = sqlite3.connect(office.folder / "registry.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    """Otherwise a record would be older than the one before it, and a lease spent."""
+    other = sqlite3.connect(office.folder / "registry.db", timeout=0)
+    refused: list[str] = []
 
-    def wait_for_the_other(_connection: object) -> None:
-        office.clock.pass_seconds(5)
-        other.execute("COMMIT")
+    def clock() -> int:
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            other.execute("BEGIN IMMEDIATE")
+        refused.append(str(caught.value))
+        return office.clock()
 
-    engine, asked_ms = office.database._engine, office.clock.now_ms
-    event.listen(engine, "begin", wait_for_the_other, insert=True, once=True)
-    with office.change() as change:
-        assert change.now_ms == asked_ms + 5000
+    with replace(office.registry, clock=clock).own_change() as change:
+        assert change.now_ms == office.clock.now_ms
     other.close()
+    assert refused == ["database is locked"]
 
 
 def test_a_change_that_fails_leaves_neither_rows_nor_records(office: Office) -> None:
