@@ -7,6 +7,7 @@ import grpc
 from core.errors import NotAllowedError, NotFound, SignatureError
 from core.manifest import Manifest
 from core.rpc.errors import remote_errors
+from core.rpc.pages import pages
 from core.statements import MANIFEST, verify
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
@@ -18,6 +19,7 @@ IDEMPOTENT: Final = frozenset(
         "RegisterPublicKeys",
         "ListParties",
         "ListModelVersions",
+        "ListKeyVersions",
         "ListIssuedModels",
         "ConfirmKeyVersion",
     )
@@ -47,6 +49,10 @@ class Registry(Protocol):
         self, key_id: str = "", key_version: int = 0
     ) -> list[pb.IssuedModel]:
         """What is issued under one key version, or all that the caller may see."""
+        ...
+
+    def key_version(self, key_id: str, version: int) -> pb.KeyVersion:
+        """One key version, with its state as it is now. Raises `NotFound`."""
         ...
 
     def confirm_key_version(self, key_id: str, version: int) -> None:
@@ -97,6 +103,18 @@ class GrpcRegistry:
             if not page.next:
                 return found
             request.after = page.next
+
+    def key_version(self, key_id: str, version: int) -> pb.KeyVersion:
+        def ask(after: int) -> pb.ListKeyVersionsResponse:
+            request = pb.ListKeyVersionsRequest(key_id=key_id, after=after)
+            with remote_errors("orchestrator"):
+                return self._stub.ListKeyVersions(request)
+
+        for page in pages(ask):
+            for found in page.versions:
+                if (found.key_id, found.version) == (key_id, version):
+                    return found
+        raise NotFound(f"the registry knows no version {version} of {key_id}")
 
     def standing(self, since: int) -> pb.ListStandingResponse:
         """Who and what may be served, as far as it changed; for `parties.standing`."""

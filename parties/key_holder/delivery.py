@@ -8,7 +8,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.errors import NotAllowedError, SignatureError
+from core.errors import KeyRefusedError, NotAllowedError, SignatureError
 from core.keys import verify_possession
 from core.rpc.identity import SpiffeId
 from core.sealing import (
@@ -27,6 +27,8 @@ from parties.registry import Registry, active_party
 
 # An export is kept for as long as it may be needed: the end of the year 9999.
 NEVER_MS: Final = 253_402_300_799_000
+# States in which an owner may be given its key: what is revoked or leaked is not.
+HELD: Final = frozenset({"pre_active", "active", "retiring", "suspended"})
 _LABELS: Final = {DELIVERY: ENVELOPE, RECOVERY: EXPORT}
 
 
@@ -59,8 +61,13 @@ class Delivery:
 
         The caller says which, over mutual TLS, and the registry must say the same: so
         neither a lying registry nor a stolen certificate alone is given the key.
+
+        Raises:
+            KeyRefusedError: the registry says that it was revoked or leaked.
+            Unavailable: the registry does not say how it stands.
         """
         identity = self._own(caller, key_id, version)
+        self._require_held(key_id, version)
         public_key = active_party(self.registry, caller).sealing_key
         if not public_key or public_key != sealing_key:
             raise SignatureError("the registry names another sealing key, or none")
@@ -81,8 +88,12 @@ class Delivery:
         return self._sealed(identity, self.recovery_key, RECOVERY)
 
     def accept_proof(self, caller: str, key_id: str, version: int, tag: bytes) -> None:
-        """Check that the owner opened the envelope, and tell the registry."""
+        """Check that the owner opened the envelope, and tell the registry.
+
+        Proving again what is proved is fine. Raises as `seal_for` does.
+        """
         self._own(caller, key_id, version)
+        self._require_held(key_id, version)
         with self.vault.open_seed(key_id, version) as seed:
             verify_possession(tag, seed, key_id=key_id, version=version, owner=caller)
         self.registry.confirm_key_version(key_id, version)
@@ -92,6 +103,12 @@ class Delivery:
         if identity.owner != caller:
             raise NotAllowedError("this key belongs to another owner")
         return identity
+
+    def _require_held(self, key_id: str, version: int) -> None:
+        """Return if an owner may hold this key now, as the registry has it."""
+        state = self.registry.key_version(key_id, version).state
+        if state not in HELD:
+            raise KeyRefusedError(f"{key_id} version {version} is {state}")
 
     def _sealed(
         self, identity: KeyIdentity, public_key: bytes, purpose: str

@@ -101,8 +101,12 @@ class RegistryStandIn(registry_pb2_grpc.RegistryServiceServicer):
     def SetAlias(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    def ListKeyVersions(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+    def ListKeyVersions(
+        self, request: registry_pb2.ListKeyVersionsRequest, _context: Any
+    ) -> registry_pb2.ListKeyVersionsResponse:
+        """As many versions of the key as a test could draw."""
+        drawn = [self._registry.key_version(request.key_id, v) for v in range(1, 10)]
+        return registry_pb2.ListKeyVersionsResponse(versions=drawn)
 
 
 class AuditStandIn(audit_pb2_grpc.AuditServiceServicer):

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.architecture import Architecture
 from core.convmixer import ConvMixer, initialise, take_apart
-from core.errors import AuditUnavailable, NotFound
+from core.errors import AuditUnavailable, NotFound, PeerUnavailable
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
 from core.rpc.identity import (
@@ -61,6 +61,7 @@ class FakeRegistry:
     issued: list[registry_pb2.IssuedModel] = field(default_factory=list)
     confirmed: list[tuple[str, int]] = field(default_factory=list)
     key_states: dict[tuple[str, int], str] = field(default_factory=dict)
+    away: bool = False
 
     def enrol(
         self,
@@ -120,6 +121,16 @@ class FakeRegistry:
                 )
                 for issued in self.issued
             ],
+        )
+
+    def key_version(self, key_id: str, version: int) -> registry_pb2.KeyVersion:
+        """Of any name, for what is drawn is not told to this registry."""
+        if self.away:
+            raise PeerUnavailable("away")
+        return registry_pb2.KeyVersion(
+            key_id=key_id,
+            version=version,
+            state=self.key_states.get((key_id, version), "pre_active"),
         )
 
     def confirm_key_version(self, key_id: str, version: int) -> None:

@@ -15,6 +15,7 @@ from core.errors import (
     KeymixerError,
     NotFound,
     SignatureError,
+    Unavailable,
 )
 from core.keys import possession_tag
 from core.orthogonal import GENERATOR
@@ -524,3 +525,40 @@ def test_an_unknown_key_version_is_not_found_and_that_is_on_record(
         )
 
     assert house.audit.of_kind("refused")[0]["kind"] == "NotFound"
+
+
+@pytest.mark.parametrize(
+    "state", ["compromised", "destroy_scheduled", "destroyed", "unknown"]
+)
+def test_a_key_that_no_owner_may_hold_is_neither_sealed_nor_confirmed(
+    house: KeyHouse, state: str
+) -> None:
+    house.draw()
+    with opened(house.folder) as vault:
+        seed = seed_of(vault, key_id="k")
+    tag = possession_tag(seed, key_id="k", version=1, owner=str(OWNER_ID))
+    house.registry.key_states["k", 1] = state
+
+    for ask in (house.fetch, lambda: house.prove(tag)):
+        with pytest.raises(RemoteError) as caught:
+            ask()
+        assert caught.value.kind == "KeyRefused"
+    assert not house.registry.confirmed
+    assert not house.audit.of_kind("key.fetched")
+
+
+@pytest.mark.parametrize("state", ["pre_active", "active", "retiring", "suspended"])
+def test_a_key_that_its_owner_may_hold_is_sealed(house: KeyHouse, state: str) -> None:
+    house.draw()
+    house.registry.key_states["k", 1] = state
+
+    assert house.fetch().envelope
+
+
+def test_nothing_is_sealed_while_the_registry_is_away(house: KeyHouse) -> None:
+    house.draw()
+    house.registry.away = True
+
+    with pytest.raises(Unavailable):
+        house.fetch()
+    assert not house.audit.of_kind("key.fetched")
