@@ -56,6 +56,7 @@ def keys(folder: Folder, timeout: float = 60.0) -> None:
         while True:
             try:
                 client.register()
+                client.sync_keys(every=True)
                 use = client.use(fresh=True)
             except (NoKeyError, PeerUnavailable) as error:
                 if time.monotonic() > deadline:

@@ -5,6 +5,7 @@ from the eye of whoever runs the inference server; it is no protection against a
 that attacks (see `docs/threat-model.md`).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,10 +16,10 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.errors import NotFound, PeerUnavailable, ShapeError
+from core.errors import KeymixerError, NotFound, ShapeError, Unavailable
 from core.manifest import Manifest
 from core.rpc.channel import open_channel
-from core.rpc.errors import RemoteError, RemoteRefusedError, remote_errors
+from core.rpc.errors import RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
 from core.rpc.pages import pages
 from core.rpc.party import ensure_signing_key
@@ -41,6 +42,8 @@ from parties.registry import GrpcRegistry, active_party, manifest_from
 from protos import registry_pb2, registry_pb2_grpc
 from protos.key_holder_pb2_grpc import KeyHolderServiceStub
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 
@@ -116,11 +119,12 @@ class Client:
         public = self._own.signing.public_key().public_bytes_raw()
         self._registry.register_public_keys(public, self._own.sealing.public_bytes())
 
-    def sync_keys(self) -> list[registry_pb2.KeyVersion]:
+    def sync_keys(self, *, every: bool = False) -> list[registry_pb2.KeyVersion]:
         """Fetch and prove what is new, and return this owner's key versions.
 
-        A successor that cannot be had yet is left for the next time: the version that
-        answers now does not wait for it.
+        What is wrong with a version that is not the primary one is logged, and it is
+        tried again the next time: the version that answers now does not suffer for it.
+        With `every` it is raised.
         """
         versions = self.key_versions()
         served = {version.key_id for version in versions if version.primary}
@@ -129,9 +133,10 @@ class Client:
                 continue
             try:
                 self.obtain(version)
-            except (PeerUnavailable, RemoteError):
-                if version.primary or version.key_id not in served:
+            except KeymixerError as error:
+                if every or version.primary or version.key_id not in served:
                     raise
+                _tell_of(version, error)
         return versions
 
     def obtain(self, version: registry_pb2.KeyVersion) -> None:
@@ -296,6 +301,14 @@ def ensure_sealing_key(folder: Path) -> SealingKey:
     path = folder / "sealing.key"
     ensure_private(path, lambda: SealingKey.generate().to_bytes())
     return SealingKey.load(path)
+
+
+def _tell_of(version: registry_pb2.KeyVersion, error: KeymixerError) -> None:
+    """A peer that is away is nothing unusual; all else is somebody's to look into."""
+    level = logging.INFO if isinstance(error, Unavailable) else logging.WARNING
+    facts = {"key_id": version.key_id, "key_version": version.version}
+    said = facts | {"kind": error.kind, "why": str(error)}
+    log.log(level, "a key version cannot be had", extra=said)
 
 
 def _connect(stack: ExitStack, settings: OwnerSettings, identity: Identity) -> Channels:

@@ -15,6 +15,7 @@ from core.errors import (
     SignatureError,
     TooLargeError,
 )
+from core.orthogonal import GENERATOR
 from core.preprocessing import normalise
 from core.rpc.errors import RemoteRefusedError
 from core.sealing import ExpiredError, SealingKey
@@ -106,6 +107,28 @@ def test_an_envelope_that_another_signed_is_refused(
     with pytest.raises(SignatureError):
         client.sync_keys()
     assert ("st-anna.cells", 1) not in client.keyring
+
+
+@pytest.mark.parametrize("fault", ["signature", "expired", "generator", "owner"])
+def test_a_bad_successor_does_not_stop_the_key_that_serves(
+    ready: Client, world: World, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else whoever can spoil a delivery could stop an owner's requests."""
+    world.create(2, generator="keymixer-haar-v9" if fault == "generator" else GENERATOR)
+    if fault == "signature":
+        world.signs_with = Ed25519PrivateKey.generate()
+    elif fault == "expired":
+        world.lifetime_ms = -1
+    elif fault == "owner":
+        world.sealed_for = "spiffe://test.keymixer/other/data-owner"
+
+    assert len(ready.predict(IMAGES).logits) == len(IMAGES)
+    assert ("st-anna.cells", 2) not in ready.keyring
+    told = [vars(each) for each in caplog.records if each.levelname == "WARNING"]
+    assert {each["key_version"] for each in told} == {2}
+    with pytest.raises((SignatureError, ExpiredError)) as caught:
+        ready.sync_keys(every=True)
+    assert {each["kind"] for each in told} == {caught.value.kind}
 
 
 def test_an_envelope_for_another_owner_is_refused(client: Client, world: World) -> None:

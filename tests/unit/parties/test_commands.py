@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 from typer.testing import CliRunner
 
 from core.blocks import decrypt
-from core.errors import ConfigurationError, NotAnImageError
+from core.errors import ConfigurationError, NotAnImageError, SignatureError
 from core.preprocessing import denormalise
 from core.wire import load_tensors
 from parties.data_owner import __main__ as acts
@@ -249,3 +250,15 @@ def test_keys_waits_until_the_key_may_be_used(tmp_path: Path) -> None:
     (ready,) = act("keys", "--folder", str(tmp_path))
 
     assert ("st-anna.cells", 1) == (ready["key_id"], ready["key_version"])
+
+
+def test_the_owners_keys_act_tells_of_a_bad_successor(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    """It is asked for explicitly; requests go on under the version that serves."""
+    world.create(2)
+    world.signs_with = Ed25519PrivateKey.generate()
+
+    with pytest.raises(SignatureError):
+        acts.keys(tmp_path)
+    assert client.use(fresh=True).key.version == 1
