@@ -179,6 +179,8 @@ class Key(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     patch_size: Mapped[int]
     channels: Mapped[int]
+    # Why an operator holds the key, its versions to come too; None: nobody does.
+    held_for: Mapped[str | None] = mapped_column(Text)
 
     owner: Mapped[Party] = relationship()
     model: Mapped[Model] = relationship()

@@ -290,6 +290,7 @@ def set_alias(change: Change, name: str, alias: str, version: int) -> bool:
     Raises:
         NotAllowedError: the actor is a provider, and the model another's.
         NotFound: no such model version.
+        Conflict: its embedding is exposed, so that it cannot be the champion.
     """
     if not 0 < len(alias) <= _ALIAS_LENGTH:
         raise InvalidInput(f"alias: expected 1 to {_ALIAS_LENGTH} characters")
@@ -303,6 +304,11 @@ def set_alias(change: Change, name: str, alias: str, version: int) -> bool:
         change.session.add(row)
     if row.version == version:
         return False
+    if alias == CHAMPION and target.exposed_at_ms is not None:
+        raise Conflict(
+            f"the embedding of version {version} is exposed: train the model again "
+            "from a fresh secret start, and make that version the champion"
+        )
     row.version = version
     facts = {**model_facts(target), "alias": alias}
     change.record("alias.moved", facts, [target.model.provider.spiffe_id])

@@ -7,7 +7,8 @@ Steps of `create`, `rotate` and `issue` jobs:
 * prepare: the model is transformed for the key; an issued model is `pending`.
 * send: the inference server gets it, and it becomes `live`. If the key version was
   `pre_active`, in the same transaction it becomes `active` and primary, and the former
-  primary `retiring` until its overlap ends.
+  primary `retiring` until its overlap ends. While an operator holds the key it becomes
+  `suspended` at once.
 * overlap (`rotate` only): waits for that end; see `orchestrator.workflows.ending`.
 
 Whoever revokes or compromises the key version meanwhile aborts the job in the same
@@ -20,7 +21,7 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyAction, KeyState
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, issuing, jobs, leases
+from orchestrator.workflows import ending, holding, issuing, jobs, leases
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.peers import KeyToDraw
 from orchestrator.workflows.work import Work
@@ -131,8 +132,11 @@ def _put_to_use(
     issuing.record_live(change, version, plan)
     if version.state == KeyState.PRE_ACTIVE:
         _activate(change, policies, job, version)
-        # The champion may have moved since this was prepared.
-        issuing.ensure(change, version, plan)
+        if version.key.held_for is not None:
+            holding.refuse(change, version, version.key.held_for)
+        else:
+            # The champion may have moved since this was prepared.
+            issuing.ensure(change, version, plan)
     if job.kind == Kind.ROTATE:
         ending.await_overlap(change, policies, job, version)
     else:
@@ -146,9 +150,14 @@ def _activate(
     for former in store.versions_of(change.session, version.key):
         if former.is_primary and former.state == KeyState.ACTIVE:
             ending.retire(change, former, version.overlap_s)
+            if job.kind != Kind.ROTATE:
+                ending.await_own_overlap(change, former)
         elif former.state in _SUPERSEDED and _recovers(job):
             reason = "superseded in a recovery"
             ending.revoke(change, policies, former, reason, kind=Kind.DESTROY)
+        else:
+            # A held version that was restored stays held beside its successor.
+            former.is_primary = False
     # One primary at any instant, also between two statements.
     change.session.flush()
     version.is_primary = True

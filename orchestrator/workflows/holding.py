@@ -14,9 +14,17 @@ from orchestrator.registry.lifecycle import (
     KeyAction,
     KeyState,
 )
-from orchestrator.registry.models import IssuedModel, Job, Key, KeyVersion, ModelVersion
+from orchestrator.registry.models import Job, Key, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import approvals, ending, issuing, jobs, keys, leases
+from orchestrator.workflows import (
+    approvals,
+    ending,
+    exposure,
+    issuing,
+    jobs,
+    keys,
+    leases,
+)
 from orchestrator.workflows.jobs import Kind, Step
 
 _HELD_UP: Final = (Kind.ROTATE, Kind.ISSUE)
@@ -27,34 +35,55 @@ def suspend(
 ) -> tuple[str, list[int]]:
     """Refuse a key until it is resumed; return its id and the versions concerned.
 
+    The versions to come are refused too, those of a recovery included. If none can be
+    used now, that alone is noted. Who holds a key already holds it for the same reason
+    as before.
+
     Raises:
         InvalidInput: the reason is blank or long.
         NotFound: the owner never had a key for this model.
     """
     keys.check_reason(reason)
     key = keys.key_named(change, owner, model)
-    found = [v for v in store.versions_of(change.session, key) if v.state in USABLE]
+    versions = store.versions_of(change.session, key)
+    found = [version for version in versions if version.state in USABLE]
     for version in found:
-        version.reason, version.retire_at_ms = reason, None
-        action = KeyAction.SUSPEND
-        store.move(change, version, action, "key.suspended", reason=reason)
+        refuse(change, version, reason)
+    if not found and key.held_for != reason:
+        _record(change, key, "key.held", reason=reason)
+    key.held_for = key.held_for or reason
     return key.key_id, [version.version for version in found]
+
+
+def refuse(change: Change, version: KeyVersion, reason: str) -> None:
+    """Suspend one version that may be used."""
+    version.reason, version.retire_at_ms = reason, None
+    action = KeyAction.SUSPEND
+    store.move(change, version, action, "key.suspended", reason=reason)
 
 
 def resume(change: Change, owner: str, model: str) -> tuple[str, list[int]]:
     """Serve a suspended key again; return its id and the versions that are served.
 
-    A version beside the primary one is served for another overlap only.
+    A version beside the primary one is served for another overlap only. One that was
+    used with an exposed embedding stays suspended; its successor will not be.
 
     Raises:
         NotAllowedError: the owner was revoked.
-        Conflict: an embedding that was used with the key is exposed.
+        Conflict: no operator holds the key, but an embedding that was used with it is
+            exposed.
     """
     keys.data_owner(change, owner)
     key = keys.key_named(change, owner, model)
     versions = store.versions_of(change.session, key)
-    held = [each for each in versions if each.state == KeyState.SUSPENDED]
-    _require_unexposed(change, held)
+    suspended = [each for each in versions if each.state == KeyState.SUSPENDED]
+    burnt = exposure.is_burnt
+    held = [each for each in suspended if not burnt(change.session, each.id)]
+    if suspended and not held and key.held_for is None:
+        raise Conflict(_why_not(change, key))
+    if not held and key.held_for is not None:
+        _record(change, key, "key.no_longer_held")
+    key.held_for = None
     for version in held:
         version.reason = ""
         store.move(change, version, KeyAction.RESUME, "key.resumed")
@@ -110,19 +139,20 @@ def _waits_for_operators(change: Change, job: Job) -> bool:
     return job.state == JobState.WAITING and asked is not None
 
 
-def _require_unexposed(change: Change, held: Sequence[KeyVersion]) -> None:
-    exposed = (
-        select(ModelVersion.version)
-        .join(IssuedModel, IssuedModel.model_version_id == ModelVersion.id)
-        .where(IssuedModel.key_version_id.in_([each.id for each in held]))
-        .where(ModelVersion.exposed_at_ms.is_not(None))
-    )
-    number = change.session.scalar(exposed.limit(1))
-    if number is not None:
-        raise Conflict(
-            f"the embedding of model version {number} is exposed: the recovery brings "
-            "a new key version"
-        )
+def _why_not(change: Change, key: Key) -> str:
+    """Why a key is not resumed, and how its owner is served again."""
+    why = "it was used with an embedding that is exposed"
+    recovery = jobs.open_on(change.session, f"recover:{key.model.name}")
+    if recovery is not None:
+        return f"{why}: the recovery, job {recovery.id}, brings a new key version"
+    return f"{why}: `keymixer keys revoke` it, then `keymixer keys create` another"
+
+
+def _record(change: Change, key: Key, kind: str, **more: str) -> None:
+    """Record something about a key, none of whose versions it changes."""
+    owner = key.owner.spiffe_id
+    facts = {"owner": owner, "model": key.model.name, "key_id": key.key_id}
+    change.record(kind, {**facts, **more}, [owner])
 
 
 def _keep_one_primary(

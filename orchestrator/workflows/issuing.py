@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Final
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import ColumnElement, Select, String, and_, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from core.errors import KeymixerError, SignatureError
@@ -23,6 +23,7 @@ from orchestrator.registry.models import (
     ModelVersion,
 )
 from orchestrator.registry.store import Change
+from orchestrator.workflows import exposure
 from orchestrator.workflows.jobs import Kind, Step, arguments, new, open_on
 from orchestrator.workflows.peers import IssueId, PreparedIssue
 
@@ -145,6 +146,8 @@ def ensure(change: Change, version: KeyVersion, plan: Plan | None = None) -> Non
         return
     if plan is not None and wanted is plan.row:
         return
+    if exposure.is_burnt(change.session, version.id):
+        return
     issued = find(change.session, version, wanted)
     if issued is not None and issued.state in _SERVED:
         return
@@ -177,6 +180,13 @@ def subject(version: KeyVersion, model_version: ModelVersion) -> str:
     return (
         f"issue:{key.key_id}/{version.version}/{key.model.name}/{model_version.version}"
     )
+
+
+def brings(model_version: ModelVersion) -> ColumnElement[bool]:
+    """Of jobs with their key versions and keys: does one issue this model version?"""
+    key = "issue:" + Key.key_id + "/" + cast(KeyVersion.version, String)
+    named = f"/{model_version.model.name}/{model_version.version}"
+    return and_(Job.kind == Kind.ISSUE, Job.subject == key + named)
 
 
 def find(
@@ -251,6 +261,8 @@ def _hindrance(
             f"the embedding of version {wanted.version} must be presumed known: "
             "a release from a fresh start must become the champion"
         )
+    if exposure.is_burnt(session, version.id):
+        return exposure.BURNT
     if version.state == KeyState.SUSPENDED:
         return "the key is suspended: `keymixer keys resume` lets it go on"
     if job.step == Step.SEND and job.kind == Kind.ROTATE:

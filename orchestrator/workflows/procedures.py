@@ -38,7 +38,7 @@ STEPS: Final[Mapping[tuple[str, str], Procedure]] = MappingProxyType(
             Kind.RECOVER: {
                 Step.AWAIT_RELEASE: recovery.await_release,
                 Step.REKEY: recovery.rekey,
-                Step.CHILDREN: release.children,
+                Step.CHILDREN: recovery.children,
             },
         }.items()
         for step, procedure in steps.items()

@@ -3,20 +3,21 @@
 Whoever holds one owner's key and an issued embedding can compute the plain embedding
 and from it every other owner's key for that model version (`docs/threat-model.md`). So
 the versions of the key are refused at once, and every model version that was ever
-issued under it is presumed known: `exposed_at_ms`.
+issued is presumed known: see `orchestrator.workflows.exposure`.
 
 * await_release: waits until a version that was registered since then, from a fresh
   start and with another embedding, is the champion.
 * rekey: every owner of the model gets a new key version, by a `rotate` job of its own.
   When that version becomes active, the suspended and compromised ones are revoked.
-* children: waits until those have ended.
+* children: waits until those have ended, and begins again if a key is still to be
+  replaced: its job was given up, or a former version was restored.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from orchestrator.federation import Policies
@@ -30,7 +31,6 @@ from orchestrator.registry.lifecycle import (
 )
 from orchestrator.registry.models import (
     Grant,
-    IssuedModel,
     Job,
     Key,
     KeyVersion,
@@ -39,13 +39,14 @@ from orchestrator.registry.models import (
     Party,
 )
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, jobs, keys, rotation
+from orchestrator.workflows import ending, exposure, jobs, keys, rotation
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.release import AT_ONCE, await_children
 from orchestrator.workflows.rotation import Candidate
 from orchestrator.workflows.work import Work
 
-_HELD: Final = (KeyState.SUSPENDED, KeyState.COMPROMISED)
+# What is, or would be, used with an embedding that must be presumed known.
+_BURNS: Final = (KeyState.PRE_ACTIVE, KeyState.ACTIVE, KeyState.SUSPENDED)
 # What an operator must see to, in order.
 _NEEDED: Final = (
     (
@@ -97,8 +98,11 @@ def report(
     """
     keys.check_reason(reason)
     key = keys.key_named(change, owner, model)
+    if key.held_for == reason:
+        # It was held only until a second operator would agree to this report.
+        key.held_for = None
     versions = _compromise(change, key, reason)
-    exposed = _expose(change, key, reason)
+    exposed = exposure.expose(change, key, reason)
     suspended: list[str] = []
     if exposed and policies.compromise.suspend == "model":
         suspended = _suspend_others(change, key)
@@ -112,7 +116,7 @@ def await_release(work: Work) -> None:
     with work.commit() as (change, job):
         model = _model(change.session, job)
         champion = store.champion(change.session, model.id)
-        why = _unclean(change.session, job, model, champion)
+        why = _unclean(change.session, model, champion)
         if why:
             jobs.wait(change, job, why)
         else:
@@ -124,12 +128,14 @@ def rekey(work: Work) -> None:
     with work.commit() as (change, job):
         model = _model(change.session, job)
         champion = store.champion(change.session, model.id)
-        if _unclean(change.session, job, model, champion):
+        if _unclean(change.session, model, champion):
             jobs.advance(change, job, Step.AWAIT_RELEASE)
             return
         _adopt(change, job, model)
         found = _to_rekey(change.session, job, model)
         chosen = found[:AT_ONCE]
+        for each in chosen:
+            _end_burnt(change, work.policies, each)
         rotation.open_rotations(change, chosen, 0.0, parent_id=job.id)
         if len(found) > AT_ONCE:
             jobs.advance(change, job, Step.REKEY)
@@ -137,12 +143,16 @@ def rekey(work: Work) -> None:
             await_children(change, job)
 
 
-def exposed_versions(session: Session, model: Model) -> Sequence[ModelVersion]:
-    """The versions of a model whose embedding must be presumed known."""
-    query = select(ModelVersion).where(
-        ModelVersion.model_id == model.id, ModelVersion.exposed_at_ms.is_not(None)
-    )
-    return session.scalars(query.order_by(ModelVersion.version)).all()
+def children(work: Work) -> None:
+    """Be done once no key is left to be replaced and nothing is under way."""
+    with work.commit() as (change, job):
+        model = _model(change.session, job)
+        if jobs.has_open_child(change.session, job.id):
+            await_children(change, job)
+        elif _to_rekey(change.session, job, model):
+            jobs.advance(change, job, Step.REKEY)
+        else:
+            jobs.finish(change, job)
 
 
 def _compromise(change: Change, key: Key, reason: str) -> list[int]:
@@ -158,24 +168,6 @@ def _compromise(change: Change, key: Key, reason: str) -> list[int]:
         action = KeyAction.COMPROMISE
         store.move(change, version, action, "key.compromised", reason=reason)
     return [version.version for version in found]
-
-
-def _expose(change: Change, key: Key, reason: str) -> list[ModelVersion]:
-    """Every model version that was ever issued under the key."""
-    issued = exists().where(
-        IssuedModel.model_version_id == ModelVersion.id,
-        IssuedModel.key_version_id == KeyVersion.id,
-        KeyVersion.key_pk == key.id,
-    )
-    query = select(ModelVersion).where(issued).order_by(ModelVersion.version)
-    found = list(change.session.scalars(query))
-    for version in found:
-        if version.exposed_at_ms is None:
-            version.exposed_at_ms = change.now_ms
-            facts = {**store.model_facts(version), "key_id": key.key_id}
-            readers = [version.model.provider.spiffe_id]
-            change.record("model.exposed", {**facts, "reason": reason}, readers)
-    return found
 
 
 def _suspend_others(change: Change, key: Key) -> list[str]:
@@ -227,32 +219,30 @@ def _model(session: Session, job: Job) -> Model:
     return store.model_named(session, jobs.arguments(job)["model"])
 
 
-def _unclean(
-    session: Session, job: Job, model: Model, champion: ModelVersion | None
-) -> str:
+def _unclean(session: Session, model: Model, champion: ModelVersion | None) -> str:
     """Why the champion ends no exposure; empty if it does."""
     if champion is None or champion.exposed_at_ms is not None:
         return "a release from a fresh secret start must become the champion"
-    exposed = exposed_versions(session, model)
+    exposed = exposure.exposed_versions(session, model)
     number = champion.version
-    if any(each.version > number for each in exposed) or (
-        champion.created_at_ms < job.created_at_ms
-    ):
+    if any(champion.created_at_ms < (each.exposed_at_ms or 0) for each in exposed):
         return f"version {number}, the champion, was registered before the exposure"
     if champion.parent_id is not None:
         return f"version {number} was trained on from another: it needs a fresh start"
-    if champion.embedding_digest in {each.embedding_digest for each in exposed}:
-        return f"version {number} has the embedding of an exposed version"
     return ""
 
 
 def _adopt(change: Change, job: Job, model: Model) -> None:
-    """Rotations that were under way when the key leaked become part of the recovery."""
+    """What was under way for a key that must be replaced becomes part of the recovery.
+
+    A key has one such job at a time: another cannot be opened beside it.
+    """
     query = (
         select(Job)
         .join(Job.key_version)
         .join(KeyVersion.key)
-        .where(Key.model_id == model.id, Job.kind == Kind.ROTATE)
+        .where(Key.model_id == model.id, Job.kind.in_((Kind.CREATE, Kind.ROTATE)))
+        .where(_must_be_replaced())
         .where(Job.state.in_(jobs.OPEN), Job.step != Step.OVERLAP)
         .where(Job.parent_id.is_(None))
     )
@@ -268,7 +258,7 @@ def _adopt(change: Change, job: Job, model: Model) -> None:
 def _to_rekey(session: Session, job: Job, model: Model) -> list[Candidate]:
     """Keys of granted owners that must be replaced and are not yet about to be.
 
-    That is a key with a version that is held, or in use with an exposed model version.
+    What is about to replace one, but has an exposed model version itself, does not.
     """
     granted = exists().where(
         Grant.owner_party_id == Key.owner_party_id,
@@ -281,12 +271,13 @@ def _to_rekey(session: Session, job: Job, model: Model) -> list[Candidate]:
         Job.state.in_(jobs.OPEN),
         Job.key_version_id == to_come.id,
         to_come.key_pk == Key.id,
+        ~exposure.was_burnt(to_come),
     )
     query = (
         select(Key)
         .join(Key.owner)
         .where(Key.model_id == model.id, Party.state == PartyState.ACTIVE)
-        .where(granted, or_(_has_held(), _uses_exposed()), ~under_way)
+        .where(granted, _must_be_replaced(), ~under_way)
         .order_by(Key.key_id)
         .limit(AT_ONCE + 1)
     )
@@ -296,15 +287,21 @@ def _to_rekey(session: Session, job: Job, model: Model) -> list[Candidate]:
     ]
 
 
-def _has_held() -> ColumnElement[bool]:
-    return exists().where(KeyVersion.key_pk == Key.id, KeyVersion.state.in_(_HELD))
+def _must_be_replaced() -> ColumnElement[bool]:
+    """Has the key a version that leaked, or one that had an exposed model version?
+
+    One that is only held by an operator has not, and is resumed some day.
+    """
+    each = aliased(KeyVersion)
+    burnt = and_(each.state.in_(_BURNS), exposure.was_burnt(each))
+    leaked = each.state == KeyState.COMPROMISED
+    return exists().where(each.key_pk == Key.id, or_(leaked, burnt))
 
 
-def _uses_exposed() -> ColumnElement[bool]:
-    return exists().where(
-        KeyVersion.key_pk == Key.id,
-        KeyVersion.state == KeyState.ACTIVE,
-        IssuedModel.key_version_id == KeyVersion.id,
-        IssuedModel.model_version_id == ModelVersion.id,
-        ModelVersion.exposed_at_ms.is_not(None),
-    )
+def _end_burnt(change: Change, policies: Policies, each: Candidate) -> None:
+    """End what was to come: its model was exposed before it came into use."""
+    for version in each.versions:
+        if version.state == KeyState.PRE_ACTIVE:
+            reason = exposure.BURNT
+            ending.revoke(change, policies, version, reason, kind=Kind.DESTROY)
+    change.session.flush()

@@ -8,7 +8,7 @@
 
 from typing import Final
 
-from sqlalchemy import and_, exists, or_, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from orchestrator.registry import store
@@ -23,7 +23,7 @@ from orchestrator.registry.models import (
     ModelVersion,
 )
 from orchestrator.registry.store import Change
-from orchestrator.workflows import issuing, jobs
+from orchestrator.workflows import exposure, issuing, jobs
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.work import Work
 
@@ -36,8 +36,14 @@ _HAS_IT: Final = (IssuedState.PENDING, IssuedState.LIVE, IssuedState.RETIRING)
 
 
 def registered(change: Change, version: ModelVersion) -> None:
-    """A release was registered: without a champion, it is what keys are issued."""
+    """A release was registered: without a champion, it is what keys are issued.
+
+    Not if its embedding is no secret.
+    """
     change.session.flush()  # a new version does not know its model's id before
+    exposure.inherit(change, version)
+    if version.exposed_at_ms is not None:
+        return
     alias = change.session.get(ModelAlias, (version.model_id, store.CHAMPION))
     known = exists().where(Job.subject == _subject(version))
     if alias is None and not change.session.scalar(select(known)):
@@ -100,13 +106,11 @@ def _subject(version: ModelVersion) -> str:
     return f"release:{version.model.name}/{version.version}"
 
 
-def _end(version: ModelVersion) -> str:
-    """How the subjects of the `issue` jobs for a version end."""
-    return f"/{version.model.name}/{version.version}"
-
-
 def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
-    """Key versions in use that the model version fits, without it and without a job."""
+    """Key versions in use that the model version fits, without it and without a job.
+
+    One that had an exposed model version would expose this one too.
+    """
     has_it = exists().where(
         IssuedModel.key_version_id == KeyVersion.id,
         IssuedModel.model_version_id == version.id,
@@ -114,16 +118,15 @@ def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
     )
     gets_it = exists().where(
         Job.key_version_id == KeyVersion.id,
-        Job.kind == Kind.ISSUE,
         Job.state.in_(jobs.OPEN),
-        Job.subject.endswith(_end(version)),
+        issuing.brings(version),
     )
     shape = issuing.blocks(version.manifest) or (0, 0)
     query = (
         store.select_key_versions()
         .where(Key.model_id == version.model_id, KeyVersion.state.in_(USABLE))
         .where(Key.patch_size == shape[0], Key.channels == shape[1])
-        .where(~has_it, ~gets_it)
+        .where(~has_it, ~gets_it, ~exposure.was_burnt())
         .order_by(KeyVersion.id)
         .limit(AT_ONCE + 1)
     )
@@ -146,13 +149,14 @@ def _waiting_for(session: Session, model: Model) -> list[Job]:
 
 def _give_up_exposed(change: Change, model: Model) -> None:
     """What brings an exposed version to keys would wait forever: it is given up."""
-    query = select(ModelVersion).where(
-        ModelVersion.model_id == model.id, ModelVersion.exposed_at_ms.is_not(None)
-    )
-    for version in change.session.scalars(query).all():
-        brings_it = or_(
-            Job.subject == _subject(version),
-            and_(Job.kind == Kind.ISSUE, Job.subject.endswith(_end(version))),
+    for version in exposure.exposed_versions(change.session, model):
+        of_key = (
+            select(Job)
+            .join(Job.key_version)
+            .join(KeyVersion.key)
+            .where(issuing.brings(version), Job.state.in_(jobs.OPEN))
+            .order_by(Job.id)
         )
-        for job in jobs.open_jobs(change.session, brings_it):
+        release = jobs.open_on(change.session, _subject(version))
+        for job in [*change.session.scalars(of_key), *([release] if release else [])]:
             jobs.abort(change, job, "the embedding of this version is exposed")

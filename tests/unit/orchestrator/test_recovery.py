@@ -3,8 +3,9 @@
 import pytest
 
 from core.errors import Conflict, InvalidInput, NotFound
+from core.rpc.identity import DATA_OWNER, SpiffeId
 from orchestrator.registry import store
-from orchestrator.workflows import keys, recovery
+from orchestrator.workflows import exposure, keys, recovery, undoing
 from tests.unit.orchestrator.meddling import Meddler
 from tests.unit.orchestrator.office import (
     ALDER_ID,
@@ -12,9 +13,11 @@ from tests.unit.orchestrator.office import (
     MODEL,
     Office,
     register_model,
+    spiffe,
 )
 
-ALDER, BIRCH = "alder.cells", "birch.cells"
+ALDER, BIRCH, CEDAR = "alder.cells", "birch.cells", "cedar.cells"
+CEDAR_ID = spiffe("cedar", DATA_OWNER)
 
 
 @pytest.fixture
@@ -28,8 +31,22 @@ def town(office: Office) -> Office:
 
 def exposed(office: Office) -> list[int]:
     with office.database.reading() as session:
-        found = recovery.exposed_versions(session, store.model_named(session, MODEL))
+        found = exposure.exposed_versions(session, store.model_named(session, MODEL))
         return [version.version for version in found]
+
+
+def recover_both(office: Office) -> None:
+    """Release a clean version, and let both owners confirm their new keys."""
+    release_afresh(office)
+    office.settle()
+    office.confirm(ALDER, 2)
+    office.confirm(BIRCH, 2)
+    office.settle()
+
+
+def enrol(office: Office, owner: SpiffeId) -> None:
+    with office.registry.own_change() as change:
+        store.enrol(change, owner)
 
 
 def release_afresh(office: Office, seed: int = 7) -> int:
@@ -81,7 +98,7 @@ def test_every_version_that_was_ever_issued_is_exposed_and_no_other(
 ) -> None:
     town.release(seed=1)
     town.settle()
-    register_model(town, seed=2)
+    register_model(town, seed=2, embedding="e")
     town.settle()
     town.compromise(ALDER_ID)
 
@@ -208,24 +225,196 @@ def test_a_former_key_is_not_served_beside_its_successor(town: Office) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "more", "why"),
+    ("more", "why"),
     [
-        (1, {"embedding": "c", "parent": 1}, "trained on from another"),
-        (1, {"embedding": "a"}, "has the embedding"),
+        ({"embedding": "d", "parent": 1}, "it was trained on from version 1"),
+        ({"embedding": "a"}, "it has the embedding of version 1"),
     ],
 )
-def test_a_release_that_ends_no_exposure_is_not_enough(
-    town: Office, seed: int, more: dict[str, object], why: str
+def test_a_release_whose_embedding_is_no_secret_is_exposed_from_the_start(
+    town: Office, more: dict[str, object], why: str
 ) -> None:
     town.compromise(ALDER_ID)
-    town.release(seed, **more)
+    version = register_model(town, seed=1, **more)
+    assert exposed(town) == [1, version]
+    assert town.entries("model.exposed")[-1].subject["reason"] == why
+    with pytest.raises(Conflict, match="fresh secret start"):
+        town.move_champion(version)
     town.settle()
-
     assert town.open_job("recover").step == "await_release"
-    assert why in town.open_job("recover").why
     release_afresh(town)
     town.settle()
+
     assert town.open_job("recover").step == "children"
+
+
+def test_what_was_registered_before_the_leak_with_that_embedding_is_exposed_too(
+    town: Office,
+) -> None:
+    """Versions 2 and 3 were never issued, and 4 has an embedding of its own."""
+    register_model(town, seed=2, embedding="d")
+    register_model(town, seed=3, embedding="d", parent=1)
+    register_model(town, seed=4, embedding="e")
+    town.compromise(ALDER_ID)
+
+    assert exposed(town) == [1, 2, 3]
+
+
+def test_what_other_keys_were_issued_is_exposed_too(town: Office) -> None:
+    """Alder's key gives version 1, so birch's key, and birch had version 2."""
+    enrol(town, CEDAR_ID)
+    town.suspend(ALDER_ID)
+    town.release(5, embedding="d")
+    town.settle()
+    town.active_key(CEDAR_ID)
+    assert (ALDER, 1, 2) not in town.issued()
+    town.compromise(ALDER_ID)
+
+    assert exposed(town) == [1, 2]
+    assert town.states()[CEDAR, 1] == "suspended"
+    with pytest.raises(Conflict, match="the recovery, job"):
+        town.resume(CEDAR_ID)
+
+
+def test_an_exposed_model_reaches_no_new_owner(town: Office) -> None:
+    enrol(town, CEDAR_ID)
+    town.compromise(ALDER_ID)
+    town.active_key(CEDAR_ID)
+
+    assert town.states()[CEDAR, 1] == "pre_active"
+    assert "presumed known" in town.open_job("create").why
+
+
+def test_a_key_used_with_an_exposed_model_never_gets_the_clean_one(
+    town: Office,
+) -> None:
+    """Even if it is still served: the policy holds only the leaked key."""
+    policy = town.policies.compromise.model_copy(update={"suspend": "owner"})
+    town.policies = town.policies.model_copy(update={"compromise": policy})
+    town.compromise(ALDER_ID)
+    release_afresh(town)
+    town.settle()
+    town.confirm(BIRCH, 2)
+    town.settle()
+
+    assert (BIRCH, 1, 2) not in town.issued()
+    assert town.issued()[BIRCH, 2, 2] == "live"
+
+
+def test_a_new_version_that_was_prepared_with_an_exposed_model_is_replaced(
+    town: Office,
+) -> None:
+    town.rotate(BIRCH_ID)
+    town.settle()
+    meddler = Meddler(town, "send", lambda: town.compromise(ALDER_ID))
+    town.confirm(BIRCH, 2)
+    town.settle(town.engine(meddler, meddler))
+    release_afresh(town)
+    town.settle()
+    assert town.states()[BIRCH, 2] == "destroyed"
+    for key in ((ALDER, 2), (BIRCH, 3)):
+        town.confirm(*key)
+    town.settle()
+
+    assert (town.states()[BIRCH, 3], town.states()[BIRCH, 1]) == ("active", "destroyed")
+    assert town.jobs(open_only=True) == []
+
+
+def test_a_recovery_lifts_no_hold_of_an_operator(town: Office) -> None:
+    town.suspend(BIRCH_ID, "under investigation")
+    town.compromise(ALDER_ID)
+    recover_both(town)
+
+    assert town.states()[BIRCH, 2] == "suspended"
+    said = town.entries("key.suspended")[-1].subject
+    assert (said["key_version"], said["reason"]) == (2, "under investigation")
+    assert town.jobs(open_only=True) == []
+    town.resume(BIRCH_ID)
+    assert town.states()[BIRCH, 2] == "active"
+
+
+def test_a_key_held_during_a_recovery_is_held_after_it(town: Office) -> None:
+    town.compromise(ALDER_ID)
+    assert town.suspend(BIRCH_ID, "abuse") == (BIRCH, [])
+    assert town.entries("key.held")[-1].subject["reason"] == "abuse"
+    recover_both(town)
+
+    assert town.states()[BIRCH, 2] == "suspended"
+
+
+def test_a_hold_lifted_during_a_recovery_is_lifted_for_the_new_version(
+    town: Office,
+) -> None:
+    town.suspend(BIRCH_ID)
+    town.compromise(ALDER_ID)
+    assert town.resume(BIRCH_ID) == (BIRCH, [])
+    assert town.states()[BIRCH, 1] == "suspended"
+    recover_both(town)
+
+    assert town.states()[BIRCH, 2] == "active"
+
+
+def test_a_key_that_is_being_created_stops_nobodys_recovery(town: Office) -> None:
+    """Birch's former version was restored, while its next one waits for the owner."""
+    town.policies = town.policies.model_copy(update={"destroy_window_s": 1000.0})
+    town.revoke(BIRCH_ID)
+    town.settle()
+    town.create(BIRCH_ID)
+    town.settle()
+    town.restore(BIRCH, 1)
+    town.compromise(ALDER_ID)
+    recover_both(town)
+
+    assert town.states()[ALDER, 2] == town.states()[BIRCH, 2] == "active"
+    assert town.states()[BIRCH, 1] == "destroy_scheduled"
+
+
+def test_a_recovery_begun_again_needs_no_other_release(town: Office) -> None:
+    town.compromise(ALDER_ID)
+    release_afresh(town)
+    town.settle()
+    with town.change() as change:
+        job = town.open_job("recover")
+        undoing.give_up(change, town.policies, job.id, "a mistake")
+    town.settle()
+    town.clock.pass_seconds(5)
+    town.compromise(ALDER_ID)
+    town.settle()
+
+    assert town.open_job("recover").step == "children"
+
+
+def test_a_given_up_rotation_of_a_recovery_is_begun_again(town: Office) -> None:
+    town.compromise(ALDER_ID)
+    release_afresh(town)
+    town.settle()
+    (child,) = [job for job in town.open_rows() if job.subject == f"key:{BIRCH}"]
+    with town.change() as change:
+        undoing.give_up(change, town.policies, child.id, "absent")
+    town.confirm(ALDER, 2)
+    town.settle()
+    town.confirm(BIRCH, 3)
+    town.settle()
+
+    assert town.states()[BIRCH, 3] == "active"
+    assert town.jobs(open_only=True) == []
+
+
+def test_a_version_restored_after_the_recovery_says_the_way_out(town: Office) -> None:
+    town.policies = town.policies.model_copy(update={"destroy_window_s": 1000.0})
+    town.revoke(BIRCH_ID)
+    town.settle()
+    town.compromise(ALDER_ID)
+    release_afresh(town)
+    town.settle()
+    town.confirm(ALDER, 2)
+    town.settle()
+    town.restore(BIRCH, 1)
+    with pytest.raises(Conflict, match=r"keys revoke.*keys create"):
+        town.resume(BIRCH_ID)
+    town.revoke(BIRCH_ID)
+
+    assert town.create(BIRCH_ID) == (BIRCH, 2)
 
 
 def test_a_version_from_before_the_leak_is_not_enough(town: Office) -> None:

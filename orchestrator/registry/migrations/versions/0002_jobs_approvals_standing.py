@@ -22,6 +22,7 @@ def upgrade() -> None:
     op.add_column("parties", _counter("revision"))
     op.create_index("ix_parties_revision", "parties", ["revision"])
     op.add_column("model_versions", sa.Column("exposed_at_ms", sa.BigInteger()))
+    op.add_column("keys", sa.Column("held_for", sa.Text()))
     _extend_key_versions()
     _create_jobs()
     _index_jobs()
@@ -38,6 +39,7 @@ def downgrade() -> None:
     op.drop_index("ix_parties_revision", "parties")
     for column in ("revision", "images_used", "destroy_at_ms"):
         op.drop_column("key_versions", column)
+    op.drop_column("keys", "held_for")
     op.drop_column("model_versions", "exposed_at_ms")
     op.drop_column("parties", "revision")
 
