@@ -76,7 +76,7 @@ def ask_to_revoke(office: Office, by: SpiffeId = OPERATOR_ID) -> int:
 def ask_for(office: Office, action: Action) -> int:
     """Ask for one of the gated actions; the id of the request, 0 if it was done."""
     desk, context = service(office), fake_context()
-    of_alder = {"owner": ALDER, "model": MODEL}
+    of_alder: dict[str, Any] = {"owner": ALDER, "model": MODEL}
     version: dict[str, Any] = {"key_id": KEY, "version": 1}
     asked = {
         Action.CREATE_KEY: (desk.CreateKey, pb.CreateKeyRequest(**of_alder)),

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from core.errors import (
     Conflict,
     KeymixerError,
+    KeyRefusedError,
     NotFound,
     PeerUnavailable,
     SignatureError,
@@ -436,3 +437,35 @@ def test_doubts_are_shared_between_threads() -> None:
         thread.join()
 
     assert sorted(entered) == [False] * 19 + [True]
+
+
+def test_the_key_of_a_deletion_that_fails_can_be_kept_as_it_says(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its window is over, but nobody was asked to destroy the seed."""
+    office.active_key()
+    office.revoke()
+    monkeypatch.setattr(office.server, "delete", raising(Conflict("not now")))
+    office.settle()
+    job = office.open_job("revoke")
+    assert (job.state, job.step) == ("needs_operator", "remove")
+    assert f"or `keymixer keys restore {KEY} --version 1`" in job.why
+    office.restore(KEY, 1)
+
+    assert office.states() == {(KEY, 1): "suspended"}
+
+
+def test_a_destruction_that_fails_is_only_tried_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seed may be gone already: what cannot be done is not advised."""
+    office.active_key()
+    office.revoke()
+    monkeypatch.setattr(office.key_holder, "destroy", raising(Conflict("not now")))
+    office.settle()
+    job = office.open_job("revoke")
+
+    assert (job.state, job.step) == ("needs_operator", "destroy")
+    assert job.why == f"Conflict: not now; `keymixer jobs retry {job.id}`"
+    with pytest.raises(KeyRefusedError, match="has begun"):
+        abort(office, job.id)
