@@ -183,6 +183,20 @@ def test_a_key_suspended_while_a_model_is_sent_gets_it_once_it_is_resumed(
     assert len(office.entries("issued.live")) == 2
 
 
+def test_a_key_held_on_its_way_is_suspended_when_it_would_become_active(
+    office: Office,
+) -> None:
+    office.grant()
+    office.create()
+    assert office.suspend(reason="abuse") == (KEY, [])
+    assert office.entries("key.held")[-1].subject["reason"] == "abuse"
+    office.bring_into_use(KEY, 1)
+    assert states(office) == ["suspended"]
+    office.resume()
+
+    assert states(office) == ["active"]
+
+
 # Restore
 
 
@@ -250,6 +264,43 @@ def test_a_former_version_that_is_restored_is_served_for_an_overlap(
     patient.settle()
 
     assert states(patient) == ["destroyed", "active"]
+    assert patient.primaries() == [(KEY, 2)]
+
+
+def test_a_restored_version_ends_when_the_key_created_meanwhile_is_used(
+    patient: Office,
+) -> None:
+    """A `create` job waits for no overlap: the version has a job of its own."""
+    patient.active_key()
+    patient.revoke()
+    patient.settle()
+    patient.create()
+    patient.settle()
+    patient.restore(KEY, 1)
+    patient.resume()
+    patient.bring_into_use(KEY, 2)
+    for _ in range(2):
+        patient.clock.pass_seconds(100)
+        patient.settle()
+
+    assert states(patient) == ["destroyed", "active"]
+    assert patient.jobs(open_only=True) == []
+
+
+def test_a_restored_version_held_beside_its_successor_is_no_longer_primary(
+    patient: Office,
+) -> None:
+    patient.active_key()
+    patient.revoke()
+    patient.settle()
+    patient.create()
+    patient.settle()
+    patient.restore(KEY, 1)
+    patient.resume()
+    patient.suspend()
+    patient.bring_into_use(KEY, 2)
+
+    assert states(patient) == ["suspended", "suspended"]
     assert patient.primaries() == [(KEY, 2)]
 
 

@@ -5,7 +5,7 @@ import pytest
 from core.errors import Conflict, InvalidInput, NotFound
 from core.rpc.identity import DATA_OWNER, SpiffeId
 from orchestrator.registry import store
-from orchestrator.workflows import exposure, keys, recovery, undoing
+from orchestrator.workflows import exposure, issuing, keys, recovery, undoing
 from tests.unit.orchestrator.meddling import Meddler
 from tests.unit.orchestrator.office import (
     ALDER_ID,
@@ -530,3 +530,30 @@ def test_many_owners_are_rekeyed_some_at_a_time(
 
     assert town.states()[ALDER, 2] == town.states()[BIRCH, 2] == "pre_active"
     assert len([job for job in town.open_rows() if job.kind == "rotate"]) == 2
+
+
+def test_a_name_that_reads_like_a_pattern_gives_up_no_other_models_jobs(
+    office: Office,
+) -> None:
+    """`conv_mixer` is exposed; what brings `conv-mixer` its version 1 goes on."""
+    made = {}
+    for name, owner in (("conv_mixer", ALDER_ID), ("conv-mixer", BIRCH_ID)):
+        register_model(office, name)
+        with office.change() as change:
+            keys.grant(change, str(owner), name)
+            version = keys.create(change, str(owner), name).key_version
+            assert version is not None
+            made[name] = version.key.key_id
+    office.settle()
+    for key_id in made.values():
+        office.confirm(key_id, 1)
+    office.settle()
+    with office.change() as change:
+        recovery.report(change, office.policies, str(ALDER_ID), "conv_mixer", "leak")
+        other = store.key_version(change.session, made["conv-mixer"], 1)
+        wanted = store.model_version(change.session, "conv-mixer", 1)
+        issuing.open_issue(change, other, wanted)
+    version = register_model(office, "conv_mixer", seed=4, embedding="e")
+    office.move_champion(version, "conv_mixer")
+
+    assert office.open_job("issue").subject.endswith("/conv-mixer/1")
