@@ -26,6 +26,8 @@ SENTENCES = {
     "key.retiring": "retires {key_id} version {key_version}; it is still served",
     "key.expired": "refuses {key_id} version {key_version} from now on",
     "key.suspended": "suspends {key_id} version {key_version}: {reason}",
+    "key.held": "holds {key_id}, with all versions to come: {reason}",
+    "key.no_longer_held": "no longer holds {key_id}",
     "key.resumed": "serves {key_id} version {key_version} again",
     "key.compromised": "calls {key_id} version {key_version} compromised: {reason}",
     "key.restored": "takes back that {key_id} version {key_version} is destroyed",

@@ -14,11 +14,14 @@ from orchestrator.registry.models import (
     ApprovalVote,
     Base,
     Grant,
+    Job,
+    Key,
     KeyVersion,
     Model,
     ModelAlias,
     ModelVersion,
     Organisation,
+    Party,
 )
 from tests.unit.orchestrator.rows import (
     DIGEST,
@@ -349,16 +352,21 @@ def test_keys_of_different_owners_each_have_a_primary(database: Database) -> Non
         add(session, *(key_version(k, is_primary=True) for k in (first, second)))
 
 
-def test_a_version_that_an_alias_names_cannot_be_deleted(database: Database) -> None:
+@pytest.mark.parametrize("table", [Party, Model, ModelVersion, Key, KeyVersion, Job])
+def test_a_row_that_names_something_cannot_be_deleted(
+    database: Database, table: type[Base]
+) -> None:
+    """A number that could be free again could be used twice."""
     with database.transaction() as session:
-        released = model_version(model(), 1)
-        add(session, released)
-        add(
-            session, ModelAlias(model_id=released.model_id, alias="champion", version=1)
-        )
+        add(session, key_version(key(), 1), model_version(model("b"), 1), job())
 
-    with pytest.raises(ConstraintConflict), database.transaction() as session:
-        session.execute(delete(ModelVersion))
+    with (
+        pytest.raises(ConstraintConflict, match=r"keeps its rows|append-only"),
+        database.transaction() as session,
+    ):
+        session.execute(delete(table))
+    with database.reading() as session:
+        assert session.scalars(select(table)).first() is not None
 
 
 def test_a_version_is_not_its_own_parent(database: Database) -> None:

@@ -331,7 +331,9 @@ def test_after_a_restart_everything_is_where_it_was(
         before = office.entries()
         office.audit(ALDER_ID).GetCheckpoint(audit_pb2.GetCheckpointRequest())
     with desk(town, key_holder, key_holder.server) as office:
-        assert office.entries() == before, "parties are enrolled once"
+        *still, policy = office.entries()
+        assert still == before, "parties are enrolled once"
+        assert policy.kind == "policy.in_force", "each start says by which rules"
         office.confirm(key_id, version)
         eventually(lambda: office.states() == {1: "active"})
 

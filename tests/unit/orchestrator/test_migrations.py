@@ -17,6 +17,10 @@ from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Base
 
 LOG_TABLES = ("audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints")
+KEPT_TABLES = (
+    *("parties", "models", "model_versions", "keys", "key_versions", "issued_models"),
+    *("jobs", "approvals", "approval_votes", "audit_event_ids"),
+)
 
 
 @pytest.fixture
@@ -79,8 +83,15 @@ def test_every_table_of_the_log_is_guarded_on_sqlite(connection: Connection) -> 
     command.upgrade(migrations(connection), "head")
     guards = ("no_delete", "no_replace", "no_update")
 
-    expected = sorted(f"{table}_{guard}" for table in LOG_TABLES for guard in guards)
-    assert triggers(connection) == expected
+    expected = {f"{table}_{guard}" for table in LOG_TABLES for guard in guards}
+    assert expected == {name for name in triggers(connection) if "_no_" in name}
+
+
+def test_no_row_that_names_something_can_be_deleted(connection: Connection) -> None:
+    command.upgrade(migrations(connection), "head")
+
+    expected = sorted(f"{table}_kept" for table in KEPT_TABLES)
+    assert expected == [name for name in triggers(connection) if "_kept" in name]
 
 
 def test_every_table_of_the_log_is_guarded_on_postgresql() -> None:

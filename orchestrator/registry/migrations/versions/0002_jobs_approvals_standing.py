@@ -16,6 +16,11 @@ APPROVAL_STATES: Final = (
     "state IN ('pending', 'approved', 'executed', 'rejected', 'expired')"
 )
 ARGUMENTS_BOUNDED: Final = "length(arguments) <= 65536"
+# Rows change their state here, but are never deleted: a number is never used twice.
+KEPT: Final = (
+    *("parties", "models", "model_versions", "keys", "key_versions", "issued_models"),
+    *("jobs", "approvals", "approval_votes", "audit_event_ids"),
+)
 
 
 def upgrade() -> None:
@@ -29,10 +34,12 @@ def upgrade() -> None:
     _create_approvals()
     _create_approval_votes()
     _create_audit_event_ids()
+    _keep_rows()
 
 
 def downgrade() -> None:
     """Forget the jobs, the votes and the names of events: for development only."""
+    _let_rows_go()
     for table in ("audit_event_ids", "approval_votes", "approvals", "jobs"):
         op.drop_table(table)
     op.drop_index("ix_key_versions_revision", "key_versions")
@@ -42,6 +49,25 @@ def downgrade() -> None:
     op.drop_column("keys", "held_for")
     op.drop_column("model_versions", "exposed_at_ms")
     op.drop_column("parties", "revision")
+
+
+def _keep_rows() -> None:
+    if op.get_context().dialect.name == "postgresql":
+        for table in KEPT:
+            op.execute(
+                f"CREATE TRIGGER {table}_kept BEFORE DELETE OR TRUNCATE ON {table} "
+                "FOR EACH STATEMENT EXECUTE FUNCTION keymixer_append_only()"
+            )
+        return
+    for table in KEPT:
+        refusal = f"BEGIN SELECT RAISE(ABORT, '{table} keeps its rows'); END"
+        op.execute(f"CREATE TRIGGER {table}_kept BEFORE DELETE ON {table} {refusal}")
+
+
+def _let_rows_go() -> None:
+    on = " ON {}" if op.get_context().dialect.name == "postgresql" else ""
+    for table in KEPT:
+        op.execute(f"DROP TRIGGER {table}_kept" + on.format(table))
 
 
 def _extend_key_versions() -> None:
