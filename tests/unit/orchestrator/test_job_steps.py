@@ -169,11 +169,19 @@ def test_a_champion_that_comes_while_another_is_prepared_is_prepared_too(
 
 
 def test_a_champion_that_comes_while_another_is_sent_follows_it(office: Office) -> None:
-    """The key is not kept waiting: it is used with what it has, and gets the other."""
+    """The key is not kept waiting: it is used with what it has, and gets the other.
+
+    The release is over by then: it found no key in use.
+    """
     begin(office)
     office.move_champion(1)
     register_model(office, seed=1)
-    meddler = Meddler(office, "send", lambda: office.move_champion(2))
+
+    def release() -> None:
+        office.move_champion(2)
+        office.settle()
+
+    meddler = Meddler(office, "send", release)
     office.settle(office.engine(meddler, meddler))
     office.confirm(KEY, 1)
     office.settle(office.engine(meddler, meddler))

@@ -93,6 +93,16 @@ def test_an_earlier_lease_of_the_same_process_counts_no_more(idle: Office) -> No
         leases.held(change.session, lost)
 
 
+def test_a_lease_that_was_given_back_counts_no_more(idle: Office) -> None:
+    open_one(idle)
+    (lost,) = claim(idle, "a")
+    with idle.registry.own_change() as change:
+        leases.give_back(change, "a")
+
+    with pytest.raises(LeaseLost), idle.registry.own_change() as change:
+        leases.held(change.session, lost)
+
+
 def test_a_lease_for_another_step_counts_no_more(idle: Office) -> None:
     """Somebody moved the job on while it was worked on."""
     job_id = open_one(idle)
