@@ -225,17 +225,17 @@ def test_a_former_key_is_not_served_beside_its_successor(town: Office) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "why"),
+    ("embedding", "parent", "why"),
     [
-        ({"embedding": "d", "parent": 1}, "it was trained on from version 1"),
-        ({"embedding": "a"}, "it has the embedding of version 1"),
+        ("d", 1, "it was trained on from version 1"),
+        ("a", None, "it has the embedding of version 1"),
     ],
 )
 def test_a_release_whose_embedding_is_no_secret_is_exposed_from_the_start(
-    town: Office, more: dict[str, object], why: str
+    town: Office, embedding: str, parent: int | None, why: str
 ) -> None:
     town.compromise(ALDER_ID)
-    version = register_model(town, seed=1, **more)
+    version = register_model(town, seed=1, embedding=embedding, parent=parent)
     assert exposed(town) == [1, version]
     assert town.entries("model.exposed")[-1].subject["reason"] == why
     with pytest.raises(Conflict, match="fresh secret start"):
@@ -553,7 +553,7 @@ def test_a_name_that_reads_like_a_pattern_gives_up_no_other_models_jobs(
         other = store.key_version(change.session, made["conv-mixer"], 1)
         wanted = store.model_version(change.session, "conv-mixer", 1)
         issuing.open_issue(change, other, wanted)
-    version = register_model(office, "conv_mixer", seed=4, embedding="e")
-    office.move_champion(version, "conv_mixer")
+    clean = register_model(office, "conv_mixer", seed=4, embedding="e")
+    office.move_champion(clean, "conv_mixer")
 
     assert office.open_job("issue").subject.endswith("/conv-mixer/1")
