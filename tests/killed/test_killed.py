@@ -63,11 +63,17 @@ def test_dying_at_every_point_changes_nothing_in_the_end(
     theatre: Theatre, workflow: str, victim: str, database: str
 ) -> None:
     calm = theatre.play(workflow, database)
-    stormy = theatre.play(workflow, database, storm(victim))
-
-    require_same_end(calm, stormy)
-    assert set(calm.passed[victim]) <= set(stormy.died[victim])
-    assert set(stormy.deaths) <= {victim}
+    wanted, deaths = set(calm.passed[victim]), storm(victim)
+    while True:
+        stormy = theatre.play(workflow, database, deaths)
+        require_same_end(calm, stormy)
+        assert set(stormy.deaths) <= {victim}
+        missed = wanted - set(stormy.died[victim])
+        assert not missed or missed < wanted, missed
+        if not missed:
+            return
+        # It died elsewhere just then, in another thread, and this never came again.
+        wanted, deaths = missed, Deaths(victim, frozenset(missed))
 
 
 @pytest.mark.parametrize(("workflow", "victim", "point"), ALONE)
