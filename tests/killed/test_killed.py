@@ -15,7 +15,7 @@ from tests.killed.theatre import DATABASES, SQLITE, Deaths, Play, Theatre, storm
 from tests.killed.workflows import WORKFLOWS
 
 # They wait for their turn too; a machine with other work is slow.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.timeout(1200)]
 
 # One death alone, where it was hardest to get right: what is done is not known to who
 # had it done, or the other way round.

@@ -18,7 +18,7 @@ from tests.killed.town import Town, running
 from tests.killed.workflows import A_DAY_S, create
 
 # They wait for their turn too; a machine with other work is slow.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
