@@ -212,11 +212,14 @@ def test_one_operator_alone_revokes_nothing(shell: Shell, pictures: list[Path]) 
 def test_a_revocation_can_be_taken_back_in_its_window(
     shell: Shell, pictures: list[Path]
 ) -> None:
-    """What the server had deleted meanwhile is issued again."""
+    """By two operators, as it was revoked by two; what was deleted is issued again."""
+    asked = shell.json("keys", "restore", "savings-bank", "--version", "1")
+    assert _state(shell, "savings-bank.digits", 1) == "destroy_scheduled"
 
     def restored() -> bool:
-        done = shell.try_json("keys", "restore", "savings-bank", "--version", "1")
-        return bool(done.get("state") == "suspended")
+        number = str(asked["approval_id"])
+        shell.try_json("approvals", "approve", number, "--as", "auditors")
+        return _state(shell, "savings-bank.digits", 1) == "suspended"
 
     assert _until(restored)
     shell.json("keys", "resume", "savings-bank")
@@ -266,7 +269,8 @@ def test_a_keys_whole_life_is_told_in_order(shell: Shell) -> None:
     expected = [
         *("key.created", "key.drawn", "key.fetched", "key.confirmed", "key.activated"),
         *("approval.requested", "approval.approved", "key.revoked"),
-        *("approval.executed", "key.restored", "key.resumed"),
+        *("approval.executed", "approval.requested", "approval.approved"),
+        *("key.restored", "approval.executed", "key.resumed"),
         *("approval.requested", "approval.approved", "key.revoked"),
         *("approval.executed", "key.window_ended", "key.destroyed"),
     ]
@@ -332,11 +336,12 @@ def test_after_a_leak_a_release_from_a_fresh_start_brings_every_owner_back(
     shell: Shell, pictures: list[Path]
 ) -> None:
     """As docs/keys.md says it: report, train anew, release, make it the champion."""
-    told = shell.json("keys", "compromised", "archive", "--reason", "stolen laptop")
-    job = str(told["recovery_job_id"])
+    asked = shell.json("keys", "compromised", "archive", "--reason", "stolen laptop")
+    assert _state(shell, "archive.digits", 2) == "suspended", "one operator brakes"
+    shell.json("approvals", "approve", str(asked["approval_id"]), "--as", "auditors")
+    (job,) = (str(j["id"]) for j in shell.json("jobs") if j["kind"] == "recover")
     before = {k["key_id"]: k["state"] for k in shell.json("keys") if _in_use(k)}
 
-    assert told["suspended"] == ["post-office.digits", "savings-bank.digits"]
     assert before == {
         "archive.digits": "compromised",
         "post-office.digits": "suspended",

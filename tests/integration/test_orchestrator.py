@@ -643,7 +643,9 @@ def test_the_process_survives_a_kill_and_stops_when_told(town: Town) -> None:
     with process(town) as (child, address), ExitStack() as stack:
         office = Desk(town, address, stack)
 
-        assert office.entries() == before
+        *still, policy = office.entries()
+        assert still == before
+        assert policy.kind == "policy.in_force"
         child.send_signal(signal.SIGTERM)
         assert child.wait(PATIENCE_S) == 0
 
