@@ -14,9 +14,9 @@ from tests.unit.orchestrator.story import Story, good_story
 
 
 def test_what_a_party_holds_is_told_in_words() -> None:
-    held = ["identity.key", "keys/a-1.sealed", "keys/b-1.sealed", "settings.json"]
+    held = ["identity.key", "keys/lab/1.key", "keys/lab/2.key", "settings.json"]
 
-    assert "its identity, keys, encrypted (2)" == holdings(map(Path, held))
+    assert "its identity, own keys, encrypted (2)" == holdings(map(Path, held))
 
 
 def test_a_file_nobody_expected_is_told_by_its_name() -> None:
