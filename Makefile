@@ -6,12 +6,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help simulate bench test lint format protos clean
+.PHONY: help simulate bench test test-light test-heavy lint format protos clean
 
 help:
 	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
 	@echo "make bench      the keys of 1,000 owners, rotated: what it takes of this machine"
-	@echo "make test       every test"
+	@echo "make test       every test: test-light, then test-heavy (minutes of killed servers)"
 	@echo "make lint       style, types, import rules, protos and their stubs"
 	@echo "make protos     generate the stubs again"
 	@echo "Options for bench: make bench ARGS='--owners 100'"
@@ -23,8 +23,14 @@ simulate: $(VENV)/simulation
 bench: $(VENV)/simulation
 	$(RUN) orchestrator.cli bench keys $(ARGS)
 
-test: $(VENV)/dev
-	$(RUN) pytest $(ARGS)
+test: test-light test-heavy
+
+test-light: $(VENV)/dev
+	$(RUN) pytest -m "not heavy" --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# They keep every core busy by themselves, and kill by the clock.
+test-heavy: $(VENV)/dev
+	$(RUN) pytest -m heavy
 
 lint: $(VENV)/dev
 	$(RUN) ruff check .

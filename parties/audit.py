@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import Final, Protocol, Self
@@ -134,7 +134,8 @@ class Reporter:
 
     def __init__(self, audit: AuditLog, *, room: int = 4096) -> None:
         self._audit = audit
-        self._queue: Queue[pb.Event] = Queue(room)
+        # None only wakes the thread.
+        self._queue: Queue[pb.Event | None] = Queue(room)
         self._closing = Event()
         self._uncounted = 0
         self._counting = Lock()
@@ -147,6 +148,8 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         """Flush: one last attempt for what still waits, then stop."""
         self._closing.set()
+        with suppress(Full):
+            self._queue.put_nowait(None)
         self._thread.join()
 
     def refused(
@@ -178,7 +181,9 @@ class Reporter:
         while not self._closing.is_set() or not self._queue.empty():
             batch = self._next_batch()
             if unsent := self._deliver(batch):
-                lost = len(unsent) + self._queue.qsize()
+                lost = len(unsent) + sum(
+                    event is not None for event in self._queue.queue
+                )
                 log.error("reports were not recorded", extra={"count": lost})
                 return
         self._deliver(self._count())
@@ -194,13 +199,12 @@ class Reporter:
         return batch
 
     def _next_batch(self) -> list[pb.Event]:
-        batch: list[pb.Event] = []
-        try:
-            batch.append(self._queue.get(timeout=_RETRY_S))
-            while len(batch) < _LARGEST_BATCH:
-                batch.append(self._queue.get_nowait())
-        except Empty:
-            pass
+        found: list[pb.Event | None] = []
+        with suppress(Empty):
+            found.append(self._queue.get(timeout=_RETRY_S))
+            while len(found) < _LARGEST_BATCH:
+                found.append(self._queue.get_nowait())
+        batch = [event for event in found if event is not None]
         # A count never goes alone: whom the log refuses would send it for ever.
         return batch + self._count() if batch else []
 

@@ -36,9 +36,10 @@ WAIT_S: Final = 10.0
 TWIN: Final = "orchestrator-2"
 DATABASES: Final = {ORCHESTRATOR: "registry.db", KEY_HOLDER: "key-holder.db"}
 SCENARIO: Final = Path(__file__).with_name("federation.yaml")
-# Below the ports that the kernel gives to whoever connects: nobody else takes the port
-# of a server while it is dead.
-_PORTS: Final = count(15_000 + os.getpid() % 8_000)
+# Below the ports that the kernel gives to whoever connects, and for each worker of
+# pytest others: nobody else takes the port of a server while it is dead.
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS: Final = count(12_000 + _WORKER % 4 * 4_000 + os.getpid() % 2_000)
 
 
 @dataclass(frozen=True)
