@@ -25,6 +25,9 @@ IDEMPOTENT: Final = frozenset(
     )
 )
 
+# The registry's largest answer: a first look at several hundred thousand keys.
+LARGEST_ANSWER: Final = 64 << 20
+
 # A look that hangs must not take the place of those that could follow it. The first one
 # may bring many thousand keys, and has the time of any other call.
 _LOOK_S: Final = 1.0

@@ -27,6 +27,8 @@ class ServerSettings:
     """Bounds of one server."""
 
     max_message_bytes: int = 16 << 20
+    # What it sends was not made by a stranger: a whole registry's standing is larger.
+    max_answer_bytes: int = 64 << 20
     # Streams may hold a quarter of them, and at least one; so there should be two.
     workers: int = 16
     # Calls that run or wait for a worker; one more is refused as `Exhausted`.
@@ -151,7 +153,7 @@ def _build(
         maximum_concurrent_rpcs=limits.max_concurrent_calls,
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),
-            ("grpc.max_send_message_length", limits.max_message_bytes),
+            ("grpc.max_send_message_length", limits.max_answer_bytes),
             ("grpc.max_connection_age_ms", int(limits.max_connection_age_s * 1000)),
             (
                 "grpc.max_connection_age_grace_ms",

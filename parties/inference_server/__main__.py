@@ -36,7 +36,7 @@ from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
 from parties.inference_server.torch_engine import TorchEngine
 from parties.presence import Presence, PublicKeys, attended
-from parties.registry import IDEMPOTENT, GrpcRegistry
+from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
 from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -97,7 +97,13 @@ class _Ports:
 def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
     peer = settings.orchestrator
     channel = stack.enter_context(
-        open_channel(peer.address, identity, peer.spiffe_id, retries=IDEMPOTENT)
+        open_channel(
+            peer.address,
+            identity,
+            peer.spiffe_id,
+            max_message_bytes=LARGEST_ANSWER,
+            retries=IDEMPOTENT,
+        )
     )
     audit = GrpcAuditLog(channel)
     return _Ports(GrpcRegistry(channel), audit, stack.enter_context(Reporter(audit)))

@@ -32,7 +32,7 @@ from parties.key_holder.policy import POLICY
 from parties.key_holder.service import SERVICE_NAME, KeyHolderService, Office
 from parties.key_holder.settings import Settings
 from parties.presence import Presence, PublicKeys, attended
-from parties.registry import IDEMPOTENT, GrpcRegistry
+from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
 from protos.key_holder_pb2_grpc import add_KeyHolderServiceServicer_to_server
 
@@ -96,7 +96,13 @@ class _Ports:
 
 def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
     def channel(peer: Peer, retries: frozenset[str]) -> grpc.Channel:
-        opened = open_channel(peer.address, identity, peer.spiffe_id, retries=retries)
+        opened = open_channel(
+            peer.address,
+            identity,
+            peer.spiffe_id,
+            max_message_bytes=LARGEST_ANSWER,
+            retries=retries,
+        )
         return stack.enter_context(opened)
 
     orchestrator = channel(settings.orchestrator, IDEMPOTENT)

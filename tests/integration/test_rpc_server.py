@@ -491,6 +491,16 @@ def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(
     assert "fewer" in came.hint
 
 
+def test_an_answer_may_be_larger_than_any_request(
+    house: House, owner: Identity
+) -> None:
+    """A server that starts is told of all keys at once."""
+    largest = bytes(SETTINGS.max_message_bytes - 8)
+
+    with house.visit(owner) as stub:
+        assert len(stub.ask("Say", largest)) > SETTINGS.max_message_bytes
+
+
 def test_a_client_does_not_send_more_than_its_own_limit(
     house: House, owner: Identity
 ) -> None:
