@@ -2,11 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -20,12 +20,15 @@ from core.database.connections import (
 )
 from core.database.failures import typed_errors
 from core.database.schema import upgrade
+from core.database.shared import SharedTransactions
 from core.errors import (
     ConfigurationError,
     DatabaseBusyError,
     KeymixerError,
     StorageError,
 )
+
+T = TypeVar("T")
 
 # How long a writer waits for another one, in this process and in the database.
 WAIT_S: Final = 10.0
@@ -43,6 +46,7 @@ class Database:
         self._writer = to_write(engine)
         self._reader = to_read(engine)
         self._one_writer = threading.Lock()
+        self._shared = SharedTransactions(self.transaction)
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +86,18 @@ class Database:
             # It begins here, not with the first statement: whoever waits, waits here.
             session.connection()
             yield session
+
+    def together(self, work: Callable[[Session], T]) -> T:
+        """Write like `transaction`, and share the commit with others that wait.
+
+        Args:
+            work: Changes the database and does nothing else: it may run twice, and in
+                another caller's thread.
+
+        Raises:
+            Exception: as `transaction`, and what `work` raises.
+        """
+        return self._shared.run(work)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

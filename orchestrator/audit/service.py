@@ -10,11 +10,12 @@ from orchestrator.audit.admission import Claim
 from orchestrator.audit.events import (
     Inference,
     PartyEvent,
+    Verdict,
     check_batch,
     record_inference,
     record_party_event,
 )
-from orchestrator.registry.store import Registry
+from orchestrator.registry.store import Change, Registry
 from protos import audit_pb2 as pb
 from protos import audit_pb2_grpc as rpc
 
@@ -32,11 +33,12 @@ class AuditService(rpc.AuditServiceServicer):
     ) -> pb.RecordInferencesResponse:
         with rpc_errors(context):
             check_batch(request.records)
-            with self._registry.change(current_caller()) as change:
-                verdicts = [
-                    record_inference(change, _inference(each))
-                    for each in request.records
-                ]
+            inferences = [_inference(each) for each in request.records]
+
+            def record(change: Change) -> list[Verdict]:
+                return [record_inference(change, each) for each in inferences]
+
+            verdicts = self._registry.change_together(current_caller(), record)
             return pb.RecordInferencesResponse(
                 verdicts=[
                     pb.InferenceVerdict(index=each.index, refusal=each.refusal)
@@ -50,11 +52,14 @@ class AuditService(rpc.AuditServiceServicer):
         with rpc_errors(context):
             check_batch(request.events)
             caller = current_caller()
-            with self._registry.change(caller) as change:
-                indices = [
-                    record_party_event(change, caller.role, _event(each))
-                    for each in request.events
+            events = [_event(each) for each in request.events]
+
+            def record(change: Change) -> list[int]:
+                return [
+                    record_party_event(change, caller.role, each) for each in events
                 ]
+
+            indices = self._registry.change_together(caller, record)
             return pb.RecordEventsResponse(indices=indices)
 
     def ListEntries(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from threading import Event
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
@@ -54,6 +54,8 @@ from orchestrator.registry.models import (
     Organisation,
     Party,
 )
+
+T = TypeVar("T")
 
 CHAMPION: Final = "champion"
 # The most rows in one answer: even parties with the longest keys fit a message.
@@ -120,6 +122,22 @@ class Registry:
         with self.own_change() as change:
             _require_active(change.session, str(caller))
             yield Change(change.session, self.log, str(caller), change.now_ms)
+
+    def change_together(self, caller: SpiffeId, work: Callable[[Change], T]) -> T:
+        """Change the registry for a party as `change` does; others share the commit.
+
+        `work` changes the registry and does nothing else: it may run twice.
+        """
+
+        def changed(session: Session) -> tuple[T, bool]:
+            _require_active(session, str(caller))
+            done = work(Change(session, self.log, str(caller), self.clock()))
+            return done, _WORK in session.info
+
+        done, has_work = self.database.together(changed)
+        if has_work:
+            self.work.set()
+        return done
 
     @contextmanager
     def own_change(self) -> Iterator[Change]:

@@ -1,0 +1,126 @@
+"""Many small changes, one commit: those who come together share a transaction.
+
+A commit waits for the disk, whatever is in it. So whoever comes first commits for all
+who wait by then, and hands over to the first who came meanwhile. No thread is needed,
+and nobody leads for longer than one commit.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from sqlalchemy.orm import Session
+
+from core.errors import Unavailable
+
+T = TypeVar("T")
+
+# The most changes in one commit.
+LARGEST: Final = 256
+
+Transaction: TypeAlias = Callable[[], AbstractContextManager[Session]]
+
+
+class SharedTransactions:
+    """Runs changes of many threads in few transactions.
+
+    Args:
+        transaction: Opens one, and commits it when the block ends.
+        largest: The most changes in one.
+    """
+
+    def __init__(self, transaction: Transaction, largest: int = LARGEST) -> None:
+        self._transaction = transaction
+        self._largest = largest
+        self._waiting: deque[_Place[object]] = deque()
+        self._queueing = threading.Lock()
+        self._led = False
+
+    def run(self, work: Callable[[Session], T]) -> T:
+        """Return what `work` returns, once what it changed is durable.
+
+        `work` runs perhaps in another caller's thread, and perhaps twice: it must do
+        nothing but change the database. What it raises is raised here, and nothing of
+        it happened; all that the others lose is time.
+        """
+        place: _Place[T] = _Place(work)
+        with self._queueing:
+            self._waiting.append(place)  # type: ignore[arg-type]  # only we read its result
+            if not self._led:
+                self._led = place.leads = True
+                place.woken.set()
+        place.woken.wait()
+        if place.leads:
+            self._lead()
+        return place.result()
+
+    def _lead(self) -> None:
+        with self._queueing:
+            count = min(len(self._waiting), self._largest)
+            group = [self._waiting.popleft() for _ in range(count)]
+        try:
+            self._commit(group)
+        finally:
+            self._hand_over()
+            for place in group:
+                place.woken.set()
+
+    def _hand_over(self) -> None:
+        with self._queueing:
+            self._led = bool(self._waiting)
+            if self._led:
+                self._waiting[0].leads = True
+                self._waiting[0].woken.set()
+
+    def _commit(self, group: Sequence["_Place[object]"]) -> None:
+        """Do all of it or, if one of them fails, each by itself.
+
+        A savepoint for each would be in the way of all: failures are rare, and after
+        one of the database's there may be no transaction left to go on in.
+        """
+        committing = False
+        try:
+            with self._transaction() as session:
+                for place in group:
+                    place.attempt(session)
+                committing = True
+        except Exception as error:  # noqa: BLE001 - it is raised where it belongs
+            # Whether a commit that failed is durable is not always known: once only.
+            if committing or len(group) == 1:
+                _fail(group, error)
+                return
+            for place in group:
+                self._commit([place])
+
+
+@dataclass(eq=False, slots=True)
+class _Place(Generic[T]):
+    """One caller's change, and what became of it."""
+
+    work: Callable[[Session], T]
+    # Set when it is done, or when it is this caller's turn to lead.
+    woken: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False
+    _results: list[T] = field(default_factory=list)
+    error: Exception | None = None
+
+    def attempt(self, session: Session) -> None:
+        """Do it, and have the database see all of it before the next one begins."""
+        done = self.work(session)
+        session.flush()
+        self._results[:] = [done]
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        if not self._results:
+            raise Unavailable("the change was interrupted")
+        return self._results[0]
+
+
+def _fail(group: Sequence[_Place[object]], error: Exception) -> None:
+    for place in group:
+        place.error = error
