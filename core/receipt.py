@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from core.checkpoint import Checkpoint, open_checkpoint
+from core.checkpoint import Checkpoint, open_checkpoint, stated_origin
 from core.errors import CorruptFileError, SignatureError
 from core.merkle import HASH_BYTES, ProofError, leaf_hash, verify_inclusion
 
@@ -109,8 +109,8 @@ def verify_receipt(
             from the record to its root.
         CorruptFileError: if the checkpoint is none.
     """
-    named = receipt.checkpoint.partition(b"\n")[0].decode(errors="replace")
-    signed = open_checkpoint(receipt.checkpoint, public_key, origin or named)
+    note = receipt.checkpoint
+    signed = open_checkpoint(note, public_key, origin or stated_origin(note))
     try:
         verify_inclusion(
             leaf=leaf_hash(body),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from core import merkle
-from core.checkpoint import Checkpoint, open_checkpoint
+from core.checkpoint import Checkpoint, open_checkpoint, stated_origin
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash
 from orchestrator.audit.records import parse_entry
@@ -75,9 +75,8 @@ def _signed(folder: Path, public_key: bytes, origin: str | None) -> Checkpoint:
     note = _read(folder / CHECKPOINT, _MAX_CHECKPOINT_BYTES)
     if note is None:
         raise AuditBroken("checkpoint", None, "is missing")
-    named = note.partition(b"\n")[0].decode(errors="replace")
     try:
-        return open_checkpoint(note, public_key, origin or named)
+        return open_checkpoint(note, public_key, origin or stated_origin(note))
     except (SignatureError, CorruptFileError) as error:
         raise AuditBroken("checkpoint", None, str(error)) from error
 

@@ -239,9 +239,11 @@ def _all_of(
     """Return the values of consecutive rows, or say which one is missing."""
     rows: list[Row[int, bytes]] = list(session.execute(query))
     for number, expected in enumerate(range(*_span(tile))):
+        first = expected << _BITS * tile.level
         if number >= len(rows) or rows[number][0] != expected:
-            first = expected << _BITS * tile.level
             raise AuditBroken(part, first, f"is missing: {tile.path} needs it")
+        if type(rows[number][1]) is not bytes:
+            raise AuditBroken(part, first, "is not stored as bytes")
     return [value for _, value in rows]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -346,6 +347,22 @@ def test_a_log_that_lost_records_is_not_exported(
         session.add(Checkpoint(size=300, note=signed(BODIES[:300])))
 
     with pytest.raises(AuditBroken, match=r"record 257: is missing: tile/entries/001"):
+        export_tiles(database, tmp_path / "out")
+
+
+def test_a_record_that_is_not_stored_as_bytes_is_not_exported(
+    tmp_path: Path, database: Database
+) -> None:
+    fill(database, BODIES[:3])
+    with sqlite3.connect(tmp_path / "registry.db") as connection:
+        triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        for (trigger,) in connection.execute(triggers).fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        as_text = "UPDATE audit_leaves SET body = CAST(body AS TEXT)"
+        connection.execute(f'{as_text} WHERE "index" = 1')
+    connection.close()
+
+    with pytest.raises(AuditBroken, match="record 1: is not stored as bytes"):
         export_tiles(database, tmp_path / "out")
 
 
