@@ -204,10 +204,10 @@ def _content(folder: Path, tile: Tile, limit: int) -> bytes:
 def _read(path: Path, limit: int) -> bytes | None:
     """Read a file, and one byte more than `limit` if it has it; None: no such file."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return None
         with path.open("rb") as file:
             return file.read(limit + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
 

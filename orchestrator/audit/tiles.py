@@ -158,11 +158,11 @@ def export_tiles(
     with database.reading() as session:
         size, note = _newest(session)
         covered = _covered(session, folder / CHECKPOINT)
-        written = 0
-        for tile, content in _contents(session, size, covered):
-            written += _put(folder, tile, content)
-            if on_progress is not None and tile.kind == ENTRIES:
-                on_progress(tile.first_record + tile.width, size)
+    written = 0
+    for tile, content in _contents(database, size, covered):
+        written += _put(folder, tile, content)
+        if on_progress is not None and tile.kind == ENTRIES:
+            on_progress(tile.first_record + tile.width, size)
     _write(folder / CHECKPOINT, note)
     _remove_superseded(folder)
     return Exported(size, written)
@@ -196,28 +196,28 @@ def _covered(session: Session, path: Path) -> int:
 
 
 def _contents(
-    session: Session, size: int, covered: int
+    database: Database, size: int, covered: int
 ) -> Iterator[tuple[Tile, bytes]]:
     for bundle in tiles(ENTRIES, size, covered):
-        bodies = _bodies(session, bundle)
+        bodies = _bodies(database, bundle)
         yield bundle, encode_bundle(bodies)
         yield bundle._replace(kind="0"), b"".join(map(leaf_hash, bodies))
     for level in levels(size)[1:]:
         for tile in tiles(str(level), size, covered):
-            yield tile, b"".join(_nodes(session, tile))
+            yield tile, b"".join(_nodes(database, tile))
 
 
-def _bodies(session: Session, bundle: Tile) -> list[bytes]:
+def _bodies(database: Database, bundle: Tile) -> list[bytes]:
     start, end = _span(bundle)
     query = (
         select(AuditLeaf.index, AuditLeaf.body)
         .where(AuditLeaf.index >= start, AuditLeaf.index < end)
         .order_by(AuditLeaf.index)
     )
-    return _all_of(session, query, bundle, "record")
+    return _all_of(database, query, bundle, "record")
 
 
-def _nodes(session: Session, tile: Tile) -> list[bytes]:
+def _nodes(database: Database, tile: Tile) -> list[bytes]:
     start, end = _span(tile)
     query = (
         select(AuditNode.position, AuditNode.hash)
@@ -225,7 +225,7 @@ def _nodes(session: Session, tile: Tile) -> list[bytes]:
         .where(AuditNode.position >= start, AuditNode.position < end)
         .order_by(AuditNode.position)
     )
-    return _all_of(session, query, tile, "node")
+    return _all_of(database, query, tile, "node")
 
 
 def _span(tile: Tile) -> tuple[int, int]:
@@ -234,10 +234,15 @@ def _span(tile: Tile) -> tuple[int, int]:
 
 
 def _all_of(
-    session: Session, query: Select[int, bytes], tile: Tile, part: str
+    database: Database, query: Select[int, bytes], tile: Tile, part: str
 ) -> list[bytes]:
-    """Return the values of consecutive rows, or say which one is missing."""
-    rows: list[Row[int, bytes]] = list(session.execute(query))
+    """Return the values of consecutive rows, or say which one is missing.
+
+    What is signed never changes, so each tile is read by itself: a snapshot kept for
+    the whole export would keep SQLite's write-ahead log from being emptied.
+    """
+    with database.reading() as session:
+        rows: list[Row[int, bytes]] = list(session.execute(query))
     for number, expected in enumerate(range(*_span(tile))):
         first = expected << _BITS * tile.level
         if number >= len(rows) or rows[number][0] != expected:

@@ -571,6 +571,14 @@ def test_a_file_too_many_is_found(folder: Path, path: str) -> None:
     assert path in str(difference(folder))
 
 
+@pytest.mark.parametrize("path", ["tile/0/000", "tile/0/000.p"])
+def test_a_pipe_is_no_tile(folder: Path, path: str) -> None:
+    (folder / path).unlink(missing_ok=True)
+    os.mkfifo(folder / path)
+
+    assert path in str(difference(folder))
+
+
 def test_a_link_to_another_folder_is_found(folder: Path, tmp_path: Path) -> None:
     (folder / "tile" / "more").symlink_to(tmp_path)
 
