@@ -67,6 +67,11 @@ def open_checkpoint(data: bytes, public_key: bytes, origin: str) -> Checkpoint:
     return Checkpoint(first, size, root)
 
 
+def stated_origin(data: bytes) -> str:
+    """Return the log's name as a checkpoint gives it, to be verified with the rest."""
+    return data.partition(b"\n")[0].decode(errors="replace")
+
+
 def sign_note(private_key: Ed25519PrivateKey, name: str, text: str) -> bytes:
     """Sign a text, which ends with a newline, as `name`."""
     _check_name(name)

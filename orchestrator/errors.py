@@ -9,6 +9,7 @@ NotFound
 └── NotInLog                 the log does not hold that record or that size yet
 Conflict
 ├── EventReused              a name was given to two different events
+├── OtherLogExported         a folder holds the tiles of another log or history
 ├── TwoOperatorsNeeded       another operator must agree to what is asked for
 └── KeyRefusedError
     └── TransitionRefused    the key's state does not allow the action
@@ -38,8 +39,9 @@ class RecordMalformed(InvalidInput):
 class AuditBroken(SignatureError):
     """The stored log is not the log that was written.
 
-    `part` is `record`, `node`, `checkpoint` or `side file`. `index` is the record, the
-    first record under the node, or the size of the checkpoint; None: it names none.
+    `part` is `record`, `node`, `tile`, `checkpoint` or `side file`. `index` is the
+    record, the first record under the node or tile, or the size of the checkpoint;
+    None: it names none.
     """
 
     hint = "stop the orchestrator, keep the database file, and find out who changed it"
@@ -62,6 +64,12 @@ class EventReused(Conflict):
     """A reporter gave one name to two events that are not the same."""
 
     hint = "send an event again as it was, and give another event another event_id"
+
+
+class OtherLogExported(Conflict):
+    """A folder holds the exported tiles of another log, or of another history."""
+
+    hint = "export into an empty folder; if it should be this log, verify both"
 
 
 class TwoOperatorsNeeded(Conflict):

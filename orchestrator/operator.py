@@ -235,6 +235,14 @@ class Operator:
         with remote_errors("orchestrator"):
             return self.audit.GetCheckpoint(audit_pb2.GetCheckpointRequest())
 
+    def inclusion_proof(
+        self, index: int, size: int
+    ) -> audit_pb2.GetInclusionProofResponse:
+        """Proof that record `index` is in the log's tree of `size` records."""
+        request = audit_pb2.GetInclusionProofRequest(index=index, tree_size=size)
+        with remote_errors("orchestrator"):
+            return self.audit.GetInclusionProof(request)
+
     def entries(
         self, start: int = 0, kind: str = "", party: str = ""
     ) -> Iterator[audit_pb2.AuditEntry]:

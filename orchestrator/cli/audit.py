@@ -1,7 +1,7 @@
-"""`keymixer audit list | show | verify`: what happened, and that the log is whole."""
+"""`keymixer audit list | show | verify | export | receipt`: what happened, provably."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,16 +14,20 @@ from rich.progress import Progress
 
 from core.console import EXIT_CODES, print_json, print_rows
 from core.errors import NotFound, Refused
-from orchestrator.cli.options import LATEST, As, AsJson, Run
-from orchestrator.cli.session import ask
+from orchestrator.cli import receipts
+from orchestrator.cli.options import LATEST, As, AsJson, Run, read_public_key
+from orchestrator.cli.session import ask, tell
 
 if TYPE_CHECKING:
     from core.database import Database
+    from orchestrator.audit.verify import LogReport
 
 DIGEST_DIGITS = 64
-KEY_BYTES = 32
+
+Progressed = Callable[[int, int], None]
 
 app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+app.add_typer(receipts.app, name="receipt")
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -73,26 +77,28 @@ def verify(
     public_key: Annotated[
         str, typer.Option(help="The log's public key, in hex; else the run's own.")
     ] = "",
+    from_tiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Verify this folder of exported tiles, not the run's own log.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Recompute the whole log from its stored bodies; works while nothing runs.
 
     Example: keymixer audit verify --run runs/latest
     """
-    from core.rpc.identity import ORCHESTRATOR
-    from orchestrator.audit.verify import verify_log
-    from orchestrator.simulation.workspace import open_workspace
+    from orchestrator.audit.tile_check import verify_tiles
 
-    folder = open_workspace(run).server_folder(ORCHESTRATOR)
-    key = _read_key(public_key) if public_key else _own_key(folder)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("records", total=None)
-
-        def update(done: float, total: float, _note: str = "") -> None:
-            progress.update(task, completed=done, total=total)
-
-        with _log_of(folder) as (source, side_file):
-            report = verify_log(source, key, update, side_file=side_file)
+    key = read_public_key(public_key) if public_key else _own_key(_folder(run))
+    with _progress() as update:
+        if from_tiles is not None:
+            report = verify_tiles(from_tiles, key, update)
+        else:
+            report = _verify_own(_folder(run), key, update)
     if report.checkpoints == 0:
         raise NotSignedError(f"no checkpoint signs any of its {report.size} records")
     if json_:
@@ -113,10 +119,78 @@ def verify(
         )
 
 
+@app.command(epilog=EXIT_CODES)
+def export(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="New, or an earlier export's folder.")
+    ],
+    run: Run = LATEST,
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Export the signed log as static files (C2SP tiles); works while nothing runs.
+
+    Example: keymixer audit export tiles
+    """
+    from orchestrator.audit.tiles import export_tiles
+
+    with (
+        _log_of(_folder(run)) as (source, _),
+        _opened(source) as database,
+        _progress() as update,
+    ):
+        exported = export_tiles(database, folder, update)
+    told = (
+        f"{exported.size} records are in {folder}, {exported.written} tiles are new. "
+        f"To verify them: keymixer audit verify --from-tiles {folder}"
+    )
+    content = {"size": exported.size, "written": exported.written, "to": str(folder)}
+    tell(content, told, as_json=json_)
+
+
 class NotSignedError(Refused):
     """A log without a checkpoint could be anybody's, and could be cut unseen."""
 
     hint = "start the orchestrator, which signs its log, and verify again"
+
+
+def _folder(run: Path) -> Path:
+    """The orchestrator's folder of a run."""
+    from core.rpc.identity import ORCHESTRATOR
+    from orchestrator.simulation.workspace import open_workspace
+
+    return open_workspace(run).server_folder(ORCHESTRATOR)
+
+
+def _verify_own(folder: Path, key: bytes, update: Progressed) -> "LogReport":
+    from orchestrator.audit.verify import verify_log
+
+    with _log_of(folder) as (source, side_file):
+        return verify_log(source, key, update, side_file=side_file)
+
+
+@contextmanager
+def _progress() -> Iterator[Progressed]:
+    """A bar on stderr that goes away; call it with records done and in all."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("records", total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def _opened(source: "Database | Path") -> "Iterator[Database]":
+    """The database itself; a file is opened for reading only."""
+    from core.database import open_existing
+
+    if not isinstance(source, Path):
+        yield source
+        return
+    with open_existing(source) as database:
+        yield database
 
 
 @contextmanager
@@ -159,16 +233,6 @@ def _brief(fact: object) -> str:
 
     text = f"{fact:.1f}" if isinstance(fact, float) else short(fact)
     return f"{text[:12]}..." if len(text) == DIGEST_DIGITS else text
-
-
-def _read_key(text: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise typer.BadParameter(f"expected {2 * KEY_BYTES} hex digits")
-    return key
 
 
 def _own_key(folder: Path) -> bytes:

@@ -10,6 +10,7 @@ from core.errors import ConfigurationError
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
+KEY_BYTES = 32
 
 
 def duration(text: str | float) -> float:
@@ -18,6 +19,17 @@ def duration(text: str | float) -> float:
         return parse_duration(str(text))
     except ConfigurationError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def read_public_key(text: str) -> bytes:
+    """An Ed25519 key in hex; what is none is wrong usage."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise typer.BadParameter(f"expected {2 * KEY_BYTES} hex digits")
+    return key
 
 
 def _said(text: str) -> str:

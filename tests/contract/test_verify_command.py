@@ -44,3 +44,12 @@ def test_the_log_is_verified_where_the_settings_put_it(terminal: Terminal) -> No
 
     assert verified["verified"] is True
     assert (verified["size"], verified["signed_size"]) == (3, 3)
+
+
+def test_the_log_is_exported_from_where_the_settings_put_it(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    tiles = str(tmp_path / "tiles")
+
+    assert terminal.json("audit", "export", tiles)["size"] == 3
+    assert terminal.json("audit", "verify", "--from-tiles", tiles)["signed_size"] == 3

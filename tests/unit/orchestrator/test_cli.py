@@ -63,6 +63,9 @@ COMMANDS = [
     ("audit", "list"),
     ("audit", "show"),
     ("audit", "verify"),
+    ("audit", "export"),
+    ("audit", "receipt", "get"),
+    ("audit", "receipt", "verify"),
 ]
 
 
