@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -153,7 +154,7 @@ def tail(
             until_ms=int(until or 0),
             refused=refused,
         )
-        following = Tail(session.operator.entries_page, _whisper)
+        following = Tail(session.operator.entries_page, _whisper, sleep)
         try:
             _live_printer(format_)(following.follow(wanted, start))
         except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """New audit records as they come, for as long as somebody watches."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -34,7 +33,7 @@ class Tail:
 
     ask: Ask
     say: Callable[[str], None]
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], None]
     _size: int = 0
     _away: bool = False
 
