@@ -14,7 +14,7 @@ from core.rpc.policy import acting_as
 from orchestrator.audit.records import Fact
 from orchestrator.audit.service import AuditService
 from orchestrator.cli import audit_query
-from orchestrator.cli.audit_rows import COLUMNS, plain, print_csv
+from orchestrator.cli.audit_rows import COLUMNS, iso, plain, print_csv
 from orchestrator.cli.audit_summary import quantile
 from orchestrator.cli.audit_tail import LogShrunk, Tail
 from orchestrator.cli.times import moment_ms
@@ -61,9 +61,9 @@ def office(office: Office, desk: Desk) -> Office:
     return office
 
 
-def _note(office: Office, kind: str, **facts: Fact) -> int:
+def _note(office: Office, kind_: str, **facts: Fact) -> int:
     with office.change(SERVER_ID) as change:
-        return change.record(kind, facts)
+        return change.record(kind_, facts)
 
 
 def _answer(office: Office, owner: SpiffeId, compute_ms: float, **facts: Fact) -> int:
@@ -158,6 +158,15 @@ def test_a_terminal_is_only_written_to() -> None:
     assert "?[31mé" == plain("\x1b[31mé")
 
 
+def test_a_fact_that_only_begins_like_an_identity_is_shown_as_it_is(
+    office: Office, terminal: Terminal
+) -> None:
+    """A party chooses the facts of what it reports."""
+    _note(office, "refused", caller="spiffe://nowhere", key_id="spiffe://a/b/c/d")
+
+    assert "caller spiffe://nowhere" in terminal.text("audit", "list", "--refused")
+
+
 # Times.
 
 NOW_MS = 1_750_000_000_000
@@ -200,19 +209,13 @@ def test_since_and_until_bound_what_is_listed(
     times = {e.index: e.time_ms for e in office.entries("inference")}
 
     def listed(**span: int) -> list[int]:
-        given = [f"--{name}={_written(at)}" for name, at in span.items()]
+        given = [f"--{name}={iso(at)}" for name, at in span.items()]
         rows = terminal.json("audit", "list", "--kind", "inference", *given)
         return [row["index"] for row in rows]
 
     assert [between, after] == listed(since=times[between])
     assert [before, between] == listed(until=times[after])
     assert [between] == listed(since=times[between], until=times[after])
-
-
-def _written(at_ms: int) -> str:
-    from orchestrator.cli.audit_rows import iso
-
-    return iso(at_ms)
 
 
 # Following.
@@ -249,10 +252,11 @@ class _Growing:
 
 
 def _followed(log: _Growing, said: list[str], start: int | None = None) -> list[int]:
-    tail, seen = Tail(log.ask, said.append, log.pause), []
+    tail = Tail(log.ask, said.append, log.pause)
+    bodies = tail.follow(pb.ListEntriesRequest(), start)
+    seen: list[int] = []
     with pytest.raises(_EnoughError):
-        for body in tail.follow(pb.ListEntriesRequest(), start):
-            seen.append(int(body))
+        seen.extend(int(body) for body in bodies)
     return seen
 
 
@@ -278,7 +282,6 @@ def test_an_orchestrator_that_was_never_there_is_an_error() -> None:
 
 
 def test_a_log_that_was_put_back_is_noticed() -> None:
-    tail = Tail(_Growing(5).ask, print, _Growing(5, 4).pause)
     log = _Growing(5, 4)
     tail = Tail(log.ask, print, log.pause)
 
@@ -398,7 +401,9 @@ def test_what_a_refused_request_only_claims_is_not_known(
 ) -> None:
     _answer(
         *(office, ALDER_ID, 1.5),
-        **{"request_id": "r-8", "model_version": 9, "refusal": "KeyRefused"},
+        request_id="r-8",
+        model_version=9,
+        refusal="KeyRefused",
     )
     (trace,) = terminal.json("audit", "trace", "r-8")["traces"]
 
@@ -422,8 +427,12 @@ def test_a_release_that_is_not_the_recorded_one_is_refused(
     office: Office, terminal: Terminal
 ) -> None:
     _answer(office, ALDER_ID, 1.0)
-    facts = {"model": MODEL, "model_version": 1, "manifest_sha256": "0" * 64}
-    _note(office, "model.registered", **facts)
+    _note(
+        *(office, "model.registered"),
+        model=MODEL,
+        model_version=1,
+        manifest_sha256="0" * 64,
+    )
     told = terminal.json("audit", "trace", "r1", code=3)
 
     assert told["error"]["kind"] == "LineageBroken"
