@@ -7,6 +7,7 @@ looks at no more than `MOST_LOOKED_AT` records and says where to go on.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, exists, select
@@ -172,20 +173,28 @@ def _conditions(question: Question) -> Iterator[ColumnElement[bool]]:
 
 def _says(question: Question, body: bytes) -> bool:
     """Whether the body's own facts fit."""
-    wanted = {name: getattr(question, name) for name in _FACTS}
-    if not (question.organisation or any(wanted.values())):
+    wanted = {n: value for n in _FACTS if (value := getattr(question, n))}
+    if not (question.organisation or wanted):
         return True
+    if not all(map(partial(_may_hold, body), wanted.values())):
+        return False
     record = json.loads(body)
     facts = _facts(record)
-    return all(
-        facts.get(name) == value for name, value in wanted.items() if value
-    ) and (
+    return all(facts.get(name) == value for name, value in wanted.items()) and (
         not question.organisation
         or any(
             _is_of(question.organisation, each)
             for each in (record["actor"], *facts.values())
         )
     )
+
+
+def _may_hold(body: bytes, value: str) -> bool:
+    """Whether a body could hold a fact: most that do not need not be parsed.
+
+    Only what JSON writes as it is can be looked for that way.
+    """
+    return value.encode() in body or json.dumps(value) != f'"{value}"'
 
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:

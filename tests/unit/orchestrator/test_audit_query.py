@@ -308,6 +308,15 @@ def test_an_operator_finds_a_request_by_what_it_is_about(office: Office) -> None
     assert json.loads(by_owner)["index"] == index
 
 
+@pytest.mark.parametrize("odd", ['a"b', "a\\b", "a\tb", "é", "a/b", "\U0001f511"])
+def test_a_fact_is_found_however_json_writes_it(office: Office, odd: str) -> None:
+    with office.change() as change:
+        change.record("inference", {"request_id": odd})
+        change.record("inference", {"request_id": "another"})
+
+    assert len(_bodies(office, OPERATOR_ID, request_id=odd)) == 1
+
+
 def test_an_owner_is_named_by_a_spiffe_id(office: Office) -> None:
     with pytest.raises(Aborted) as caught:
         _bodies(office, OPERATOR_ID, owner="birch")
