@@ -45,11 +45,11 @@ class Operator:
 
         return [party for page in pages(ask) for party in page.parties]
 
-    def models(self) -> list[registry_pb2.ModelVersion]:
-        """All model versions."""
+    def models(self, name: str = "") -> list[registry_pb2.ModelVersion]:
+        """All model versions, or those of one model."""
         with remote_errors("orchestrator"):
             answer = self.registry.ListModelVersions(
-                registry_pb2.ListModelVersionsRequest()
+                registry_pb2.ListModelVersionsRequest(name=name)
             )
         return list(answer.versions)
 
@@ -59,22 +59,22 @@ class Operator:
         with remote_errors("orchestrator"):
             self.registry.SetAlias(request)
 
-    def key_versions(self) -> list[registry_pb2.KeyVersion]:
-        """All key versions, by key and version."""
+    def key_versions(self, key_id: str = "") -> list[registry_pb2.KeyVersion]:
+        """All key versions, or those of one key, by key and version."""
 
         def ask(after: int) -> registry_pb2.ListKeyVersionsResponse:
-            request = registry_pb2.ListKeyVersionsRequest(after=after)
+            request = registry_pb2.ListKeyVersionsRequest(key_id=key_id, after=after)
             with remote_errors("orchestrator"):
                 return self.registry.ListKeyVersions(request)
 
         found = [version for page in pages(ask) for version in page.versions]
         return sorted(found, key=lambda each: (each.key_id, each.version))
 
-    def issued(self) -> list[registry_pb2.IssuedModel]:
-        """All issued models."""
+    def issued(self, key_id: str = "") -> list[registry_pb2.IssuedModel]:
+        """All issued models, or those for one key."""
 
         def ask(after: int) -> registry_pb2.ListIssuedModelsResponse:
-            request = registry_pb2.ListIssuedModelsRequest(after=after)
+            request = registry_pb2.ListIssuedModelsRequest(key_id=key_id, after=after)
             with remote_errors("orchestrator"):
                 return self.registry.ListIssuedModels(request)
 
@@ -253,14 +253,36 @@ class Operator:
             kind: only records of this kind; empty: of every kind.
             party: only records that name this SPIFFE ID; empty: all.
         """
+        wanted = audit_pb2.ListEntriesRequest(start=start, kind=kind, party=party)
+        return self.find_entries(wanted)
+
+    def find_entries(
+        self, wanted: audit_pb2.ListEntriesRequest
+    ) -> Iterator[audit_pb2.AuditEntry]:
+        """All records that fit, by index; as many calls as that takes."""
         while True:
-            request = audit_pb2.ListEntriesRequest(start=start, kind=kind, party=party)
-            with remote_errors("orchestrator"):
-                page = self.audit.ListEntries(request)
+            page = self.entries_page(wanted)
             yield from page.entries
             if not page.next_start:
                 return
-            start = page.next_start
+            wanted = from_index(wanted, page.next_start)
+
+    def entries_page(
+        self, wanted: audit_pb2.ListEntriesRequest
+    ) -> audit_pb2.ListEntriesResponse:
+        """One page of the records that fit."""
+        with remote_errors("orchestrator"):
+            return self.audit.ListEntries(wanted)
+
+
+def from_index(
+    wanted: audit_pb2.ListEntriesRequest, start: int
+) -> audit_pb2.ListEntriesRequest:
+    """The same question, from another index on."""
+    request = audit_pb2.ListEntriesRequest()
+    request.CopyFrom(wanted)
+    request.start = start
+    return request
 
 
 @contextlib.contextmanager

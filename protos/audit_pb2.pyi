@@ -246,7 +246,7 @@ Global___RecordEventsResponse: _TypeAlias = RecordEventsResponse  # noqa: Y015
 
 @_typing.final
 class ListEntriesRequest(_message.Message):
-    """Asks for records from `start` on."""
+    """Asks for records from `start` on that fit every field that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,6 +254,14 @@ class ListEntriesRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PARTY_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    ORGANISATION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     limit: _builtins.int
     """At most 1000; 0 means 1000."""
@@ -261,6 +269,18 @@ class ListEntriesRequest(_message.Message):
     """Empty: every kind."""
     party: _builtins.str
     """Only records that name this SPIFFE ID; for operators."""
+    owner: _builtins.str
+    """Only records that name this data owner, a SPIFFE ID."""
+    organisation: _builtins.str
+    """Only records by, or about, a party of this organisation."""
+    model: _builtins.str
+    key_id: _builtins.str
+    request_id: _builtins.str
+    since_ms: _builtins.int
+    """Milliseconds since the epoch: not before `since_ms`, and before `until_ms`; 0: any."""
+    until_ms: _builtins.int
+    refused: _builtins.bool
+    """Only refusals: of calls, and of answers."""
     def __init__(
         self,
         *,
@@ -268,10 +288,18 @@ class ListEntriesRequest(_message.Message):
         limit: _builtins.int = ...,
         kind: _builtins.str = ...,
         party: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        organisation: _builtins.str = ...,
+        model: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "party", b"party", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "limit", b"limit", "model", b"model", "organisation", b"organisation", "owner", b"owner", "party", b"party", "refused", b"refused", "request_id", b"request_id", "since_ms", b"since_ms", "start", b"start", "until_ms", b"until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,14 +332,19 @@ Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
 
 @_typing.final
 class ListEntriesResponse(_message.Message):
-    """Records, by index."""
+    """Records, by index. There may be fewer than `limit`, even none, before the end: one call
+    looks at a bounded number of records.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_START_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     next_start: _builtins.int
     """Where to go on; 0 at the end."""
+    size: _builtins.int
+    """How many records the log held: from here on, what comes later is new."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]: ...
     def __init__(
@@ -319,10 +352,11 @@ class ListEntriesResponse(_message.Message):
         *,
         entries: _abc.Iterable[Global___AuditEntry] | None = ...,
         next_start: _builtins.int = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_start", b"next_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_start", b"next_start", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

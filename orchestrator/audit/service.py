@@ -15,6 +15,7 @@ from orchestrator.audit.events import (
     record_inference,
     record_party_event,
 )
+from orchestrator.audit.query import Question, read_page
 from orchestrator.registry.store import Change, Registry
 from protos import audit_pb2 as pb
 from protos import audit_pb2_grpc as rpc
@@ -67,16 +68,17 @@ class AuditService(rpc.AuditServiceServicer):
     ) -> pb.ListEntriesResponse:
         with rpc_errors(context):
             limit = _page_size(request)
-            entries = self._registry.log.entries(
-                request.start,
-                limit,
-                kind=request.kind,
-                party=_whose(self._enrolled_caller(), request.party),
-            )
-            more = len(entries) == limit
+            caller = current_caller()
+            question = _question(caller, request)
+            with self._registry.reading(caller) as session:
+                page = read_page(session, question, request.start, limit)
             return pb.ListEntriesResponse(
-                entries=[pb.AuditEntry(index=e.index, body=e.body) for e in entries],
-                next_start=entries[-1].index + 1 if more else 0,
+                entries=[
+                    pb.AuditEntry(index=each.index, body=each.body)
+                    for each in page.entries
+                ],
+                next_start=page.next_start,
+                size=page.size,
             )
 
     def GetCheckpoint(
@@ -115,15 +117,26 @@ class AuditService(rpc.AuditServiceServicer):
             return caller
 
 
-def _whose(caller: SpiffeId, asked: str) -> str:
-    """Whose records a caller reads; empty: everybody's, which is for operators."""
-    if asked:
-        SpiffeId.parse(asked)
-    if caller.role == OPERATOR:
-        return asked
-    if asked not in ("", str(caller)):
+def _question(caller: SpiffeId, request: pb.ListEntriesRequest) -> Question:
+    """What is asked for; an operator reads everybody's records, a party its own."""
+    named = tuple(each for each in (request.party, request.owner) if each)
+    for each in named:
+        SpiffeId.parse(each)
+    reader = "" if caller.role == OPERATOR else str(caller)
+    if reader and request.party not in ("", reader):
         raise NotAllowedError("a party reads the records that name it, not another's")
-    return str(caller)
+    return Question(
+        reader=reader,
+        named=named,
+        kind=request.kind,
+        refused=request.refused,
+        organisation=request.organisation,
+        model=request.model,
+        key_id=request.key_id,
+        request_id=request.request_id,
+        since_ms=request.since_ms,
+        until_ms=request.until_ms,
+    )
 
 
 def _page_size(request: pb.ListEntriesRequest) -> int:

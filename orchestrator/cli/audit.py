@@ -1,20 +1,19 @@
-"""`keymixer audit list | show | verify | export | receipt`: what happened, provably."""
+"""`keymixer audit`: its group; `show | verify | export`: that the log is whole."""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from core.console import EXIT_CODES, print_json, print_rows
+from core.console import EXIT_CODES, print_json
 from core.errors import NotFound, Refused
-from orchestrator.cli import receipts
+from orchestrator.cli import audit_query, receipts
 from orchestrator.cli.options import LATEST, As, AsJson, Run, read_public_key
 from orchestrator.cli.session import ask, tell
 
@@ -22,31 +21,11 @@ if TYPE_CHECKING:
     from core.database import Database
     from orchestrator.audit.verify import LogReport
 
-DIGEST_DIGITS = 64
-
 Progressed = Callable[[int, int], None]
 
 app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+app.add_typer(audit_query.app)
 app.add_typer(receipts.app, name="receipt")
-
-
-@app.command("list", epilog=EXIT_CODES)
-def list_(
-    run: Run = LATEST,
-    *,
-    kind: Annotated[str, typer.Option(help="Only records of this kind.")] = "",
-    start: Annotated[int, typer.Option(help="The first index.", min=0)] = 0,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
-    as_: As = "",
-    json_: AsJson = False,
-) -> None:
-    """List records of a running federation's log.
-
-    Example: keymixer audit list --kind refused
-    """
-    rows = [_row(body) for _, body in _records(run, as_, start, kind, limit)]
-    columns = {"index": "index", "time": "time", "kind": "kind", "facts": "facts"}
-    print_rows("Audit log", rows, columns, as_json=json_)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -218,21 +197,6 @@ def _records(
         run, as_, lambda operator: list(islice(operator.entries(start, kind), limit))
     )
     return [(entry.index, entry.body) for entry in entries]
-
-
-def _row(body: bytes) -> dict[str, Any]:
-    record = json.loads(body)
-    moment = datetime.fromtimestamp(record["time_ms"] / 1000, tz=UTC)
-    facts = ", ".join(f"{k} {_brief(v)}" for k, v in record["subject"].items())
-    return {**record, "time": moment.strftime("%H:%M:%S.%f")[:-3], "facts": facts}
-
-
-def _brief(fact: object) -> str:
-    """A fact for the eye; `audit show` has it whole."""
-    from orchestrator.simulation.sentences import short
-
-    text = f"{fact:.1f}" if isinstance(fact, float) else short(fact)
-    return f"{text[:12]}..." if len(text) == DIGEST_DIGITS else text
 
 
 def _own_key(folder: Path) -> bytes:

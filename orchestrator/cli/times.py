@@ -4,9 +4,11 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from core.duration import show_duration
+from core.duration import parse_duration, show_duration
+from core.errors import ConfigurationError
 
 _MS: Final = 1000
+_BASIC_DATE_DIGITS: Final = 8
 
 
 def now_ms() -> int:
@@ -30,3 +32,43 @@ def since(at_ms: int, now: int) -> str:
 def until(at_ms: int, now: int) -> str:
     """How long until a moment, such as `in 6d 23h`; `now` if it is past."""
     return f"in {show_duration((at_ms - now) / _MS)}" if at_ms > now else "now"
+
+
+def moment_ms(text: str, now: int) -> int:
+    """A moment in milliseconds since the epoch, as a person writes it.
+
+    Args:
+        text: An ISO 8601 date or time, UTC unless it says otherwise, or a duration ago
+            such as `2h`.
+        now: The time now, in milliseconds.
+
+    Raises:
+        ConfigurationError: it is neither, or before 1970.
+    """
+    found = _written(text.strip(), now)
+    if found is None or found < 0:
+        raise ConfigurationError(
+            f"{text!r:.40}: expected a time such as 2026-01-31T12:00:00Z, or a "
+            "duration ago such as 2h"
+        )
+    return found
+
+
+def _written(text: str, now: int) -> int | None:
+    if text.isdigit() and len(text) != _BASIC_DATE_DIGITS:
+        # A bare number could be seconds ago, or a year.
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return _ago(text, now)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * _MS)
+
+
+def _ago(text: str, now: int) -> int | None:
+    try:
+        return now - round(parse_duration(text) * _MS)
+    except ConfigurationError:
+        return None

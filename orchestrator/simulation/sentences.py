@@ -1,7 +1,10 @@
 """Records of the audit log as sentences for a person."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+# Of `federation/organisation/role`; a party may report a fact that only begins alike.
+_SLASHES: Final = 2
 
 # Kind -> sentence, filled with facts; a kind without one is told as it is.
 SENTENCES = {
@@ -79,7 +82,8 @@ def sentence(kind: str, subject: Mapping[str, Any]) -> str:
 def short(value: object) -> str:
     """A party by its organisation; anything else as it is."""
     text = str(value)
-    if text.startswith("spiffe://"):
-        _, organisation, role = text.removeprefix("spiffe://").split("/")
+    scheme, _, path = text.partition("://")
+    if scheme == "spiffe" and path.count("/") == _SLASHES:
+        _, organisation, role = path.split("/")
         return organisation if role == "data-owner" else f"{organisation} ({role})"
     return text

@@ -21,6 +21,8 @@ KEPT: Final = (
     *("parties", "models", "model_versions", "keys", "key_versions", "issued_models"),
     *("jobs", "approvals", "approval_votes", "audit_event_ids"),
 )
+# The log's tables, and what their records are found by.
+SEARCHED: Final = (("audit_leaves", "kind"), ("audit_leaf_parties", "spiffe_id"))
 
 
 def upgrade() -> None:
@@ -34,12 +36,16 @@ def upgrade() -> None:
     _create_approvals()
     _create_approval_votes()
     _create_audit_event_ids()
+    _index_log_in_its_order()
     _keep_rows()
 
 
 def downgrade() -> None:
     """Forget the jobs, the votes and the names of events: for development only."""
     _let_rows_go()
+    for table, column in SEARCHED:
+        op.drop_index(f"ix_{table}_{column}_index", table)
+        op.create_index(f"ix_{table}_{column}", table, [column])
     for table in ("audit_event_ids", "approval_votes", "approvals", "jobs"):
         op.drop_table(table)
     op.drop_index("ix_key_versions_revision", "key_versions")
@@ -49,6 +55,12 @@ def downgrade() -> None:
     op.drop_column("keys", "held_for")
     op.drop_column("model_versions", "exposed_at_ms")
     op.drop_column("parties", "revision")
+
+
+def _index_log_in_its_order() -> None:
+    for table, column in SEARCHED:
+        op.drop_index(f"ix_{table}_{column}", table)
+        op.create_index(f"ix_{table}_{column}_index", table, [column, "index"])
 
 
 def _keep_rows() -> None:

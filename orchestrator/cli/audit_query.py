@@ -1,0 +1,247 @@
+"""`keymixer audit list | tail | summary | trace`: ask the log what happened."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+from rich.console import Console
+
+from core.console import EXIT_CODES, INTERRUPTED, print_json, print_rows
+from core.errors import KeymixerError
+from orchestrator.cli.options import LATEST, As, AsJson, Run
+from orchestrator.cli.session import Session, connected
+from orchestrator.cli.times import moment_ms, now_ms
+
+if TYPE_CHECKING:
+    from protos.audit_pb2 import ListEntriesRequest
+
+app = typer.Typer()
+
+Format = Literal["table", "jsonl", "csv"]
+_SUMMARY: Final = {
+    "organisation": "organisation",
+    "model": "model",
+    "answered": "answered",
+    "images": "images",
+    "refusals": "refusals",
+    "median": "median",
+    "p95": "p95",
+    "first": "first (UTC)",
+    "last": "last (UTC)",
+}
+_LARGEST_PAGE: Final = 1000
+_SPIFFE: Final = "spiffe://"
+
+
+def _moment(text: str) -> str:
+    """The moment in milliseconds, as text; what is none is wrong usage."""
+    try:
+        return str(moment_ms(text, now_ms())) if text else ""
+    except KeymixerError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+OfOwner = Annotated[
+    str, typer.Option("--owner", help="Only records that name this data owner.")
+]
+OfOrganisation = Annotated[
+    str, typer.Option("--organisation", help="Only by, or about, one of its parties.")
+]
+OfModel = Annotated[str, typer.Option("--model", help="Only about this model.")]
+OfKey = Annotated[str, typer.Option("--key", help="Only about the key of this id.")]
+OfKind = Annotated[str, typer.Option("--kind", help="Only records of this kind.")]
+Since = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        callback=_moment,
+        help="Not before: an ISO 8601 time, or a duration ago such as 2h.",
+    ),
+]
+Until = Annotated[
+    str, typer.Option(metavar="TIME", callback=_moment, help="Before; as --since.")
+]
+Refusals = Annotated[
+    bool, typer.Option("--refused", help="Only refusals, of calls and of answers.")
+]
+As_ = Annotated[
+    Format,
+    typer.Option("--format", help="A table, records as hashed, or a spreadsheet."),
+]
+
+
+@app.command("list", epilog=EXIT_CODES)
+def list_(
+    run: Run = LATEST,
+    *,
+    owner: OfOwner = "",
+    organisation: OfOrganisation = "",
+    model: OfModel = "",
+    key: OfKey = "",
+    kind: OfKind = "",
+    since: Since = "",
+    until: Until = "",
+    refused: Refusals = False,
+    start: Annotated[int, typer.Option(help="The first index.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    format_: As_ = "table",
+    as_: As = "",
+    json_: AsJson = False,
+) -> None:
+    """List the records of a running federation's log that fit all that is asked for.
+
+    Example: keymixer audit list --owner st-anna --since 2h --refused
+    """
+    from orchestrator.cli.audit_rows import rows
+
+    with connected(run, as_) as session:
+        wanted = _wanted(
+            session,
+            owner,
+            organisation=organisation,
+            model=model,
+            key_id=key,
+            kind=kind,
+            since_ms=int(since or 0),
+            until_ms=int(until or 0),
+            refused=refused,
+            start=start,
+            limit=min(limit, _LARGEST_PAGE),
+        )
+        bodies = islice(_bodies(session, wanted), limit)
+        if json_:
+            print_json(rows(bodies))
+        else:
+            _printer(format_)(bodies)
+
+
+@app.command(epilog=EXIT_CODES)
+def tail(
+    run: Run = LATEST,
+    *,
+    owner: OfOwner = "",
+    organisation: OfOrganisation = "",
+    model: OfModel = "",
+    key: OfKey = "",
+    kind: OfKind = "",
+    since: Since = "",
+    until: Until = "",
+    refused: Refusals = False,
+    start: Annotated[
+        int | None, typer.Option(help="The first index; default: the end.", min=0)
+    ] = None,
+    format_: As_ = "table",
+    as_: As = "",
+) -> None:
+    """Print records as they come, until you press Ctrl-C.
+
+    Example: keymixer audit tail --refused
+    """
+    from orchestrator.cli.audit_tail import Tail
+
+    with connected(run, as_) as session:
+        wanted = _wanted(
+            session,
+            owner,
+            organisation=organisation,
+            model=model,
+            key_id=key,
+            kind=kind,
+            since_ms=int(since or 0),
+            until_ms=int(until or 0),
+            refused=refused,
+        )
+        following = Tail(session.operator.entries_page, _whisper, sleep)
+        try:
+            _live_printer(format_)(following.follow(wanted, start))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command(epilog=EXIT_CODES)
+def summary(
+    run: Run = LATEST,
+    *,
+    since: Since = "",
+    until: Until = "",
+    as_: As = "",
+    json_: AsJson = False,
+) -> None:
+    """Count answers, images and refusals, by organisation and model, with their times.
+
+    Times are what computing took, not how long anybody waited.
+
+    Example: keymixer audit summary --since 1d
+    """
+    from orchestrator.cli.audit_summary import summary_fields, summary_row, summed
+
+    span = {"since_ms": int(since or 0), "until_ms": int(until or 0)}
+    with connected(run, as_) as session:
+        sums = summed(_traffic(session, span))
+    fields = list(summary_fields(sums))
+    rows = fields if json_ else [summary_row(each) for each in fields]
+    print_rows("Traffic", rows, _SUMMARY, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
+def trace(
+    request: Annotated[str, typer.Argument(help="A request's id.")],
+    run: Run = LATEST,
+    *,
+    as_: As = "",
+    json_: AsJson = False,
+) -> None:
+    """Follow an answer to its key, its model, the training run and the data.
+
+    Example: keymixer audit trace 3f6c1e9a-5d1b-4a52-9a0e-0d6f5c1c2b7e
+    """
+    from orchestrator.cli.audit_trace import traced, tree
+
+    with connected(run, as_) as session:
+        traces = traced(session.operator, request)
+    if json_:
+        print_json({"request_id": request, "traces": traces})
+    else:
+        Console().print(tree(request, traces))
+
+
+def _wanted(session: Session, owner: str, **filters: Any) -> "ListEntriesRequest":
+    """The question; an owner is named by its organisation, its key's id or itself."""
+    from protos.audit_pb2 import ListEntriesRequest
+
+    if owner and not owner.startswith(_SPIFFE):
+        owner = session.key(owner, "").owner
+    return ListEntriesRequest(owner=owner, **filters)
+
+
+def _bodies(session: Session, wanted: "ListEntriesRequest") -> Iterator[bytes]:
+    return (entry.body for entry in session.operator.find_entries(wanted))
+
+
+def _traffic(session: Session, span: dict[str, int]) -> Iterator[bytes]:
+    yield from _bodies(session, _wanted(session, "", kind="inference", **span))
+    yield from _bodies(session, _wanted(session, "", refused=True, **span))
+
+
+def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+    from orchestrator.cli import audit_rows
+
+    return {
+        "table": audit_rows.print_table,
+        "jsonl": audit_rows.print_lines,
+        "csv": audit_rows.print_csv,
+    }[format_]
+
+
+def _live_printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+    """As `_printer`; who watches reads sentences, as a table has no end yet."""
+    from orchestrator.cli.audit_rows import print_told
+
+    return print_told if format_ == "table" else _printer(format_)
+
+
+def _whisper(text: str) -> None:
+    sys.stderr.write(text + "\n")
