@@ -1,6 +1,7 @@
 """A small service of all four kinds of calls, and a federation to call it from."""
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,17 @@ class Echo:
     # How many more calls of `Say` find the service unavailable.
     away: int = 0
     error: Exception = field(default_factory=lambda: ValueError(CONFIDED))
+    _server: grpc.Server | None = None
+
+    def wait_for_calls(self, count: int) -> None:
+        """Return when the server has so many calls, those that wait among them."""
+        assert self._server is not None
+        for _ in range(20_000):
+            # Only gRPC's own state tells; a service learns of a call when it begins.
+            if len(self._server._state.rpc_states) == count:  # type: ignore[attr-defined]
+                return
+            time.sleep(0.001)
+        raise AssertionError(f"the server never had {count} calls")
 
     def say(self, request: BytesValue, _: grpc.ServicerContext) -> BytesValue:
         if self.away:
@@ -131,6 +143,7 @@ class Echo:
         }
         handler = grpc.method_handlers_generic_handler(SERVICE, methods)
         server.add_generic_rpc_handlers([handler])
+        self._server = server
 
 
 @dataclass
