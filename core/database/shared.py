@@ -84,8 +84,7 @@ class SharedTransactions:
         committing = False
         try:
             with self._transaction() as session:
-                for place in group:
-                    place.attempt(session)
+                done = [place.attempt(session) for place in group]
                 committing = True
         except Exception as error:  # noqa: BLE001 - it is raised where it belongs
             # Whether a commit that failed is durable is not always known: once only.
@@ -94,6 +93,9 @@ class SharedTransactions:
                 return
             for place in group:
                 self._commit([place])
+        else:
+            for place, result in zip(group, done, strict=True):
+                place.succeed(result)
 
 
 @dataclass(eq=False, slots=True)
@@ -107,11 +109,15 @@ class _Place(Generic[T]):
     _results: list[T] = field(default_factory=list)
     error: Exception | None = None
 
-    def attempt(self, session: Session) -> None:
+    def attempt(self, session: Session) -> T:
         """Do it, and have the database see all of it before the next one begins."""
         done = self.work(session)
         session.flush()
-        self._results[:] = [done]
+        return done
+
+    def succeed(self, result: T) -> None:
+        """Note what the change returned: not before it is durable."""
+        self._results.append(result)
 
     def result(self) -> T:
         if self.error is not None:

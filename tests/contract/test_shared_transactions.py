@@ -148,23 +148,44 @@ def test_after_a_failure_others_are_served(
     assert names(database) == ["c"]
 
 
-def test_an_interrupted_leader_leaves_nobody_waiting(
+def interrupted(_: Session) -> str:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting_or_believing(
     database: Database, counting: Counting
 ) -> None:
-    def interrupted(_: Session) -> str:
-        raise KeyboardInterrupt
+    """Whose change was done but not committed must not take it for durable."""
+    works = [adding("a"), adding("b"), adding("c"), interrupted, adding("d")]
+    shared = SharedTransactions(counting)
+    results = side_by_side(shared, counting, works)
 
-    works = [adding("a"), interrupted, adding("b")]
+    assert results[0].result() == "a"
+    # The leader, whom it reaches, is the first of the group.
+    with pytest.raises(KeyboardInterrupt):
+        results[1].result()
+    for result in results[2:]:
+        with pytest.raises(Unavailable):
+            result.result()
+    assert shared.run(adding("e")) == "e"
+    assert names(database) == ["a", "e"]
+
+
+def test_an_interruption_while_each_is_done_by_itself_keeps_what_is_durable(
+    database: Database, counting: Counting
+) -> None:
+    works = [adding("a"), adding("b"), adding("c"), refused, interrupted]
     shared = SharedTransactions(counting)
     results = side_by_side(shared, counting, works)
 
     assert results[0].result() == "a"
     with pytest.raises(KeyboardInterrupt):
         results[1].result()
-    with pytest.raises(Unavailable):
-        results[2].result()
-    assert shared.run(adding("c")) == "c"
-    assert names(database) == ["a", "c"]
+    assert results[2].result() == "c"
+    for result in results[3:]:
+        with pytest.raises((InvalidInput, Unavailable)):
+            result.result()
+    assert names(database) == ["a", "b", "c"]
 
 
 def test_many_threads_lose_and_double_nothing(database: Database) -> None:
