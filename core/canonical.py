@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import rfc8785
 
 from core.errors import CorruptFileError, InvalidInput
 
-_LARGEST_EXACT = 2**53 - 1  # beyond it a JSON number is a float64 (RFC 7493)
+_LARGEST_EXACT: Final = 2**53 - 1  # beyond it a JSON number is a float64 (RFC 7493)
+_SMALLEST: Final = 1e-4  # below it Python writes an exponent
 
 
 def canonical(value: Any) -> bytes:
@@ -18,7 +19,7 @@ def canonical(value: Any) -> bytes:
         InvalidInput: for NaN, infinity, integers beyond 2^53 and what is not JSON.
     """
     try:
-        return rfc8785.dumps(value)
+        return _written_plainly(value) or rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, RecursionError) as error:
         raise InvalidInput(f"no canonical JSON for this value: {error}") from error
 
@@ -61,6 +62,31 @@ def take_fields(document: Any, expected: Mapping[str, type]) -> dict[str, Any]:
     return document
 
 
+def _written_plainly(value: Any) -> bytes | None:
+    """Write it with Python's own writer, thrice as fast; None: that might differ."""
+    if not _is_plain(value):
+        return None
+    text = _WRITER.encode(value)
+    # Names beyond ASCII are in another order, that of their UTF-16 code units.
+    return text.encode("ascii") if text.isascii() else None
+
+
+def _is_plain(value: object) -> bool:
+    """Say if every number and name in it looks the same in Python as in RFC 8785."""
+    kind = type(value)
+    if isinstance(value, dict) and kind is dict:
+        names = all(type(name) is str for name in value)
+        return names and all(map(_is_plain, value.values()))
+    if isinstance(value, list) and kind is list:
+        return all(map(_is_plain, value))
+    if isinstance(value, int) and kind is int:
+        return abs(value) <= _LARGEST_EXACT
+    if isinstance(value, float) and kind is float:
+        # Python writes 1.0 and 1e-05, and RFC 8785 1 and 0.00001.
+        return _SMALLEST <= abs(value) <= _LARGEST_EXACT and not value.is_integer()
+    return kind is str or kind is bool or value is None
+
+
 def _number(digits: str) -> int | float:
     number = float(digits)
     return int(digits) if abs(number) <= _LARGEST_EXACT else number
@@ -68,3 +94,8 @@ def _number(digits: str) -> int | float:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_WRITER: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":")
+)

@@ -30,6 +30,9 @@ from core.errors import (
 
 T = TypeVar("T")
 
+# In a session: what `before_commit` was given.
+_LAST: Final = "keymixer_before_commit"
+
 # How long a writer waits for another one, in this process and in the database.
 WAIT_S: Final = 10.0
 
@@ -86,6 +89,8 @@ class Database:
             # It begins here, not with the first statement: whoever waits, waits here.
             session.connection()
             yield session
+            for work in session.info.pop(_LAST, ()):
+                work()
 
     def together(self, work: Callable[[Session], T]) -> T:
         """Write like `transaction`, and share the commit with others that wait.
@@ -133,6 +138,11 @@ class Database:
             yield
         finally:
             self._one_writer.release()
+
+
+def before_commit(session: Session, work: Callable[[], None]) -> None:
+    """Have `work` done as the last thing of this transaction, if it comes so far."""
+    session.info.setdefault(_LAST, []).append(work)
 
 
 def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Database:

@@ -250,6 +250,10 @@ def _check_event(event: PartyEvent) -> None:
 def _check_event_id(event_id: str) -> None:
     if len(event_id) > _LONGEST_ID:
         raise InvalidInput(f"event_id: at most {_LONGEST_ID} characters")
+    # It is a column of its own, and a database may refuse what cannot be printed:
+    # at the commit, in which others share.
+    if event_id and not event_id.isprintable():
+        raise InvalidInput("event_id: expected characters that can be printed")
 
 
 def _readers(caller: str) -> list[str]:

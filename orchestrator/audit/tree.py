@@ -6,8 +6,9 @@ writes the few nodes it completes, and every root and proof reads O(log n) of th
 slow definition, over all leaf hashes, is `core.merkle`.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple, Self
 
 from core.merkle import EMPTY_ROOT, node_hash
 from orchestrator.errors import NotInLog
@@ -23,13 +24,46 @@ class Node(NamedTuple):
     hash: bytes
 
 
-def completed_by(index: int, leaf_hash: bytes, read: ReadNode) -> Iterator[Node]:
-    """Yield the nodes that the leaf at `index` completes above it, lowest first."""
-    level, position, digest = 0, index, leaf_hash
-    while position & 1:
-        digest = node_hash(read(level, position - 1), digest)
-        level, position = level + 1, position >> 1
-        yield Node(level, position, digest)
+class Frontier:
+    """The complete subtrees that make up a log: all that an append needs to know.
+
+    There is at most one a level, as in a binary counter, so that a log of n records
+    has at most log2(n) + 1 of them. (Also known as a compact range.)
+    """
+
+    def __init__(self, size: int = 0, peaks: tuple[bytes, ...] = ()) -> None:
+        self.size = size
+        self._peaks = list(peaks)
+
+    @classmethod
+    def read(cls, size: int, read: ReadNode) -> Self:
+        """Read the frontier of the first `size` records from their stored nodes."""
+        levels = [level for level in range(size.bit_length()) if size >> level & 1]
+        peaks = [read(level, (size >> level) - 1) for level in reversed(levels)]
+        return cls(size, tuple(peaks))
+
+    @property
+    def peaks(self) -> tuple[bytes, ...]:
+        """Their hashes, the largest subtree first."""
+        return tuple(self._peaks)
+
+    def append(self, leaf_hash: bytes) -> list[Node]:
+        """Add a leaf; give the nodes that it completes above it, lowest first."""
+        nodes: list[Node] = []
+        level, position, digest = 0, self.size, leaf_hash
+        while position & 1:
+            digest = node_hash(self._peaks.pop(), digest)
+            level, position = level + 1, position >> 1
+            nodes.append(Node(level, position, digest))
+        self._peaks.append(digest)
+        self.size += 1
+        return nodes
+
+    def root(self) -> bytes:
+        """Return the root: the small subtrees are folded into the large ones."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        return reduce(lambda small, large: node_hash(large, small), self._peaks[::-1])
 
 
 def root(size: int, read: ReadNode) -> bytes:

@@ -68,6 +68,39 @@ def keys(
         _print(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def audit(
+    callers: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many append at the same time.")
+    ] = 32,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often both ways are measured, in turns.")
+    ] = 5,
+    *,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Append to audit logs, with shared commits and with one each, and compare.
+
+    Both logs are recomputed in the end. docs/scale.md explains the figures.
+
+    Example: keymixer bench audit --callers 8
+    """
+    from orchestrator.bench.appends import Plan, measure_appends
+    from orchestrator.simulation.narrator import Narrator
+
+    told = Narrator(Console(stderr=True))
+    try:
+        with _folder(keep) as folder:
+            report = measure_appends(Plan(callers, rounds), folder, told)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        print_json(report)
+    else:
+        _print_appends(report)
+
+
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     """Where the run is: the folder to keep, or one that is gone afterwards."""
@@ -92,6 +125,19 @@ def _print(report: dict[str, Any]) -> None:
         **{word: str(fact) for word, fact in report["machine"].items()},
     }
     print_facts(f"{report['owners']:,} keys", told)
+
+
+def _print_appends(report: dict[str, Any]) -> None:
+    told = {
+        "shared commits": f"{report['appends_per_s']:,.0f} a second",
+        "a commit each": f"{report['alone_per_s']:,.0f} a second",
+        "gain": f"{report['group_commit_gain']:.1f} times (each round: "
+        f"{', '.join(map(str, report['gains']))})",
+        "99 of 100 waited at most": f"{report['p99_ms']:.1f} ms, "
+        f"alone {report['alone_p99_ms']:.1f} ms",
+        **{word: str(fact) for word, fact in report["machine"].items()},
+    }
+    print_facts(f"Appends of {report['callers']} callers", told)
 
 
 def _print_passages(title: str, passages: dict[str, dict[str, float]]) -> None:

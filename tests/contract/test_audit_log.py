@@ -1,6 +1,7 @@
 """What the audit log promises on every database; the oracle is `core.merkle`."""
 
 import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from core.wire import write_atomically
 from orchestrator.audit import writer
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.verify import verify_log
-from orchestrator.audit.writer import AuditLog
+from orchestrator.audit.writer import AuditLog, log_size
 from orchestrator.errors import NotInLog, RecordMalformed
 from orchestrator.registry.database import open_database
 from orchestrator.registry.models import Checkpoint, Organisation
@@ -68,6 +69,47 @@ def test_a_record_falls_with_the_change_it_records(
         enrol(session, log, "party.enrolled", clinics=2)
 
     assert log.size() == 0
+
+
+def test_a_transaction_sees_what_it_has_appended(
+    database: Database, log: AuditLog
+) -> None:
+    append(database, log, 3)
+
+    with database.transaction() as session:
+        before = log_size(session)
+        log.append(session, "key.created", OPERATOR, {"key_id": "k"})
+
+        assert (before, log_size(session)) == (3, 4)
+        assert log.size() == 3
+
+
+def test_what_was_taken_back_leaves_no_trace_in_the_tree(
+    database: Database, log: AuditLog
+) -> None:
+    """Neither before, between nor after transactions that were committed."""
+    for _ in range(SIZE):
+        with suppress(ZeroDivisionError), database.transaction() as session:
+            log.append(session, "key.created", OPERATOR, {"key_id": "lost"})
+            raise ZeroDivisionError
+        append(database, log, 1)
+
+    assert open_checkpoint(log.checkpoint(), PUBLIC_KEY, ORIGIN).root == root(
+        hashes(log)
+    )
+    assert verify_log(database, PUBLIC_KEY).size == SIZE
+
+
+def test_two_writers_of_one_log_take_turns(
+    database: Database, log: AuditLog, tmp_path: Path
+) -> None:
+    """As two orchestrators do: each knows what the other has appended meanwhile."""
+    other = new_log(database, tmp_path / "another.txt")
+
+    for writer_of_the_day in (log, log, other, log, other, other, other, log):
+        append(database, writer_of_the_day, 3)
+
+    assert verify_log(database, PUBLIC_KEY).size == 24
 
 
 def test_a_change_falls_with_the_record_that_is_refused(

@@ -1,13 +1,15 @@
 """What a transaction promises on every database."""
 
 import threading
+from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 import pytest
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
-from core.database import Database
+from core.database import Database, before_commit
 from core.database import open_database as open_any
 from core.errors import (
     ConstraintConflict,
@@ -27,6 +29,15 @@ def enrol_and_fail(session: Session) -> NoReturn:
     session.add(Organisation(name="clinic"))
     session.flush()
     raise Interrupted
+
+
+def add(session: Session, name: str) -> None:
+    session.add(Organisation(name=name))
+
+
+def add_now_and_at_last(session: Session, now: str, at_last: str) -> None:
+    add(session, now)
+    before_commit(session, partial(add, session, at_last))
 
 
 def test_a_transaction_that_ends_is_kept(database: Database) -> None:
@@ -50,6 +61,27 @@ def test_a_writer_goes_on_after_another_one_failed(database: Database) -> None:
         session.add(Organisation(name="clinic"))
 
     assert names(database) == ["clinic"]
+
+
+def test_last_things_are_done_before_the_commit_and_fail_with_it(
+    database: Database,
+) -> None:
+    with database.transaction() as session:
+        before_commit(session, partial(add, session, "kept"))
+    with pytest.raises(ConstraintConflict), database.transaction() as session:
+        add_now_and_at_last(session, "lost", "kept")
+
+    assert names(database) == ["kept"]
+
+
+def test_last_things_are_not_done_after_a_failure(database: Database) -> None:
+    done: list[str] = []
+
+    with suppress(Interrupted), database.transaction() as session:
+        before_commit(session, partial(done.append, "done"))
+        raise Interrupted
+
+    assert done == []
 
 
 def test_reading_cannot_write(database: Database) -> None:

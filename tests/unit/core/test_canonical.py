@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,16 @@ def test_names_are_sorted_as_utf_16() -> None:
 @given(values)
 def test_what_is_written_is_read_back(value: Any) -> None:
     assert value == parse(canonical(value))
+
+
+# Most records are of this kind, and written by a shorter way.
+ascii_text = st.text(st.characters(max_codepoint=127))
+decimals = st.decimals(-1e6, 1e6, places=3).map(float)
+
+
+@given(values | st.dictionaries(ascii_text, ascii_text | small | finite | decimals))
+def test_either_way_writes_what_the_library_writes(value: Any) -> None:
+    assert rfc8785.dumps(value) == canonical(value)
 
 
 @given(values)

@@ -210,16 +210,15 @@ def test_each_reporter_has_names_of_its_own(ledger: Ledger) -> None:
     assert len(ledger.entries("refused")) == 2
 
 
-def test_a_name_has_a_bound(ledger: Ledger) -> None:
+@pytest.mark.parametrize("name", ["x" * 129, "a\0b", "a\nb"])
+def test_a_name_is_short_and_can_be_printed(ledger: Ledger, name: str) -> None:
+    """A database would refuse some at the commit, and fail those who share in it."""
     assert indices(ledger, CLOUD_ID, event("x" * 128))
     for method, request in (
-        (
-            AuditService.RecordEvents,
-            pb.RecordEventsRequest(events=[event("x" * 129)]),
-        ),
+        (AuditService.RecordEvents, pb.RecordEventsRequest(events=[event(name)])),
         (
             AuditService.RecordInferences,
-            pb.RecordInferencesRequest(records=[inference("x" * 129)]),
+            pb.RecordInferencesRequest(records=[inference(name)]),
         ),
     ):
         assert status(ledger, CLOUD_ID, method, request) is (

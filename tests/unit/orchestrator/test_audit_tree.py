@@ -18,9 +18,10 @@ class MemoryNodes:
     def __init__(self, leaves: list[bytes]) -> None:
         self.stored: dict[tuple[int, int], bytes] = {}
         self.reads = 0
+        frontier = tree.Frontier()
         for index, leaf in enumerate(leaves):
             self.stored[0, index] = leaf
-            for node in tree.completed_by(index, leaf, self.read):
+            for node in frontier.append(leaf):
                 assert (node.level, node.position) not in self.stored
                 self.stored[node.level, node.position] = node.hash
 
@@ -45,6 +46,18 @@ def test_every_node_is_the_slow_root_of_its_leaves() -> None:
 
 def test_there_are_as_many_nodes_as_complete_subtrees() -> None:
     assert len(NODES.stored) == sum(SIZES >> level for level in range(8))
+
+
+@pytest.mark.parametrize("size", range(SIZES + 1))
+def test_a_frontier_that_was_read_is_the_one_that_grew(size: int) -> None:
+    grown = tree.Frontier()
+    for leaf in LEAVES[:size]:
+        grown.append(leaf)
+
+    read = tree.Frontier.read(size, NODES.read)
+
+    assert (read.size, read.peaks) == (grown.size, grown.peaks)
+    assert read.root() == merkle.root(LEAVES[:size])
 
 
 @given(st.data())

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from core.errors import ConfigurationError
 from core.manifest import Manifest
 from core.wire import file_digest, load_tensors
 from orchestrator.bench import machine
+from orchestrator.bench.appends import Plan, measure_appends
 from orchestrator.bench.federation import MODEL, federation_of, write_federation
 from orchestrator.bench.milestones import CREATION, ROTATION, Journal, Milestone
 from orchestrator.bench.release import architecture_of, write_untrained
 from orchestrator.bench.usage import Usage
 from orchestrator.federation import read_federation
+from orchestrator.simulation.narrator import Narrator
 
 DRAWN = Milestone("drawn", "key.drawn", 2)
 CONFIRMED = Milestone("delivered", "key.confirmed", 2)
@@ -201,3 +204,17 @@ def test_what_is_not_known_at_both_times_is_not_known() -> None:
         {"orchestrator": 2.5, "key-holder": None, "inference-server": None},
         {"orchestrator": 15},
     )
+
+
+def test_appends_are_counted_and_their_logs_recomputed(tmp_path: Path) -> None:
+    plan = Plan(callers=4, rounds=3, alone=2, together=5)
+
+    report = measure_appends(plan, tmp_path, Narrator(Console(quiet=True)))
+
+    assert (report["callers"], report["rounds"], len(report["gains"])) == (4, 3, 3)
+    assert report["group_commit_gain"] == sorted(report["gains"])[1]
+    assert min(report["appends_per_s"], report["alone_per_s"], report["p99_ms"]) > 0
+    for name, records in (("alone", 24), ("together", 60)):
+        with sqlite3.connect(tmp_path / name / "registry.db") as database:
+            query = "SELECT count(*) FROM audit_leaves"
+            assert database.execute(query).fetchone() == (records,)
