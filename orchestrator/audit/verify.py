@@ -1,8 +1,9 @@
 """Recompute the whole log from its stored bodies and compare it with what was signed.
 
 Nothing stored is believed: leaf hashes come from the bodies, nodes and roots from the
-leaf hashes, and each checkpoint must be signed and have the recomputed root. What no
-checkpoint covers yet is only as good as the database: see `LogReport.signed_size`.
+leaf hashes, and each checkpoint must be signed and have the recomputed root. Each
+record must follow from those before it, and the registry must be what they made it.
+What no checkpoint covers yet is as good as the database: see `LogReport.signed_size`.
 """
 
 import time
@@ -23,10 +24,17 @@ from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from orchestrator.audit.history import History
 from orchestrator.audit.records import Entry, parse_entry
+from orchestrator.audit.registry_check import check_registry
 from orchestrator.audit.tree import Node
 from orchestrator.audit.writer import beside
 from orchestrator.errors import AuditBroken, RecordMalformed
-from orchestrator.registry.models import AuditLeaf, AuditNode, Checkpoint
+from orchestrator.registry.models import (
+    AuditEventId,
+    AuditLeaf,
+    AuditLeafParty,
+    AuditNode,
+    Checkpoint,
+)
 
 Leaf = Row[int, bytes, bytes, str, int]
 
@@ -80,6 +88,8 @@ def verify_log(
         history = History()
         tree = _recompute(session, signed, history, on_progress or _silent, total)
         _check_no_more(session, tree.size, signed)
+        _check_indexes(session, tree.size)
+        check_registry(session, history)
     seconds = max(time.monotonic() - started, 1e-9)
     newest = max(signed, default=0)
     rate = tree.size / seconds
@@ -194,6 +204,17 @@ def _check_no_more(session: Session, size: int, signed: Mapping[int, Signed]) ->
     nodes = session.scalar(select(func.count()).select_from(AuditNode)) or 0
     if nodes != sum(size >> level for level in range(1, size.bit_length())):
         raise AuditBroken("node", size, "there are nodes over records that are missing")
+
+
+def _check_indexes(session: Session, size: int) -> None:
+    """Refuse names and readers of records that are not there; fewer may be kept."""
+    for part in (AuditLeafParty, AuditEventId):
+        stray = select(func.min(part.index)).where(
+            (part.index < 0) | (part.index >= size)
+        )
+        if (index := session.scalar(stray)) is not None:
+            difference = f"is not there, but {part.__tablename__} names it"
+            raise AuditBroken("record", index, difference)
 
 
 def _signed(
