@@ -8,8 +8,9 @@ import rfc8785
 
 from core.errors import CorruptFileError, InvalidInput
 
-_LARGEST_EXACT: Final = 2**53 - 1  # beyond it a JSON number is a float64 (RFC 7493)
+_LARGEST_EXACT: Final = 2**53 - 1  # beyond it a number is a float64 (RFC 7493)
 _SMALLEST: Final = 1e-4  # below it Python writes an exponent
+_SURELY_EXACT: Final = len(str(_LARGEST_EXACT)) - 1  # so many digits, or a sign
 
 
 def canonical(value: Any) -> bytes:
@@ -31,15 +32,9 @@ def parse(data: bytes) -> Any:
     number forms, duplicate names. So equal values have equal bytes and equal hashes.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8"), parse_int=_number, parse_constant=_refuse
-        )
-        again = rfc8785.dumps(value)
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError("expected canonical JSON (RFC 8785)") from error
-    if again != data:
-        raise CorruptFileError("expected canonical JSON (RFC 8785), got another form")
-    return value
+        return _parse_plain(data)
+    except (ValueError, RecursionError):
+        return _parse_any(data)
 
 
 def take_fields(document: Any, expected: Mapping[str, type]) -> dict[str, Any]:
@@ -87,6 +82,46 @@ def _is_plain(value: object) -> bool:
     return kind is str or kind is bool or value is None
 
 
+def _parse_any(data: bytes) -> Any:
+    """Read and write it again, by the definition."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"), parse_int=_number, parse_constant=_refuse
+        )
+        again = rfc8785.dumps(value)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError("expected canonical JSON (RFC 8785)") from error
+    if again != data:
+        raise CorruptFileError("expected canonical JSON (RFC 8785), got another form")
+    return value
+
+
+def _parse_plain(data: bytes) -> Any:
+    """Read ASCII without unusual numbers, or raise: three times as fast.
+
+    Python's own writer differs from RFC 8785 only in the order of names beyond ASCII
+    and in how some numbers look; see `_plain_int` and `_plain_float`.
+    """
+    text = data.decode("ascii")
+    value, _ = _READER.raw_decode(text)
+    if _WRITER.encode(value) != text:
+        raise ValueError("not canonical")
+    return value
+
+
+def _plain_int(digits: str) -> int:
+    if len(digits) > _SURELY_EXACT:
+        raise ValueError("perhaps not exact")
+    return int(digits)
+
+
+def _plain_float(digits: str) -> float:
+    """Python writes 1.0 and 1e-07, and RFC 8785 1 and 1e-7; else they agree."""
+    if digits.endswith(".0") or "e" in digits or "E" in digits:
+        raise ValueError("written differently")
+    return float(digits)
+
+
 def _number(digits: str) -> int | float:
     number = float(digits)
     return int(digits) if abs(number) <= _LARGEST_EXACT else number
@@ -96,6 +131,9 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
+_READER: Final = json.JSONDecoder(
+    parse_int=_plain_int, parse_float=_plain_float, parse_constant=_refuse
+)
 _WRITER: Final = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":")
 )

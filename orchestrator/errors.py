@@ -39,8 +39,8 @@ class RecordMalformed(InvalidInput):
 class AuditBroken(SignatureError):
     """The stored log is not the log that was written.
 
-    `part` is `record`, `node`, `tile`, `checkpoint` or `side file`. `index` is the
-    record, the first record under the node or tile, or the size of the checkpoint;
+    `part` is `record`, `node`, `tile`, `checkpoint`, `side file` or `registry`. `index`
+    is the record, the first record under the node or tile, or the checkpoint's size;
     None: it names none.
     """
 

@@ -31,7 +31,7 @@ from orchestrator.registry.store import Change, Registry, owner_of_key
 
 LARGEST_BATCH: Final = 1000
 LONGEST_FACT: Final = 512
-_RELEASED: Final = "inference"
+RELEASED: Final = "inference"
 _REFUSED: Final = "inference.refused"
 
 # Who may report what; the orchestrator's own kinds are nobody else's.
@@ -110,7 +110,7 @@ def record_inference(change: Change, inference: Inference) -> Verdict:
         facts["refusal"] = refusal
     else:
         _count_images(change, claim, inference.images)
-    kind = _REFUSED if refusal else _RELEASED
+    kind = _REFUSED if refusal else RELEASED
     index = change.record(kind, facts, [claim.owner])
     remember(change, inference.event_id, index)
     return Verdict(index, refusal)
@@ -200,7 +200,7 @@ def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
 def _verdict_again(known: Entry, facts: Mapping[str, Fact]) -> Verdict:
     said = dict(known.subject)
     refusal = str(said.pop("refusal", ""))
-    if known.kind not in (_RELEASED, _REFUSED) or said != facts:
+    if known.kind not in (RELEASED, _REFUSED) or said != facts:
         raise EventReused("the event_id is that of another record")
     return Verdict(known.index, refusal)
 

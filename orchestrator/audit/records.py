@@ -10,6 +10,7 @@ Layout 1 will stay readable forever: a change of layout is a new `v`.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from core.canonical import canonical, parse, take_fields
@@ -30,6 +31,7 @@ _FIELDS: Final = {
     "actor": str,
     "subject": dict,
 }
+_FACTS: Final = frozenset({str, int, float})
 _KIND = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _KIND_LENGTH: Final = 64
 
@@ -80,12 +82,17 @@ def parse_entry(body: bytes) -> Entry:
 
 def _check(entry: Entry) -> None:
     """Refuse what no record may say; the message quotes nothing of a subject."""
-    if len(entry.kind) > _KIND_LENGTH or not _KIND.fullmatch(entry.kind):
+    if not _is_kind(entry.kind):
         raise RecordMalformed("a kind is lower-case words joined by dots")
     if entry.index < 0 or entry.time_ms < 0:
         raise RecordMalformed("index and time count from zero")
     if len(entry.subject) > MAX_FACTS:
         raise RecordMalformed(f"{len(entry.subject)} facts, at most {MAX_FACTS} fit")
     for name, fact in entry.subject.items():
-        if type(name) is not str or type(fact) not in (str, int, float):
+        if type(name) is not str or type(fact) not in _FACTS:
             raise RecordMalformed("a fact is a name with a string or a number")
+
+
+@lru_cache(maxsize=256)
+def _is_kind(word: str) -> bool:
+    return len(word) <= _KIND_LENGTH and _KIND.fullmatch(word) is not None

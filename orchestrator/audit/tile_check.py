@@ -16,7 +16,8 @@ from core import merkle
 from core.checkpoint import Checkpoint, open_checkpoint, stated_origin
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash
-from orchestrator.audit.records import parse_entry
+from orchestrator.audit.history import History
+from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.tiles import (
     CHECKPOINT,
     ENTRIES,
@@ -96,9 +97,10 @@ def _recomputed_root(folder: Path, size: int, on_progress: Progress) -> bytes:
 
 
 def _leaf_hashes(folder: Path, size: int, on_progress: Progress) -> Iterator[bytes]:
+    history = History()
     for bundle in tiles(ENTRIES, size):
         for index, body in enumerate(_bodies(folder, bundle), bundle.first_record):
-            _check_record(bundle, index, body)
+            history.add(_record(bundle, index, body))
             yield leaf_hash(body)
         on_progress(bundle.first_record + bundle.width, size)
 
@@ -150,7 +152,7 @@ def _bodies(folder: Path, bundle: Tile) -> list[bytes]:
     return bodies
 
 
-def _check_record(bundle: Tile, index: int, body: bytes) -> None:
+def _record(bundle: Tile, index: int, body: bytes) -> Entry:
     try:
         entry = parse_entry(body)
     except RecordMalformed as error:
@@ -159,6 +161,7 @@ def _check_record(bundle: Tile, index: int, body: bytes) -> None:
     if entry.index != index:
         difference = f"its body in {bundle.path} is that of {entry.index}"
         raise AuditBroken("record", index, difference)
+    return entry
 
 
 def _check_no_more(folder: Path, size: int) -> None:

@@ -1,8 +1,9 @@
 """Recompute the whole log from its stored bodies and compare it with what was signed.
 
 Nothing stored is believed: leaf hashes come from the bodies, nodes and roots from the
-leaf hashes, and each checkpoint must be signed and have the recomputed root. What no
-checkpoint covers yet is only as good as the database: see `LogReport.signed_size`.
+leaf hashes, and each checkpoint must be signed and have the recomputed root. Each
+record must follow from those before it, and the registry must be what they made it.
+What no checkpoint covers yet is as good as the database: see `LogReport.signed_size`.
 """
 
 import time
@@ -21,11 +22,19 @@ from core.checkpoint import open_checkpoint
 from core.database import Database, open_existing
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, leaf_hash, node_hash
-from orchestrator.audit.records import parse_entry
+from orchestrator.audit.history import History
+from orchestrator.audit.records import Entry, parse_entry
+from orchestrator.audit.registry_check import check_registry
 from orchestrator.audit.tree import Node
 from orchestrator.audit.writer import beside
 from orchestrator.errors import AuditBroken, RecordMalformed
-from orchestrator.registry.models import AuditLeaf, AuditNode, Checkpoint
+from orchestrator.registry.models import (
+    AuditEventId,
+    AuditLeaf,
+    AuditLeafParty,
+    AuditNode,
+    Checkpoint,
+)
 
 Leaf = Row[int, bytes, bytes, str, int]
 
@@ -76,8 +85,11 @@ def verify_log(
         session = stack.enter_context(database.reading())
         signed = _signed(session, side_file or beside(database), public_key, origin)
         total = session.scalar(select(func.count()).select_from(AuditLeaf)) or 0
-        tree = _recompute(session, signed, on_progress or _silent, total)
+        history = History()
+        tree = _recompute(session, signed, history, on_progress or _silent, total)
         _check_no_more(session, tree.size, signed)
+        _check_indexes(session, tree.size)
+        check_registry(session, history)
     seconds = max(time.monotonic() - started, 1e-9)
     newest = max(signed, default=0)
     rate = tree.size / seconds
@@ -112,6 +124,7 @@ class _Tree:
 def _recompute(
     session: Session,
     signed: Mapping[int, Signed],
+    history: History,
     on_progress: Callable[[int, int], None],
     total: int,
 ) -> _Tree:
@@ -121,7 +134,9 @@ def _recompute(
         start = tree.size
         expected: list[Node] = []
         for leaf in leaves:
-            expected += tree.add(_recomputed_hash(leaf, tree.size))
+            entry, digest = _recomputed(leaf, tree.size)
+            history.add(entry)
+            expected += tree.add(digest)
             _check_root(tree, signed)
         _check_nodes(session, expected, start, tree.size)
         on_progress(tree.size, total)
@@ -139,8 +154,8 @@ def _batches(session: Session) -> Iterator[Sequence[Leaf]]:
     return session.execute(query.execution_options(yield_per=_BATCH)).partitions()
 
 
-def _recomputed_hash(leaf: Leaf, index: int) -> bytes:
-    """Return the leaf hash of a record, or say how the record differs."""
+def _recomputed(leaf: Leaf, index: int) -> tuple[Entry, bytes]:
+    """Return a record and its leaf hash, or say how the record differs."""
     stored_index, body, stored_hash, kind, time_ms = leaf
     if stored_index != index:
         raise AuditBroken("record", index, f"is missing: {stored_index} comes next")
@@ -154,7 +169,7 @@ def _recomputed_hash(leaf: Leaf, index: int) -> bytes:
         raise AuditBroken("record", index, f"its body is that of {entry.index}")
     if (entry.kind, entry.time_ms) != (kind, time_ms):
         raise AuditBroken("record", index, "its columns do not say what its body says")
-    return stored_hash
+    return entry, stored_hash
 
 
 def _check_nodes(session: Session, expected: list[Node], start: int, end: int) -> None:
@@ -189,6 +204,17 @@ def _check_no_more(session: Session, size: int, signed: Mapping[int, Signed]) ->
     nodes = session.scalar(select(func.count()).select_from(AuditNode)) or 0
     if nodes != sum(size >> level for level in range(1, size.bit_length())):
         raise AuditBroken("node", size, "there are nodes over records that are missing")
+
+
+def _check_indexes(session: Session, size: int) -> None:
+    """Refuse names and readers of records that are not there; fewer may be kept."""
+    for part in (AuditLeafParty, AuditEventId):
+        stray = select(func.min(part.index)).where(
+            (part.index < 0) | (part.index >= size)
+        )
+        if (index := session.scalar(stray)) is not None:
+            difference = f"is not there, but {part.__tablename__} names it"
+            raise AuditBroken("record", index, difference)
 
 
 def _signed(

@@ -149,3 +149,55 @@ def test_missing_unknown_and_mistyped_fields_are_refused(document: Any) -> None:
 def test_a_boolean_is_no_number() -> None:
     with pytest.raises(CorruptFileError, match="expected float, got bool"):
         take_fields({"a": True}, {"a": float})
+
+
+def slowly(data: bytes) -> Any:
+    """By the definition: read with every number in mind, write, and compare."""
+    value = json.loads(data, parse_int=number)
+
+    if rfc8785.dumps(value) != data:
+        raise CorruptFileError("another form")
+    return value
+
+
+def number(digits: str) -> int | float:
+    exact = abs(float(digits)) < 2**53
+    return int(digits) if exact else float(digits)
+
+
+written = st.sampled_from(
+    [
+        *("0", "-0", "1.0", "0.1", "0.10", "1e-7", "1e-07", "1e+20", "1E5", "0.00001"),
+        *("1e-05", "9007199254740991", "9007199254740993", "123456789012345680000"),
+        *("1e16", "10000000000000000", "1.5e300", "1.5e+300", "-5e-324", "-0.0"),
+        *(r'"\n"', r'"\u000a"', r'"\u001f"', r'"\u001F"', '"\x7f"', '"\U0001f600"'),
+        *(r'"\ud83d\ude00"', r'"\ud800"', r'"\/"', "true", "null", '" "', " 1", "NaN"),
+    ]
+) | finite.map(repr)
+names = st.sampled_from(["a", "b", "\ufb33", "\U0001f600", r"\u0061", ""])
+
+
+@given(st.lists(st.tuples(names, written), max_size=3))
+def test_the_quick_way_takes_what_the_slow_way_takes(
+    parts: list[tuple[str, str]],
+) -> None:
+    text = ",".join(f'"{name}":{value}' for name, value in parts)
+    data = f"{{{text}}}".encode()
+    try:
+        expected = slowly(data)
+    except (ValueError, CorruptFileError):
+        with pytest.raises(CorruptFileError):
+            parse(data)
+    else:
+        assert expected == parse(data)
+        assert repr(expected) == repr(parse(data))  # 1 and 1.0 are equal
+
+
+@given(finite)
+def test_every_number_is_read_in_its_one_form(number: float) -> None:
+    python, rfc = repr(number).encode(), rfc8785.dumps(number)
+
+    assert parse(rfc) == number
+    if python != rfc:
+        with pytest.raises(CorruptFileError):
+            parse(python)

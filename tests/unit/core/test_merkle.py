@@ -20,7 +20,8 @@ LARGEST = 64
 LEAVES = [leaf_hash(bytes([i])) for i in range(LARGEST)]
 SIZES = range(1, LARGEST + 1)
 
-# The leaves and roots that certificate-transparency implementations test with.
+# The leaves and roots that certificate-transparency implementations test with: those
+# of google/certificate-transparency (python/ct/crypto) and transparency-dev/merkle.
 CT_BODIES = [
     bytes.fromhex(body)
     for body in (
@@ -45,6 +46,31 @@ CT_ROOTS = [
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 ]
+# Hashes within that tree, by the leaves they are over, as those tests publish them.
+CT_PARTS = {
+    "0": "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "1": "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+    "4": "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+    "01": "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "23": "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+    "45": "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+    "67": "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+    "0123": "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "4567": "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+}
+# Their paths: leaf, size, and the parts; old size, new size, and the parts.
+CT_INCLUSION = [
+    (0, 1, ""),
+    (0, 8, "1 23 4567"),
+    (5, 8, "4 67 0123"),
+    (2, 3, "01"),
+    (1, 5, "0 23 4"),
+]
+CT_CONSISTENCY = [(1, 1, ""), (1, 8, "1 23 4567"), (6, 8, "45 67 0123"), (2, 5, "23 4")]
+
+
+def published(parts: str) -> list[bytes]:
+    return [bytes.fromhex(CT_PARTS[part]) for part in parts.split()]
 
 
 def root_by_levels(leaves: Sequence[bytes]) -> bytes:
@@ -91,6 +117,105 @@ def test_the_published_roots_come_out(size: int) -> None:
     leaves = [leaf_hash(body) for body in CT_BODIES[:size]]
 
     assert CT_ROOTS[size] == merkle.root(leaves).hex()
+
+
+@pytest.mark.parametrize(("index", "size", "parts"), CT_INCLUSION)
+def test_the_published_inclusion_paths_come_out_and_verify(
+    index: int, size: int, parts: str
+) -> None:
+    leaves = [leaf_hash(body) for body in CT_BODIES[:size]]
+    path = published(parts)
+
+    assert path == inclusion_path(leaves, index)
+    verify_inclusion(
+        leaf=leaves[index],
+        index=index,
+        size=size,
+        path=path,
+        root_hash=bytes.fromhex(CT_ROOTS[size]),
+    )
+
+
+@pytest.mark.parametrize(("first", "second", "parts"), CT_CONSISTENCY)
+def test_the_published_consistency_proofs_come_out_and_verify(
+    first: int, second: int, parts: str
+) -> None:
+    path = published(parts)
+
+    assert path == consistency_path(
+        [leaf_hash(body) for body in CT_BODIES[:second]], first
+    )
+    verify_consistency(
+        first_size=first,
+        second_size=second,
+        first_root=bytes.fromhex(CT_ROOTS[first]),
+        second_root=bytes.fromhex(CT_ROOTS[second]),
+        path=path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "parts", "root_of"),
+    [
+        (1, 8, "1 23 4567", 8),  # another leaf's place
+        (0, 7, "1 23 4567", 7),  # another tree's size, and its root
+        (0, 16, "1 23 4567", 8),
+        (0, 8, "1 23 4567", 7),  # another tree's root
+        (0, 8, "1 23 4567", 0),  # the empty tree's root
+        (0, 8, "1 23", 8),
+        (0, 8, "23 4567", 8),
+        (0, 8, "1 23 4567 0", 8),
+        (0, 8, "0 1 23 4567", 8),
+        (0, 8, "", 8),
+        (0, 8, "4567 23 1", 8),
+        (0, 0, "", 0),
+        (2, 1, "", 1),
+        (0, 1, "0", 1),
+    ],
+)
+def test_the_published_inclusion_paths_prove_nothing_else(
+    index: int, size: int, parts: str, root_of: int
+) -> None:
+    """What those tests also try: place, size, root, and what is cut or added."""
+    with pytest.raises(ProofError):
+        verify_inclusion(
+            leaf=leaf_hash(CT_BODIES[0]),
+            index=index,
+            size=size,
+            path=published(parts),
+            root_hash=bytes.fromhex(CT_ROOTS[root_of]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "parts"),
+    [
+        (0, 8, ""),
+        (0, 8, "45 67 0123"),
+        (5, 8, "45 67 0123"),  # another old size, and its root
+        (7, 8, "45 67 0123"),
+        (6, 7, "45 67 0123"),
+        (8, 6, "45 67 0123"),
+        (6, 8, ""),
+        (6, 8, "45 67"),
+        (6, 8, "67 0123"),
+        (6, 8, "45 67 0123 0"),
+        (6, 8, "0 45 67 0123"),
+        (6, 8, "0123 67 45"),
+        (8, 8, "45 67 0123"),
+    ],
+)
+def test_the_published_consistency_proofs_prove_nothing_else(
+    first: int, second: int, parts: str
+) -> None:
+    with pytest.raises(ProofError):
+        verify_consistency(
+            first_size=first,
+            second_size=second,
+            first_root=bytes.fromhex(CT_ROOTS[first]),
+            second_root=bytes.fromhex(CT_ROOTS[second]),
+            path=published(parts),
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)

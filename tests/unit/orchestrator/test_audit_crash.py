@@ -24,7 +24,7 @@ with opened(Path(sys.argv[1])) as (database, log):
     for number in range(log.size(), 100_000):
         with database.transaction() as session:
             session.add(Organisation(name=f"o{number}"))
-            log.append(session, "party.enrolled", OPERATOR, {"name": f"o{number}"})
+            log.append(session, "organisation.added", OPERATOR, {"name": f"o{number}"})
         print(number, flush=True)
         if number % 3 == 0:
             log.checkpoint()

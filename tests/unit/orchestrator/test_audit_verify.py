@@ -12,7 +12,7 @@ import pytest
 
 from core.checkpoint import sign_checkpoint
 from core.errors import DatabaseCorrupt, SignatureError, StorageError
-from core.merkle import leaf_hash, node_hash
+from core.merkle import leaf_hash, node_hash, root
 from orchestrator.audit import verify
 from orchestrator.audit.records import Entry
 from orchestrator.audit.verify import verify_log
@@ -114,6 +114,27 @@ def insert_twin(connection: sqlite3.Connection) -> None:
     )
 
 
+def fork(connection: sqlite3.Connection) -> None:
+    """Put a checkpoint that the log's key signed over 13 other records."""
+    others = [leaf_hash(f"other {number}".encode()) for number in range(SIGNED)]
+    note = sign_checkpoint(SIGNING_KEY, ORIGIN, SIGNED, root(others))
+    connection.execute("UPDATE checkpoints SET note = ? WHERE size = 13", (note,))
+
+
+def edit(before: str) -> Change:
+    """Change the character that comes before this text in the last checkpoint."""
+
+    def change(connection: sqlite3.Connection) -> None:
+        query = "SELECT note FROM checkpoints WHERE size = 13"
+        (note,) = connection.execute(query).fetchone()
+        edited = bytearray(note)
+        edited[max(note.index(before.encode()) - 1, 0)] ^= 1
+        statement = "UPDATE checkpoints SET note = ? WHERE size = 13"
+        connection.execute(statement, (bytes(edited),))
+
+    return change
+
+
 LEAF = 'UPDATE audit_leaves SET {} WHERE "index" = 9'
 CHANGES: dict[str, tuple[Change, str, int]] = {
     "a changed byte": (
@@ -177,6 +198,32 @@ CHANGES: dict[str, tuple[Change, str, int]] = {
         "node",
         15,
     ),
+    "the last record deleted with its nodes": (
+        lambda c: (
+            c.execute('DELETE FROM audit_leaves WHERE "index" >= 12'),
+            c.execute("DELETE FROM audit_nodes WHERE (position + 1) << level > 12"),
+        ),
+        "checkpoint",
+        SIGNED,
+    ),
+    "a record written after the end": (
+        lambda c: c.execute(
+            "INSERT INTO audit_leaves SELECT 16, body, leaf_hash, kind, time_ms "
+            'FROM audit_leaves WHERE "index" = 15'
+        ),
+        "record",
+        16,
+    ),
+    "a reader of no record": (
+        sql("INSERT INTO audit_leaf_parties VALUES (16, 'spiffe://x')"),
+        "record",
+        16,
+    ),
+    "a name of no record": (
+        sql("INSERT INTO audit_event_ids VALUES ('spiffe://x', 'e', -3)"),
+        "record",
+        -3,
+    ),
     "everything deleted": (sql("DELETE FROM audit_leaves"), "checkpoint", SIGNED),
     "a changed node": (
         sql("UPDATE audit_nodes SET hash = zeroblob(32) WHERE level=2 AND position=1"),
@@ -194,6 +241,10 @@ CHANGES: dict[str, tuple[Change, str, int]] = {
         SIZE,
     ),
     "history rewritten throughout": (forge, "checkpoint", SIGNED),
+    "a fork of equal size, signed": (fork, "checkpoint", SIGNED),
+    "a checkpoint's root edited": (edit("="), "checkpoint", SIGNED),
+    "a checkpoint's signature edited": (edit("\n\n\u2014"), "checkpoint", SIGNED),
+    "a checkpoint's origin edited": (edit("test.example"), "checkpoint", SIGNED),
     "a checkpoint's size edited": (
         lambda c: c.execute(
             "UPDATE checkpoints SET note = CAST(replace(CAST(note AS TEXT), ?, ?) "
@@ -252,6 +303,36 @@ def test_a_changed_log_is_found_and_told_where(
     assert str(caught.value).startswith(f"{part} {index}: ")
 
 
+@pytest.mark.parametrize("index", [0, 9, SIGNED - 1])
+def test_every_changed_byte_of_a_record_is_found(path: Path, index: int) -> None:
+    """With its leaf hash made to fit, and without."""
+    alter(path, lambda _: None)
+    connection = sqlite3.connect(path, isolation_level=None)
+    whole = body_of(connection, index)
+    for byte in range(len(whole)):
+        changed = bytearray(whole)
+        changed[byte] ^= 1
+        set_body(connection, index, bytes(changed))
+        with pytest.raises(AuditBroken):
+            verify_log(path, PUBLIC_KEY)
+        statement = 'UPDATE audit_leaves SET leaf_hash = ? WHERE "index" = ?'
+        connection.execute(statement, (leaf_hash(whole), index))
+        with pytest.raises(AuditBroken, match=f"record {index}: "):
+            verify_log(path, PUBLIC_KEY)
+    set_body(connection, index, whole)
+    connection.close()
+
+    assert verify_log(path, PUBLIC_KEY).size == SIZE
+
+
+@pytest.mark.parametrize("table", ["audit_leaf_parties", "audit_event_ids"])
+def test_an_erased_index_leaves_the_log_whole(path: Path, table: str) -> None:
+    """Who may read a record, and what its reporter called it, is not evidence."""
+    alter(path, sql(f"DELETE FROM {table}"))  # noqa: S608 - constants
+
+    assert verify_log(path, PUBLIC_KEY).size == SIZE
+
+
 def test_dropping_the_triggers_alone_changes_nothing(path: Path) -> None:
     """The oracle of the test above: it is the change that is found, not the rest."""
     alter(path, lambda _: None)
@@ -303,7 +384,8 @@ def test_a_log_sent_without_its_side_file_verifies(path: Path) -> None:
 
 
 def test_what_is_not_signed_is_reported_as_such(path: Path) -> None:
-    """Cutting an unsigned record that completed no node leaves no trace in the log."""
+    """Whoever cuts unsigned records, and all that speaks of them, leaves no trace."""
+    alter(path, sql('DELETE FROM audit_leaf_parties WHERE "index" >= 14'))
     alter(path, sql('DELETE FROM audit_leaves WHERE "index" >= 14'))
     alter(path, sql("DELETE FROM audit_nodes WHERE (position + 1) << level > 14"))
 
