@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -27,6 +28,7 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from orchestrator.database_url import without_password
 from orchestrator.registry.lifecycle import Period
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -53,6 +55,7 @@ def _seconds(text: object) -> object:
         raise ValueError(str(error)) from None
 
 
+DatabaseUrl = Annotated[str, AfterValidator(without_password)]
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 ONE_OF_EACH = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
 TWO = 2
@@ -260,6 +263,8 @@ class Federation(Section):
     """The whole file."""
 
     federation: TrustDomain
+    # Where registry and log are kept; none: a file in the orchestrator's folder.
+    database: DatabaseUrl | None = None
     organisations: list[Organisation]
     models: Annotated[list[ModelSection], Field(min_length=1)]
     policies: Policies = Policies()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -162,7 +163,7 @@ NEVER_USED = {
     "changed_at_ms": 5,
 }
 # The first owner was granted a second model, and has no key for it.
-BEFORE_THE_BUDGETS = {
+BEFORE_THE_BUDGETS: dict[str, list[dict[str, Any]]] = {
     "organisations": [{"id": 1, "name": "hospital"}],
     "parties": [
         {
