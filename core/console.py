@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from core.errors import Conflict, KeymixerError, Refused, Unavailable
+from core.errors import BudgetSpent, Conflict, KeymixerError, Refused, Unavailable
 
 OK: Final = 0
 FAILED: Final = 1
@@ -62,7 +62,7 @@ def exit_code(error: KeymixerError) -> int:
 
 
 def _by_category(error: KeymixerError) -> int:
-    if isinstance(error, Refused | Conflict):
+    if isinstance(error, Refused | Conflict | BudgetSpent):
         return REFUSED
     if isinstance(error, Unavailable):
         return UNAVAILABLE

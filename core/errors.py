@@ -24,7 +24,8 @@ KeymixerError
 │   ├── KeyMismatchError     key, model and block size do not belong together
 │   └── NotGrantedError      the owner may not use this model
 ├── Exhausted            too large or too many; less, or later, may work
-│   └── TooLargeError        a message or tensor is over the limit
+│   ├── TooLargeError        a message or tensor is over the limit
+│   └── BudgetSpent          the owner's budget has no room for so many images
 └── Unavailable          a peer, a disk or the log is away; trying again may work
     ├── AuditUnavailable     the record could not be made durable: no answer
     ├── PeerUnavailable      a party does not answer
@@ -186,6 +187,12 @@ class TooLargeError(Exhausted):
     """A message or a tensor is over the limit."""
 
     hint = "send less at once: fewer images a request, a shorter manifest"
+
+
+class BudgetSpent(Exhausted):
+    """The owner's budget for the model has no room for so many images."""
+
+    hint = "fewer images may still fit; ask the operator, who sees `keymixer budgets`"
 
 
 class Unavailable(KeymixerError):

@@ -8,6 +8,8 @@ Refused
 NotFound
 └── NotInLog                 the log does not hold that record or that size yet
 Conflict
+├── BudgetTooLow             more images are used than the new budget allows
+├── BudgetMoved              the budget is not the one that was to be replaced
 ├── EventReused              a name was given to two different events
 ├── OtherLogExported         a folder holds the tiles of another log or history
 ├── TwoOperatorsNeeded       another operator must agree to what is asked for
@@ -58,6 +60,18 @@ class NotInLog(NotFound):
     """The log does not hold that record, or has not that size yet."""
 
     hint = "ask for the newest checkpoint first"
+
+
+class BudgetTooLow(Conflict):
+    """More images are used already than the new budget would allow."""
+
+    hint = "see `keymixer budgets`; `keymixer keys suspend` refuses an owner at once"
+
+
+class BudgetMoved(Conflict):
+    """The budget is no longer the one that was to be replaced."""
+
+    hint = "see `keymixer budgets` for what it is now, and set it again"
 
 
 class EventReused(Conflict):

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -27,6 +28,8 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from orchestrator.database_url import without_password
+from orchestrator.registry.lifecycle import Period
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 TrustDomain = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?$")]
@@ -38,6 +41,8 @@ Role = Literal[
     "model-provider",
     "data-owner",
 ]
+# What a database's counter holds.
+MOST_IMAGES: Final = (1 << 63) - 1
 # What dual control can be asked for.
 TwoOperators = Literal["issue", "revoke", "destroy", "export"]
 
@@ -50,6 +55,7 @@ def _seconds(text: object) -> object:
         raise ValueError(str(error)) from None
 
 
+DatabaseUrl = Annotated[str, AfterValidator(without_password)]
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 ONE_OF_EACH = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
 TWO = 2
@@ -97,11 +103,20 @@ class ModelSection(Section):
     training: TrainingSection = TrainingSection()
 
 
+class BudgetPolicy(Section):
+    """How many images may be answered, in all or each day or month (UTC)."""
+
+    max_images: Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+    period: Period = Period.TOTAL
+
+
 class Grant(Section):
     """An owner may use a model."""
 
     owner: Name
     model: Name
+    # In place of the policy's; it holds from the first time the model is granted.
+    budget: BudgetPolicy | None = None
 
 
 class RotationPolicy(Section):
@@ -127,6 +142,8 @@ class Policies(Section):
     """What is allowed, by whom, when keys rotate, and how long things may take."""
 
     grants: list[Grant] = []
+    # The budget of every new grant that names none of its own; none: no limit.
+    budget: BudgetPolicy | None = None
     # How long a retired key version is served beside its successor.
     rotation_overlap_s: Annotated[float, Field(ge=0)] = 600.0
     # How long the destruction of a key version can be taken back.
@@ -139,6 +156,11 @@ class Policies(Section):
     approvers: list[Name] = []
     # A server that could not learn the state of keys for so long stops serving.
     max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
+
+    def budget_for(self, organisation: str, model: str) -> BudgetPolicy | None:
+        """What an owner may have from when a model is granted to it; None: no limit."""
+        named = {(grant.owner, grant.model): grant.budget for grant in self.grants}
+        return named.get((organisation, model)) or self.budget
 
 
 class Rotate(Section):
@@ -241,6 +263,8 @@ class Federation(Section):
     """The whole file."""
 
     federation: TrustDomain
+    # Where registry and log are kept; none: a file in the orchestrator's folder.
+    database: DatabaseUrl | None = None
     organisations: list[Organisation]
     models: Annotated[list[ModelSection], Field(min_length=1)]
     policies: Policies = Policies()

@@ -80,10 +80,60 @@ class Operator:
 
         return [issued for page in pages(ask) for issued in page.issued]
 
-    def grant(self, owner: str, model: str) -> None:
-        """Allow an owner (a SPIFFE ID) to use a model."""
+    def grant(
+        self, owner: str, model: str, *, max_images: int | None = None, period: str = ""
+    ) -> None:
+        """Allow an owner (a SPIFFE ID) to use a model.
+
+        Args:
+            owner: who.
+            model: its name.
+            max_images: the budget of a grant that is new; None: what the policy says.
+            period: `total`, `day` or `month`.
+        """
+        request = pb.GrantModelRequest(
+            owner=owner, model=model, max_images=max_images, period=period
+        )
         with remote_errors("orchestrator"):
-            self.workflows.GrantModel(pb.GrantModelRequest(owner=owner, model=model))
+            self.workflows.GrantModel(request)
+
+    def grants(self, owner: str = "") -> list[registry_pb2.Grant]:
+        """All grants and their budgets, or those of one owner (a SPIFFE ID)."""
+
+        def ask(after: int) -> registry_pb2.ListGrantsResponse:
+            request = registry_pb2.ListGrantsRequest(owner=owner, after=after)
+            with remote_errors("orchestrator"):
+                return self.registry.ListGrants(request)
+
+        return [grant for page in pages(ask) for grant in page.grants]
+
+    def set_budget(
+        self,
+        owner: str,
+        model: str,
+        max_images: int | None,
+        period: str,
+        *,
+        instead_of: int | None = None,
+    ) -> None:
+        """Replace the budget of an owner (a SPIFFE ID) for a model.
+
+        Args:
+            owner: who.
+            model: its name.
+            max_images: how many may be answered in a period; None: no limit.
+            period: `total`, `day` or `month`.
+            instead_of: only if this many are allowed now; None: in any case.
+        """
+        request = pb.SetBudgetRequest(
+            owner=owner,
+            model=model,
+            max_images=max_images,
+            period=period,
+            instead_of=instead_of,
+        )
+        with remote_errors("orchestrator"):
+            self.workflows.SetBudget(request)
 
     def create_key(self, owner: str, model: str) -> pb.CreateKeyResponse:
         """Have an owner's first key drawn."""

@@ -20,7 +20,14 @@ _KEY_READERS: Final = frozenset({DATA_OWNER, KEY_HOLDER, INFERENCE_SERVER, OPERA
 # Whoever sets something in motion is an operator; here the whole list of what can be.
 _OPERATORS_METHODS: Final = (
     *("GrantModel", "CreateKey", "RotateKeys", "RevokeKey", "SuspendKey", "ResumeKey"),
-    *("ReportCompromise", "RestoreKey", "DestroyKey", "ExportKey", "RevokeParty"),
+    *(
+        "SetBudget",
+        "ReportCompromise",
+        "RestoreKey",
+        "DestroyKey",
+        "ExportKey",
+        "RevokeParty",
+    ),
     *("ListJobs", "RetryJob", "AbortJob", "ListApprovals", "Approve", "Reject"),
 )
 
@@ -36,6 +43,7 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.RegistryService/ListKeyVersions": _KEY_READERS,
         "/keymixer.v1.RegistryService/ConfirmKeyVersion": frozenset({KEY_HOLDER}),
         "/keymixer.v1.RegistryService/ListIssuedModels": _KEY_READERS,
+        "/keymixer.v1.RegistryService/ListGrants": frozenset({DATA_OWNER, OPERATOR}),
         "/keymixer.v1.RegistryService/ListStanding": frozenset(
             {KEY_HOLDER, INFERENCE_SERVER}
         ),

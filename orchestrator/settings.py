@@ -15,6 +15,7 @@ from core.rpc.settings import (
     read_settings,
     take_text,
 )
+from orchestrator.database_url import filled_in
 from orchestrator.federation import Policies, readable
 
 DEFAULT_LEASE_S: Final = 15.0
@@ -37,8 +38,8 @@ class Settings:
     inference_server: Peer
     # Enrolled at every start; who is enrolled already is left as it is.
     parties: tuple[SpiffeId, ...]
-    # An SQLAlchemy URL: the registry and the audit log.
-    database: str
+    # An SQLAlchemy URL: the registry and the audit log. It may hold a password.
+    database: str = field(repr=False)
     policies: Policies = field(default_factory=Policies)
     # How long a job is ours; a process that dies holds it up for so long.
     lease_s: float = DEFAULT_LEASE_S
@@ -67,7 +68,9 @@ class Settings:
             key_holder=Peer.read(fields, "key_holder"),
             inference_server=Peer.read(fields, "inference_server"),
             parties=_parties(fields, common.federation),
-            database=take_text(_default_database(folder) | fields, "database"),
+            database=filled_in(
+                take_text(_default_database(folder) | fields, "database")
+            ),
             policies=_policies(fields),
             lease_s=_lease_s(fields),
             workers=_workers(fields),

@@ -473,6 +473,108 @@ class ListKeyVersionsResponse(_message.Message):
 Global___ListKeyVersionsResponse: _TypeAlias = ListKeyVersionsResponse  # noqa: Y015
 
 @_typing.final
+class Grant(_message.Message):
+    """An owner may use a model, within a budget if there is one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MAX_IMAGES_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    IMAGES_USED_FIELD_NUMBER: _builtins.int
+    RENEWS_AT_MS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """A SPIFFE ID."""
+    model: _builtins.str
+    max_images: _builtins.int
+    """How many images may be answered in a period; unset: no limit."""
+    period: _builtins.str
+    """`total`, `day` or `month`, in UTC."""
+    images_used: _builtins.int
+    """How many were answered in this period."""
+    renews_at_ms: _builtins.int
+    """When the next period begins, in milliseconds since the epoch; 0: never."""
+    created_at_ms: _builtins.int
+    revoked_at_ms: _builtins.int
+    """0: it is in force."""
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        model: _builtins.str = ...,
+        max_images: _builtins.int | None = ...,
+        period: _builtins.str = ...,
+        images_used: _builtins.int = ...,
+        renews_at_ms: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
+        revoked_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_images", b"_max_images", "max_images", b"max_images"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_images", b"_max_images", "created_at_ms", b"created_at_ms", "images_used", b"images_used", "max_images", b"max_images", "model", b"model", "owner", b"owner", "period", b"period", "renews_at_ms", b"renews_at_ms", "revoked_at_ms", b"revoked_at_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_images: _TypeAlias = _typing.Literal["max_images"]  # noqa: Y015
+    _WhichOneofArgType__max_images: _TypeAlias = _typing.Literal["_max_images", b"_max_images"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_images) -> _WhichOneofReturnType__max_images | None: ...
+
+Global___Grant: _TypeAlias = Grant  # noqa: Y015
+
+@_typing.final
+class ListGrantsRequest(_message.Message):
+    """Asks for grants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """Only this owner's, by its SPIFFE ID; empty: all that the caller may see."""
+    after: _builtins.int
+    """The last answer's `next`: where to go on. 0: from the start."""
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsRequest: _TypeAlias = ListGrantsRequest  # noqa: Y015
+
+@_typing.final
+class ListGrantsResponse(_message.Message):
+    """Grants, oldest first; at most some thousand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """Where to go on; 0: these were the last."""
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]: ...
+    def __init__(
+        self,
+        *,
+        grants: _abc.Iterable[Global___Grant] | None = ...,
+        next: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsResponse: _TypeAlias = ListGrantsResponse  # noqa: Y015
+
+@_typing.final
 class ConfirmKeyVersionRequest(_message.Message):
     """Says that the owner of this key version proved that it holds it."""
 

@@ -77,6 +77,11 @@ class RegistryServiceStub:
                 request_serializer=protos_dot_registry__pb2.ListIssuedModelsRequest.SerializeToString,
                 response_deserializer=protos_dot_registry__pb2.ListIssuedModelsResponse.FromString,
                 _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/keymixer.v1.RegistryService/ListGrants',
+                request_serializer=protos_dot_registry__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=protos_dot_registry__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
         self.ListStanding = channel.unary_unary(
                 '/keymixer.v1.RegistryService/ListStanding',
                 request_serializer=protos_dot_registry__pb2.ListStandingRequest.SerializeToString,
@@ -148,6 +153,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGrants(self, request, context):
+        """The grants: which owner may use which model, and how many images it may still have
+        answered. An owner sees its own, an operator all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStanding(self, request, context):
         """Who and what may be served now: what has changed since the caller last asked. Key
         holder and inference server ask several times a second; who cannot, stops serving.
@@ -198,6 +211,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListIssuedModels,
                     request_deserializer=protos_dot_registry__pb2.ListIssuedModelsRequest.FromString,
                     response_serializer=protos_dot_registry__pb2.ListIssuedModelsResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=protos_dot_registry__pb2.ListGrantsRequest.FromString,
+                    response_serializer=protos_dot_registry__pb2.ListGrantsResponse.SerializeToString,
             ),
             'ListStanding': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStanding,
@@ -424,6 +442,33 @@ class RegistryService:
             '/keymixer.v1.RegistryService/ListIssuedModels',
             protos_dot_registry__pb2.ListIssuedModelsRequest.SerializeToString,
             protos_dot_registry__pb2.ListIssuedModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.RegistryService/ListGrants',
+            protos_dot_registry__pb2.ListGrantsRequest.SerializeToString,
+            protos_dot_registry__pb2.ListGrantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class RegistryServiceStub:
     """The key holder says that an owner has proved possession of a key version."""
     ListIssuedModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListIssuedModelsRequest, _registry_pb2.ListIssuedModelsResponse]
     """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGrantsRequest, _registry_pb2.ListGrantsResponse]
+    """The grants: which owner may use which model, and how many images it may still have
+    answered. An owner sees its own, an operator all.
+    """
     ListStanding: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListStandingRequest, _registry_pb2.ListStandingResponse]
     """Who and what may be served now: what has changed since the caller last asked. Key
     holder and inference server ask several times a second; who cannot, stops serving.
@@ -87,6 +91,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """The key holder says that an owner has proved possession of a key version."""
     ListIssuedModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListIssuedModelsRequest, _registry_pb2.ListIssuedModelsResponse]  # type: ignore[assignment]
     """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGrantsRequest, _registry_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """The grants: which owner may use which model, and how many images it may still have
+    answered. An owner sees its own, an operator all.
+    """
     ListStanding: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListStandingRequest, _registry_pb2.ListStandingResponse]  # type: ignore[assignment]
     """Who and what may be served now: what has changed since the caller last asked. Key
     holder and inference server ask several times a second; who cannot, stops serving.
@@ -164,6 +172,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListIssuedModelsResponse, _abc.Awaitable[_registry_pb2.ListIssuedModelsResponse]]:
         """Issued models: an owner sees its own, without the embedding, which is nowhere here."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _registry_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListGrantsResponse, _abc.Awaitable[_registry_pb2.ListGrantsResponse]]:
+        """The grants: which owner may use which model, and how many images it may still have
+        answered. An owner sees its own, an operator all.
+        """
 
     @_abc_1.abstractmethod
     def ListStanding(

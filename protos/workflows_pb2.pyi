@@ -26,20 +26,32 @@ class GrantModelRequest(_message.Message):
 
     OWNER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    MAX_IMAGES_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
     """The data owner's SPIFFE ID."""
     model: _builtins.str
+    max_images: _builtins.int
+    """The budget of a grant that is new; unset: the federation's policy says it. A grant
+    that exists keeps its own.
+    """
+    period: _builtins.str
+    """`total`, `day` or `month`; empty: `total`."""
     def __init__(
         self,
         *,
         owner: _builtins.str = ...,
         model: _builtins.str = ...,
+        max_images: _builtins.int | None = ...,
+        period: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_images", b"_max_images", "max_images", b"max_images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_images", b"_max_images", "max_images", b"max_images", "model", b"model", "owner", b"owner", "period", b"period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_images: _TypeAlias = _typing.Literal["max_images"]  # noqa: Y015
+    _WhichOneofArgType__max_images: _TypeAlias = _typing.Literal["_max_images", b"_max_images"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_images) -> _WhichOneofReturnType__max_images | None: ...
 
 Global___GrantModelRequest: _TypeAlias = GrantModelRequest  # noqa: Y015
 
@@ -59,6 +71,71 @@ class GrantModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GrantModelResponse: _TypeAlias = GrantModelResponse  # noqa: Y015
+
+@_typing.final
+class SetBudgetRequest(_message.Message):
+    """Replaces the budget of a grant. What was used stays counted, unless the period is
+    another one: then counting begins anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MAX_IMAGES_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    INSTEAD_OF_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """The data owner's SPIFFE ID."""
+    model: _builtins.str
+    max_images: _builtins.int
+    """How many images may be answered in a period; unset: no limit. Fewer than are used
+    already is refused.
+    """
+    period: _builtins.str
+    """`total`, `day` or `month`, in UTC; empty: `total`."""
+    instead_of: _builtins.int
+    """Only if this many are allowed now: so a raise that is sent twice counts once."""
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        model: _builtins.str = ...,
+        max_images: _builtins.int | None = ...,
+        period: _builtins.str = ...,
+        instead_of: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instead_of", b"_instead_of", "_max_images", b"_max_images", "instead_of", b"instead_of", "max_images", b"max_images"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instead_of", b"_instead_of", "_max_images", b"_max_images", "instead_of", b"instead_of", "max_images", b"max_images", "model", b"model", "owner", b"owner", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instead_of: _TypeAlias = _typing.Literal["instead_of"]  # noqa: Y015
+    _WhichOneofArgType__instead_of: _TypeAlias = _typing.Literal["_instead_of", b"_instead_of"]  # noqa: Y015
+    _WhichOneofReturnType__max_images: _TypeAlias = _typing.Literal["max_images"]  # noqa: Y015
+    _WhichOneofArgType__max_images: _TypeAlias = _typing.Literal["_max_images", b"_max_images"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instead_of) -> _WhichOneofReturnType__instead_of | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_images) -> _WhichOneofReturnType__max_images | None: ...
+
+Global___SetBudgetRequest: _TypeAlias = SetBudgetRequest  # noqa: Y015
+
+@_typing.final
+class SetBudgetResponse(_message.Message):
+    """The budget is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBudgetResponse: _TypeAlias = SetBudgetResponse  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):

@@ -42,6 +42,11 @@ class WorkflowServiceStub:
                 request_serializer=protos_dot_workflows__pb2.GrantModelRequest.SerializeToString,
                 response_deserializer=protos_dot_workflows__pb2.GrantModelResponse.FromString,
                 _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/keymixer.v1.WorkflowService/SetBudget',
+                request_serializer=protos_dot_workflows__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=protos_dot_workflows__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
         self.CreateKey = channel.unary_unary(
                 '/keymixer.v1.WorkflowService/CreateKey',
                 request_serializer=protos_dot_workflows__pb2.CreateKeyRequest.SerializeToString,
@@ -132,6 +137,14 @@ class WorkflowServiceServicer:
 
     def GrantModel(self, request, context):
         """Allows an owner to use a model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Sets how many images an owner may have answered by a model, or lifts the limit. It
+        holds from the next answer on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,6 +274,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_workflows__pb2.GrantModelRequest.FromString,
                     response_serializer=protos_dot_workflows__pb2.GrantModelResponse.SerializeToString,
             ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=protos_dot_workflows__pb2.SetBudgetRequest.FromString,
+                    response_serializer=protos_dot_workflows__pb2.SetBudgetResponse.SerializeToString,
+            ),
             'CreateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateKey,
                     request_deserializer=protos_dot_workflows__pb2.CreateKeyRequest.FromString,
@@ -372,6 +390,33 @@ class WorkflowService:
             '/keymixer.v1.WorkflowService/GrantModel',
             protos_dot_workflows__pb2.GrantModelRequest.SerializeToString,
             protos_dot_workflows__pb2.GrantModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.WorkflowService/SetBudget',
+            protos_dot_workflows__pb2.SetBudgetRequest.SerializeToString,
+            protos_dot_workflows__pb2.SetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class WorkflowServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkflowServiceAsyncStub: ...
     GrantModel: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.GrantModelRequest, _workflows_pb2.GrantModelResponse]
     """Allows an owner to use a model."""
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.SetBudgetRequest, _workflows_pb2.SetBudgetResponse]
+    """Sets how many images an owner may have answered by a model, or lifts the limit. It
+    holds from the next answer on.
+    """
     CreateKey: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.CreateKeyRequest, _workflows_pb2.CreateKeyResponse]
     """Has a first key drawn for an owner and a model. It becomes active, and the model is
     issued under it, once the owner has fetched and confirmed it.
@@ -88,6 +92,10 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GrantModel: _aio.UnaryUnaryMultiCallable[_workflows_pb2.GrantModelRequest, _workflows_pb2.GrantModelResponse]  # type: ignore[assignment]
     """Allows an owner to use a model."""
+    SetBudget: _aio.UnaryUnaryMultiCallable[_workflows_pb2.SetBudgetRequest, _workflows_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Sets how many images an owner may have answered by a model, or lifts the limit. It
+    holds from the next answer on.
+    """
     CreateKey: _aio.UnaryUnaryMultiCallable[_workflows_pb2.CreateKeyRequest, _workflows_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Has a first key drawn for an owner and a model. It becomes active, and the model is
     issued under it, once the owner has fetched and confirmed it.
@@ -141,6 +149,16 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflows_pb2.GrantModelResponse, _abc.Awaitable[_workflows_pb2.GrantModelResponse]]:
         """Allows an owner to use a model."""
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _workflows_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflows_pb2.SetBudgetResponse, _abc.Awaitable[_workflows_pb2.SetBudgetResponse]]:
+        """Sets how many images an owner may have answered by a model, or lifts the limit. It
+        holds from the next answer on.
+        """
 
     @_abc_1.abstractmethod
     def CreateKey(

@@ -5,10 +5,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,6 +20,8 @@ from core.rpc.policy import Guard, Policy, Refusal
 from core.rpc.refusals import reporting
 
 log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +69,18 @@ class RunningServer:
     def wait(self) -> None:
         """Block until SIGTERM, SIGINT or `stop`; leave the context to drain."""
         with _signals_to(self._stop.put):
-            reason = self._stop.get()
+            reason = self._stopped()
         log.info("server stops", extra={"reason": reason})
 
     def stop(self) -> None:
         """Let `wait` return."""
         self._stop.put("stop")
+
+    def _stopped(self) -> str:
+        """Why; a signal that came just before the wait would not end it: look again."""
+        while True:
+            with suppress(Empty):
+                return self._stop.get(timeout=_LOOK_EVERY_S)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from core.errors import (
     NotAllowedError,
     NotGrantedError,
 )
+from orchestrator.registry.budgets import Allowance
 from orchestrator.registry.lifecycle import USABLE, IssuedState, KeyState, PartyState
 from orchestrator.registry.models import (
     Grant,
@@ -37,8 +38,11 @@ class Claim:
     model_version: int
 
 
-def require_admitted(session: Session, claim: Claim, now_ms: int) -> None:
+def require_admitted(session: Session, claim: Claim, now_ms: int) -> Allowance:
     """Return if an answer to this claim may be released at `now_ms`.
+
+    Returns:
+        The grant's budget, which the answer is still to be drawn on.
 
     Raises:
         NotAllowedError: the key is not the owner's, or the owner was revoked.
@@ -60,6 +64,13 @@ def require_admitted(session: Session, claim: Claim, now_ms: int) -> None:
         raise KeyRefusedError(f"the key version is {found.state}")
     if found.issued_state not in ANSWERS:
         raise KeyRefusedError("the model version is not issued under this key")
+    return Allowance(
+        found.grant,
+        found.max_images,
+        found.period,
+        found.period_start_ms,
+        found.images_used,
+    )
 
 
 class _Standing(NamedTuple):
@@ -72,6 +83,10 @@ class _Standing(NamedTuple):
     model: str
     grant: int | None
     issued_state: str | None
+    max_images: int | None
+    period: str
+    period_start_ms: int
+    images_used: int
 
 
 def _usable(found: _Standing, now_ms: int) -> bool:
@@ -80,7 +95,9 @@ def _usable(found: _Standing, now_ms: int) -> bool:
     return found.state in USABLE
 
 
-def _standing(claim: Claim) -> Select[str, int | None, str, str, str, int, str]:
+def _standing(
+    claim: Claim,
+) -> Select[str, int | None, str, str, str, int, str, int | None, str, int, int]:
     granted = and_(
         Grant.owner_party_id == Key.owner_party_id,
         Grant.model_id == Key.model_id,
@@ -103,6 +120,10 @@ def _standing(claim: Claim) -> Select[str, int | None, str, str, str, int, str]:
             Model.name,
             Grant.id,
             IssuedModel.state,
+            Grant.max_images,
+            Grant.budget_period,
+            Grant.period_start_ms,
+            Grant.images_used,
         )
         .join(KeyVersion.key)
         .join(Key.owner)

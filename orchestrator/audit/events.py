@@ -26,6 +26,7 @@ from orchestrator.audit.admission import Claim, require_admitted
 from orchestrator.audit.records import Entry, Fact
 from orchestrator.audit.repeats import recorded, remember
 from orchestrator.errors import EventReused
+from orchestrator.registry.budgets import draw
 from orchestrator.registry.models import Key, KeyVersion
 from orchestrator.registry.store import Change, Registry, owner_of_key
 
@@ -106,7 +107,7 @@ def record_inference(change: Change, inference: Inference) -> Verdict:
     if known := recorded(change, inference.event_id):
         return _verdict_again(known, facts)
     claim = inference.claim
-    if refusal := _refusal(change, claim):
+    if refusal := _refusal(change, inference):
         facts["refusal"] = refusal
     else:
         _count_images(change, claim, inference.images)
@@ -215,9 +216,11 @@ def _count_images(change: Change, claim: Claim, images: int) -> None:
     change.session.execute(added, execution_options={"synchronize_session": False})
 
 
-def _refusal(change: Change, claim: Claim) -> str:
+def _refusal(change: Change, inference: Inference) -> str:
+    """Why the answer is not released; if it is, its images are drawn on the budget."""
     try:
-        require_admitted(change.session, claim, change.now_ms)
+        allowance = require_admitted(change.session, inference.claim, change.now_ms)
+        draw(change, allowance, inference.images)
     except Unavailable:
         raise
     except KeymixerError as error:

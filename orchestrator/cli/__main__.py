@@ -17,6 +17,7 @@ from orchestrator.cli import (
     approvals,
     audit,
     bench,
+    budgets,
     federation,
     issued,
     jobs,
@@ -59,6 +60,7 @@ def build() -> typer.Typer:
         "approvals": approvals.app,
         "models": models.app,
         "parties": parties.app,
+        "budgets": budgets.app,
         "audit": audit.app,
         "bench": bench.app,
     }

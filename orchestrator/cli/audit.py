@@ -111,10 +111,11 @@ def export(
 
     Example: keymixer audit export tiles
     """
+    from orchestrator.audit.kept import log_of
     from orchestrator.audit.tiles import export_tiles
 
     with (
-        _log_of(_folder(run)) as (source, _),
+        log_of(_folder(run)) as (source, _),
         _opened(source) as database,
         _progress() as update,
     ):
@@ -142,9 +143,10 @@ def _folder(run: Path) -> Path:
 
 
 def _verify_own(folder: Path, key: bytes, update: Progressed) -> "LogReport":
+    from orchestrator.audit.kept import log_of
     from orchestrator.audit.verify import verify_log
 
-    with _log_of(folder) as (source, side_file):
+    with log_of(folder) as (source, side_file):
         return verify_log(source, key, update, side_file=side_file)
 
 
@@ -170,24 +172,6 @@ def _opened(source: "Database | Path") -> "Iterator[Database]":
         return
     with open_existing(source) as database:
         yield database
-
-
-@contextmanager
-def _log_of(folder: Path) -> "Iterator[tuple[Database | Path, Path | None]]":
-    """The log's database: SQLite's file, or a server's and the checkpoint beside us."""
-    from sqlalchemy import make_url
-
-    from orchestrator.audit.writer import SIDE_FILE
-    from orchestrator.registry.database import open_database
-    from orchestrator.settings import Settings
-
-    found = Settings.load(folder).database
-    url = make_url(found)
-    if url.get_backend_name() == "sqlite":
-        yield Path(url.database or ""), None
-        return
-    with open_database(found) as database:
-        yield database, folder / SIDE_FILE
 
 
 def _records(

@@ -16,7 +16,7 @@ from orchestrator.cli.times import now_ms
 
 if TYPE_CHECKING:
     from orchestrator.cli.outlook import Outlook
-    from protos.registry_pb2 import IssuedModel, KeyVersion
+    from protos.registry_pb2 import Grant, IssuedModel, KeyVersion
 
 app = typer.Typer()
 
@@ -106,13 +106,15 @@ def show(
         key = session.key(owner, model)
         versions, outlook = _versions(session)
         issued = [one for one in session.operator.issued() if one.key_id == key.key_id]
+        grants = session.operator.grants(key.owner)
+    grant = next((one for one in grants if one.model == key.model), None)
     versions = [version for version in versions if version.key_id == key.key_id]
     if not versions:
         raise NotFound(f"{key.organisation} has no key for {key.model} yet")
     if json_:
-        _print_whole(session, key, versions, issued, outlook)
+        _print_whole(session, key, versions, issued, outlook, grant=grant)
     else:
-        _show_whole(session, key, versions, issued, outlook)
+        _show_whole(session, key, versions, issued, outlook, grant=grant)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -176,14 +178,22 @@ def _print_whole(
     versions: "Sequence[KeyVersion]",
     issued: "Sequence[IssuedModel]",
     outlook: "Outlook",
+    *,
+    grant: "Grant | None",
 ) -> None:
-    from orchestrator.cli.rows import issued_fields, job_fields, key_fields
+    from orchestrator.cli.rows import (
+        grant_fields,
+        issued_fields,
+        job_fields,
+        key_fields,
+    )
 
     print_json(
         {
             "key_id": key.key_id,
             "owner": key.owner,
             "model": key.model,
+            "grant": grant_fields(grant) if grant else None,
             "policy": session.policies.model_dump(mode="json", exclude={"grants"}),
             "versions": [key_fields(version, outlook) for version in versions],
             "issued": [issued_fields(one) for one in issued],
@@ -198,8 +208,16 @@ def _show_whole(
     versions: "Sequence[KeyVersion]",
     issued: "Sequence[IssuedModel]",
     outlook: "Outlook",
+    *,
+    grant: "Grant | None",
 ) -> None:
-    from orchestrator.cli.rows import issued_fields, job_row, key_row, policy_facts
+    from orchestrator.cli.rows import (
+        budget_in_words,
+        issued_fields,
+        job_row,
+        key_row,
+        policy_facts,
+    )
 
     size = versions[-1].patch_size
     facts = {
@@ -207,6 +225,8 @@ def _show_whole(
         "model": key.model,
         "blocks": f"{size} x {size} x {versions[-1].channels}",
         "generator": versions[-1].generator,
+        "budget of images": budget_in_words(grant) if grant else "",
+        "used of it": f"{grant.images_used:,}" if grant else "",
         **{
             f"commitment of {version.version}": version.commitment.hex()
             for version in versions

@@ -10,10 +10,13 @@ from orchestrator.cli.options import (
     LATEST,
     As,
     AsJson,
+    Each,
+    MaxImages,
     Model,
     NoWait,
     Owner,
     Patience,
+    Per,
     Run,
     duration,
 )
@@ -38,6 +41,8 @@ def create(
     owner: Owner,
     run: Run = LATEST,
     *,
+    max_images: MaxImages = None,
+    per: Per = Each.TOTAL,
     model: Model = "",
     no_wait: NoWait = False,
     patience: Patience = 10.0,
@@ -46,13 +51,16 @@ def create(
 ) -> None:
     """Have a key drawn for an owner that has none, or whose key was revoked.
 
+    The owner may use the model from then on; --max-images is for one that could not
+    before. Any other's budget stays: see `keymixer budgets`.
+
     A new key does not undo a leak: see docs/keys.md, "When a key leaks".
 
     Example: keymixer keys create st-anna
     """
     with connected(run, as_) as session:
         key = session.key(owner, model)
-        session.operator.grant(key.owner, key.model)
+        session.operator.grant(key.owner, key.model, max_images=max_images, period=per)
         made = session.operator.create_key(key.owner, key.model)
         content: dict[str, Any] = {
             "key_id": made.key_id or key.key_id,

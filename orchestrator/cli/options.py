@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,14 @@ def read_public_key(text: str) -> bytes:
     return key
 
 
+class Each(StrEnum):
+    """What a budget is for."""
+
+    TOTAL = "total"
+    DAY = "day"
+    MONTH = "month"
+
+
 def _said(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("say why; it is put on record")
@@ -57,6 +66,15 @@ Owner = Annotated[
 ]
 Model = Annotated[
     str, typer.Option("--model", help="Default: the federation's first model.")
+]
+MaxImages = Annotated[
+    int | None,
+    typer.Option(
+        "--max-images", min=0, help="The budget; default: the federation's policy."
+    ),
+]
+Per = Annotated[
+    Each, typer.Option("--per", help="What it is for: all time, or each in UTC.")
 ]
 Version = Annotated[
     int, typer.Option("--version", help="The version of the key.", min=1)

@@ -8,7 +8,7 @@ from orchestrator.cli.outlook import Outlook
 from orchestrator.cli.times import now_ms, since, until, when
 from orchestrator.federation import Policies, RotationPolicy
 from orchestrator.simulation.sentences import short
-from protos.registry_pb2 import IssuedModel, KeyVersion
+from protos.registry_pb2 import Grant, IssuedModel, KeyVersion
 from protos.workflows_pb2 import Approval, Job, Rotation
 
 Fields = dict[str, Any]
@@ -44,6 +44,43 @@ def key_row(version: KeyVersion, outlook: Outlook) -> Fields:
         "age": since(version.created_at_ms, outlook.now_ms),
         "primary": "yes" if version.primary else "",
     }
+
+
+def grant_fields(grant: Grant) -> Fields:
+    """A grant and its budget; `max_images` and `left` are None without a limit."""
+    most = grant.max_images if grant.HasField("max_images") else None
+    return {
+        "owner": grant.owner,
+        "model": grant.model,
+        "max_images": most,
+        "period": grant.period,
+        "images_used": grant.images_used,
+        "left": None if most is None else most - grant.images_used,
+        "renews": when(grant.renews_at_ms),
+        "granted": when(grant.created_at_ms),
+        "taken_back": when(grant.revoked_at_ms),
+    }
+
+
+def grant_row(grant: Grant) -> Fields:
+    """A grant for the eye."""
+    fields = grant_fields(grant)
+    left = fields["left"]
+    return {
+        **fields,
+        "owner": short(grant.owner),
+        "budget": budget_in_words(grant),
+        "images_used": f"{grant.images_used:,}",
+        "left": "" if left is None else f"{left:,}",
+    }
+
+
+def budget_in_words(grant: Grant) -> str:
+    """What an owner may have, such as `1,000 a day`."""
+    if not grant.HasField("max_images"):
+        return "no limit"
+    each = "in all" if grant.period == "total" else f"a {grant.period}"
+    return f"{grant.max_images:,} {each}"
 
 
 def issued_fields(one: IssuedModel) -> Fields:

@@ -51,6 +51,14 @@ class PartyState(StrEnum):
     REVOKED = "revoked"
 
 
+class Period(StrEnum):
+    """What a budget is for: all time, or each day or month in UTC."""
+
+    TOTAL = "total"
+    DAY = "day"
+    MONTH = "month"
+
+
 class JobState(StrEnum):
     """Where a job stands."""
 

@@ -25,6 +25,7 @@ from orchestrator.registry.lifecycle import (
     JobState,
     KeyState,
     PartyState,
+    Period,
 )
 
 NAMES: Final = {
@@ -254,7 +255,7 @@ class KeyVersion(Base):
 
 
 class Grant(Base):
-    """An owner may use a model, until `revoked_at_ms`."""
+    """An owner may use a model, until `revoked_at_ms` and within its budget."""
 
     __tablename__ = "grants"
     __table_args__ = (
@@ -267,6 +268,24 @@ class Grant(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     revoked_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    # How many images may be answered in a period; None: no limit.
+    max_images: Mapped[int | None] = mapped_column(
+        BigInteger, CheckConstraint("max_images >= 0", name="max_images_not_negative")
+    )
+    budget_period: Mapped[str] = mapped_column(
+        String(8),
+        _one_of("budget_period", Period),
+        default=Period.TOTAL,
+        server_default=Period.TOTAL,
+    )
+    # When the period began that `images_used` counts; 0: with the grant.
+    period_start_ms: Mapped[int] = _counter()
+    # Counted with each record; whoever counts wrongly is refused by the database.
+    images_used: Mapped[int] = _counter(
+        CheckConstraint(
+            "images_used >= 0 AND images_used <= max_images", name="within_budget"
+        )
+    )
 
     owner: Mapped[Party] = relationship()
     model: Mapped[Model] = relationship()

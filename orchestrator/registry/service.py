@@ -6,8 +6,14 @@ import grpc
 
 from core.rpc.errors import rpc_errors
 from core.rpc.policy import current_caller
-from orchestrator.registry import store
-from orchestrator.registry.models import IssuedModel, KeyVersion, ModelVersion, Party
+from orchestrator.registry import budgets, store
+from orchestrator.registry.models import (
+    Grant,
+    IssuedModel,
+    KeyVersion,
+    ModelVersion,
+    Party,
+)
 from orchestrator.registry.store import Registry, Standing
 from orchestrator.workflows import keys, release
 from protos import registry_pb2 as pb
@@ -113,6 +119,18 @@ class RegistryService(rpc.RegistryServiceServicer):
                 found = [_issued_model(row) for row in rows]
             return pb.ListIssuedModelsResponse(issued=found, next=_next(rows))
 
+    def ListGrants(
+        self, request: pb.ListGrantsRequest, context: grpc.ServicerContext
+    ) -> pb.ListGrantsResponse:
+        with rpc_errors(context):
+            caller = current_caller()
+            with self._registry.reading(caller) as session:
+                rows = budgets.grants_for(
+                    session, caller, request.owner, after=request.after
+                )
+                found = [_grant(row, self._registry.clock()) for row in rows]
+            return pb.ListGrantsResponse(grants=found, next=_next(rows))
+
     def ListStanding(
         self, request: pb.ListStandingRequest, context: grpc.ServicerContext
     ) -> pb.ListStandingResponse:
@@ -122,7 +140,7 @@ class RegistryService(rpc.RegistryServiceServicer):
             return _standing(found)
 
 
-def _next(rows: Sequence[Party | KeyVersion | IssuedModel]) -> int:
+def _next(rows: Sequence[Party | KeyVersion | IssuedModel | Grant]) -> int:
     """Where to go on after a page; 0 if it was the last, as it is not full."""
     return rows[-1].id if len(rows) == store.LARGEST_PAGE else 0
 
@@ -183,6 +201,19 @@ def _issued_model(row: IssuedModel) -> pb.IssuedModel:
         digest=row.digest,
         state=row.state,
         created_at_ms=row.created_at_ms,
+    )
+
+
+def _grant(row: Grant, now_ms: int) -> pb.Grant:
+    return pb.Grant(
+        owner=row.owner.spiffe_id,
+        model=row.model.name,
+        max_images=row.max_images,
+        period=row.budget_period,
+        images_used=budgets.used_now(row, now_ms),
+        renews_at_ms=budgets.renews_at_ms(row, now_ms),
+        created_at_ms=row.created_at_ms,
+        revoked_at_ms=row.revoked_at_ms or 0,
     )
 
 

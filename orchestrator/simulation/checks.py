@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.rpc.identity import MODEL_PROVIDER, OPERATOR, ORCHESTRATOR
+from orchestrator.audit.kept import log_of
 from orchestrator.audit.verify import verify_log
 from orchestrator.simulation.measure import (
     Answers,
@@ -115,9 +116,11 @@ def verify_audit(stage: Stage) -> None:
     with stage.operator() as connected:
         signed = connected.checkpoint()
     bodies = stage.log_bodies()
-    database = stage.workspace.server_folder(ORCHESTRATOR) / "registry.db"
-    with stage.narrator.bar("records") as bar:
-        result = verify_log(database, signed.public_key, on_progress=bar)
+    folder = stage.workspace.server_folder(ORCHESTRATOR)
+    with log_of(folder) as (log, side_file), stage.narrator.bar("records") as bar:
+        result = verify_log(
+            log, signed.public_key, on_progress=bar, side_file=side_file
+        )
     root = result.root.hex()
     stage.reports["audit"] = {
         "size": result.size,

@@ -17,6 +17,9 @@ SENTENCES = {
     "{dual_control}",
     "model.registered": "registers {model} version {model_version}, signed",
     "model.granted": "lets {owner} use {model}",
+    "budget.set": "allows {owner} {max_images} images of {model} ({period}); "
+    "{images_used} are used",
+    "budget.lifted": "sets {owner} no limit of images of {model} any longer",
     "embedding.stored": "takes the plain embedding of {model} version {model_version}",
     "backbone.stored": "takes the backbone of {model} version {model_version}",
     "alias.moved": "makes version {model_version} of {model} the {alias}",

@@ -194,9 +194,11 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
 def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
     policies = federation.policies
     if role == ORCHESTRATOR:
+        database = federation.database
         return {
             "parties": [{"spiffe_id": str(p)} for p in federation.parties()],
             "policies": policies.model_dump(mode="json"),
+            **({"database": database} if database else {}),
         }
     if role in (KEY_HOLDER, INFERENCE_SERVER):
         return {"max_staleness_s": policies.max_staleness_s}

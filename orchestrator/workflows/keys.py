@@ -22,6 +22,7 @@ from core.manifest import Manifest
 from core.rpc.identity import DATA_OWNER, SpiffeId
 from orchestrator.federation import Policies
 from orchestrator.registry import store
+from orchestrator.registry.budgets import UNLIMITED, Budget, set_budget
 from orchestrator.registry.lifecycle import TRANSITIONS, KeyAction, KeyState, next_state
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
@@ -35,18 +36,26 @@ _ENDED = frozenset({KeyState.DESTROY_SCHEDULED, KeyState.DESTROYED})
 _STILL_WAITS = frozenset({Step.REMOVE, Step.WINDOW})
 
 
-def grant(change: Change, owner: str, model: str) -> None:
-    """Allow an owner to use a model; allowed already is no change."""
+def grant(change: Change, owner: str, model: str, budget: Budget = UNLIMITED) -> None:
+    """Allow an owner to use a model; allowed already is no change.
+
+    The budget is for a grant that is new: one that was taken back keeps its own, so
+    that to be granted again is no way around it.
+    """
     party = data_owner(change, owner)
     row = store.model_named(change.session, model)
     known = find_grant(change, party, row)
     if known is not None and known.revoked_at_ms is None:
         return
     if known is None:
-        known = Grant(owner=party, model=row)
+        known = Grant(owner=party, model=row, created_at_ms=change.now_ms)
         change.session.add(known)
+        change.session.flush()
+    else:
+        budget = Budget.of(known)
     known.created_at_ms, known.revoked_at_ms = change.now_ms, None
     change.record("model.granted", {"owner": owner, "model": model}, [owner])
+    set_budget(change, known, budget)
 
 
 def create(change: Change, owner: str, model: str) -> Job:

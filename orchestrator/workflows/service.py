@@ -8,10 +8,12 @@ import grpc
 
 from core.errors import InvalidInput, Unavailable
 from core.rpc.errors import rpc_errors
+from core.rpc.identity import SpiffeId
 from core.rpc.policy import current_caller
 from orchestrator.errors import ExportInterrupted
 from orchestrator.federation import Policies
-from orchestrator.registry import models
+from orchestrator.registry import budgets, models, periods
+from orchestrator.registry.budgets import UNLIMITED, Budget
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.registry.store import Change, Registry
 from orchestrator.workflows import (
@@ -47,8 +49,18 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         self, request: pb.GrantModelRequest, context: grpc.ServicerContext
     ) -> pb.GrantModelResponse:
         with self._changing(context) as change:
-            keys.grant(change, request.owner, request.model)
+            keys.grant(change, request.owner, request.model, self._budget(request))
             return pb.GrantModelResponse()
+
+    def SetBudget(
+        self, request: pb.SetBudgetRequest, context: grpc.ServicerContext
+    ) -> pb.SetBudgetResponse:
+        instead_of = request.instead_of if request.HasField("instead_of") else None
+        with self._changing(context) as change:
+            budgets.replace_budget(
+                change, request.owner, request.model, _budget(request), instead_of
+            )
+            return pb.SetBudgetResponse()
 
     def CreateKey(
         self, request: pb.CreateKeyRequest, context: grpc.ServicerContext
@@ -241,6 +253,14 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         with rpc_errors(context), self._registry.change(current_caller()) as change:
             yield change
 
+    def _budget(self, request: pb.GrantModelRequest) -> Budget:
+        """What a new grant may have: as asked for, or as the policy says."""
+        if request.HasField("max_images"):
+            return _budget(request)
+        owner = SpiffeId.parse(request.owner).organisation
+        found = self._policies.budget_for(owner, request.model)
+        return Budget(found.max_images, found.period) if found else UNLIMITED
+
     def _request(
         self,
         change: Change,
@@ -261,6 +281,13 @@ def _interrupted() -> Iterator[None]:
         yield
     except Unavailable as error:
         raise ExportInterrupted(f"{error}; an approval of it is used up") from error
+
+
+def _budget(request: pb.GrantModelRequest | pb.SetBudgetRequest) -> Budget:
+    return Budget(
+        request.max_images if request.HasField("max_images") else None,
+        periods.read(request.period),
+    )
 
 
 def _page_size(request: pb.ListJobsRequest) -> int:

@@ -33,6 +33,7 @@ from parties.data_owner.inference import (
     Blocks,
     Pixels,
     Use,
+    budget_errors,
     read_answer,
     request_for,
 )
@@ -233,7 +234,7 @@ class Client:
         """Ask about encrypted blocks in one request, under the key `use` names."""
         request = request_for(blocks, use)
         self.sent += 1
-        with remote_errors("inference server"):
+        with budget_errors(), remote_errors("inference server"):
             answer = self._server.ModelInfer(request)
         return read_answer(request, answer, use, self._settings.max_message_bytes)
 

@@ -1,6 +1,8 @@
 """One request to the inference server: written, and its answer read with suspicion."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,10 +10,11 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 from core.blocks import encrypt
-from core.errors import KeyMismatchError, TooLargeError
+from core.errors import BudgetSpent, KeyMismatchError, TooLargeError
 from core.keys import BlockKey
 from core.manifest import Manifest
 from core.preprocessing import normalise
+from core.rpc.errors import RemoteError
 from core.wire import from_bytes, to_bytes
 from parties.data_owner.answers import Answers, Receipt
 from parties.data_owner.errors import UnexpectedAnswerError
@@ -61,6 +64,20 @@ class Use:
         if count < 1:
             raise TooLargeError("one encrypted image is larger than a message may be")
         return count
+
+
+@contextmanager
+def budget_errors() -> Iterator[None]:
+    """Raise `BudgetSpent` when that is what the inference server answers.
+
+    Nothing was counted: a request is released whole or not at all.
+    """
+    try:
+        yield
+    except RemoteError as error:
+        if error.kind != BudgetSpent.__name__:
+            raise
+        raise BudgetSpent(str(error)) from error
 
 
 def request_for(blocks: Blocks, use: Use) -> pb.ModelInferRequest:

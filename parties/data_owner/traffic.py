@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, Final, Literal
 
-from core.errors import KeymixerError
+from core.errors import BudgetSpent, KeymixerError
 from core.rpc.errors import RemoteRefusedError
 from parties.data_owner.answers import Answers
 from parties.data_owner.errors import NoKeyError
@@ -162,7 +162,7 @@ def keep_asking(
 
 def _outcome(error: KeymixerError) -> Outcome:
     """A party that says no, or a registry that lists no key, is a refusal."""
-    refusal = isinstance(error, RemoteRefusedError | NoKeyError)
+    refusal = isinstance(error, RemoteRefusedError | NoKeyError | BudgetSpent)
     return "refused" if refusal else "failed"
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from core.errors import (
+    BudgetSpent,
     KeyMismatchError,
     KeymixerError,
     KeyRefusedError,
@@ -27,6 +28,7 @@ REFUSALS: Final[Mapping[str, type[KeymixerError]]] = MappingProxyType(
         for error in (
             KeyRefusedError,
             NotGrantedError,
+            BudgetSpent,
             NotAllowedError,
             KeyMismatchError,
             NotFound,

@@ -98,6 +98,10 @@ def two_votes_of_one_operator() -> Sequence[object]:
     return [request]
 
 
+def granted(**changed: Any) -> Rows:
+    return lambda: [Grant(owner=party(), model=model(), created_at_ms=1, **changed)]
+
+
 def issued(**changed: object) -> Rows:
     def rows() -> Sequence[object]:
         of = key()
@@ -202,6 +206,22 @@ BROKEN: dict[str, tuple[str, Rows]] = {
     "a grant revoked before it was made": (
         "ck_grants_revoked_after_created",
         lambda: [Grant(owner=party(), model=model(), created_at_ms=2, revoked_at_ms=1)],
+    ),
+    "a budget below zero": (
+        "ck_grants_max_images_not_negative",
+        granted(max_images=-1),
+    ),
+    "an unknown period of a budget": (
+        "ck_grants_budget_period_known",
+        granted(budget_period="week"),
+    ),
+    "more images than the budget has": (
+        "ck_grants_within_budget",
+        granted(max_images=2, images_used=3),
+    ),
+    "images below zero on a grant": (
+        "ck_grants_within_budget",
+        granted(images_used=-1),
     ),
     "an issue twice": ("issued_models[._]key_version_id", the_same_issue_twice),
     "an unknown state of an issue": (

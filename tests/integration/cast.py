@@ -98,6 +98,9 @@ class RegistryStandIn(registry_pb2_grpc.RegistryServiceServicer):
     def RegisterModelVersion(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def ListGrants(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def SetAlias(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

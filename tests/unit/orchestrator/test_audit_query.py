@@ -21,6 +21,7 @@ from orchestrator.audit import query
 from orchestrator.audit.query import Question, read_page
 from orchestrator.audit.records import Fact
 from orchestrator.audit.service import AuditService
+from orchestrator.audit.writer import AuditLog
 from protos import audit_pb2 as pb
 from tests.fakes import Aborted, fake_context
 from tests.unit.orchestrator.logs import opened
@@ -78,18 +79,23 @@ class Archive:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    random = Random(8)
     with opened(tmp_path_factory.mktemp("log")) as (database, log):
-        written = []
-        with database.transaction() as session:
-            for _ in range(RECORDS):
-                kind, owner = random.choice(KINDS), random.choice(OWNERS)
-                actor = random.choice(ACTORS)
-                facts = _facts(random, kind, owner)
-                index = log.append(session, kind, actor, facts, [owner])
-                written.append((index, frozenset({owner, actor} - {""})))
-        bodies = {entry.index: entry.body for entry in log.entries(0, RECORDS)}
-        yield Archive(database, [Written(i, bodies[i], who) for i, who in written])
+        yield filled(database, log)
+
+
+def filled(database: Database, log: AuditLog) -> Archive:
+    """An archive of made-up records, the same each time."""
+    random = Random(8)
+    written = []
+    with database.transaction() as session:
+        for _ in range(RECORDS):
+            kind, owner = random.choice(KINDS), random.choice(OWNERS)
+            actor = random.choice(ACTORS)
+            facts = _facts(random, kind, owner)
+            index = log.append(session, kind, actor, facts, [owner])
+            written.append((index, frozenset({owner, actor} - {""})))
+    bodies = {entry.index: entry.body for entry in log.entries(0, RECORDS)}
+    return Archive(database, [Written(i, bodies[i], who) for i, who in written])
 
 
 def _facts(random: Random, kind: str, owner: str) -> dict[str, Fact]:
@@ -103,7 +109,7 @@ def _facts(random: Random, kind: str, owner: str) -> dict[str, Fact]:
     }
 
 
-def _fits(question: Question, written: Written) -> bool:
+def fits(question: Question, written: Written) -> bool:
     """The oracle: every body is read, and nothing else."""
     record = json.loads(written.body)
     facts = record["subject"]
@@ -151,7 +157,7 @@ def test_every_question_is_answered_as_by_reading_everything(
     archive: Archive, question: Question, limit: int
 ) -> None:
     """Which says too that paging misses and repeats nothing."""
-    expected = [each.index for each in archive.written if _fits(question, each)]
+    expected = [each.index for each in archive.written if fits(question, each)]
 
     assert archive.ask(question, limit) == expected
 
@@ -181,7 +187,7 @@ def test_a_rare_answer_takes_several_calls_none_of_which_looks_far(
 def test_small_looks_find_what_large_ones_do(
     archive: Archive, question: Question
 ) -> None:
-    expected = [each.index for each in archive.written if _fits(question, each)]
+    expected = [each.index for each in archive.written if fits(question, each)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(query, "_CHUNK", 3)
         patch.setattr(query, "_CHUNKS", 2)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -10,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 
 from core.database import schema
 from orchestrator.registry.database import MIGRATIONS, open_database
@@ -133,6 +134,75 @@ def test_rows_from_before_the_jobs_keep_what_they_said(connection: Connection) -
     row = connection.execute(text("SELECT id, state, revision FROM parties")).one()
 
     assert tuple(row) == (7, "active", 0)
+
+
+def test_grants_from_before_the_budgets_count_what_was_answered(
+    connection: Connection,
+) -> None:
+    """Of the owner's own key for that model, under every version of it."""
+    command.upgrade(migrations(connection), "0002")
+    earlier = MetaData()
+    earlier.reflect(connection)
+    for table, rows in BEFORE_THE_BUDGETS.items():
+        connection.execute(earlier.tables[table].insert(), rows)
+    command.upgrade(migrations(connection), "head")
+    query = text("SELECT id, max_images, budget_period, images_used FROM grants")
+
+    assert connection.execute(query).all() == [
+        (1, None, "total", 7),
+        (2, None, "total", 0),
+        (3, None, "total", 30),
+    ]
+
+
+NEVER_USED = {
+    "version": 1,
+    "state": "pre_active",
+    "is_primary": False,
+    "confirmed": False,
+    "overlap_s": 0,
+    "reason": "",
+    "created_at_ms": 5,
+    "changed_at_ms": 5,
+}
+# The first owner was granted a second model, and has no key for it.
+BEFORE_THE_BUDGETS: dict[str, list[dict[str, Any]]] = {
+    "organisations": [{"id": 1, "name": "hospital"}],
+    "parties": [
+        {
+            "id": number,
+            "organisation_id": 1,
+            "role": "data-owner",
+            "spiffe_id": f"spiffe://bank/{number}/data-owner",
+            "state": "active",
+            "created_at_ms": 5,
+        }
+        for number in (1, 2)
+    ],
+    "models": [
+        {"id": 1, "name": "cells", "provider_party_id": 1},
+        {"id": 2, "name": "bones", "provider_party_id": 1},
+    ],
+    "keys": [
+        {
+            "id": owner,
+            "key_id": f"{owner}.cells",
+            "owner_party_id": owner,
+            "model_id": 1,
+            "patch_size": 4,
+            "channels": 3,
+        }
+        for owner in (1, 2)
+    ],
+    "key_versions": [
+        NEVER_USED | {"key_pk": key, "version": version, "images_used": used}
+        for key, version, used in ((1, 1, 3), (1, 2, 4), (2, 1, 30))
+    ],
+    "grants": [
+        {"id": number, "owner_party_id": owner, "model_id": model, "created_at_ms": 5}
+        for number, owner, model in ((1, 1, 1), (2, 1, 2), (3, 2, 1))
+    ],
+}
 
 
 def migrations(connection: Connection | None = None, *, dialect: str = "") -> Config:

@@ -66,6 +66,16 @@ def test_the_registry_may_be_on_a_server(tmp_path: Path) -> None:
     assert load(tmp_path, database=url).database == url
 
 
+def test_the_database_may_be_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "of three/parts")
+    settings = load(tmp_path, database="postgresql://k:${SECRET}@db/keymixer")
+
+    assert settings.database == "postgresql://k:of%20three%2Fparts@db/keymixer"
+    assert "three" not in repr(settings)
+
+
 def test_the_log_may_have_another_name(tmp_path: Path) -> None:
     assert load(tmp_path, origin="log.example/42").origin == "log.example/42"
 

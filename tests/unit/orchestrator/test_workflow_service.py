@@ -21,7 +21,7 @@ from tests.unit.orchestrator.office import (
 
 ALDER = str(ALDER_ID)
 KEY = "alder.cells"
-OF_ALDER = {"owner": ALDER, "model": MODEL}
+OF_ALDER: dict[str, Any] = {"owner": ALDER, "model": MODEL}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from core.errors import NotFound
 from core.rpc.identity import (
@@ -98,3 +99,22 @@ def test_what_a_person_added_to_the_settings_stays_when_a_run_is_resumed(
 
     assert _settings(path.parent)["recovery_key"] == "00"
     assert _settings(path.parent)["listen"] == workspace.address(KEY_HOLDER)
+
+
+def test_registry_and_log_are_where_the_federation_says(tmp_path: Path) -> None:
+    """As it is written there: the value of a variable is in no file."""
+    url = "postgresql://keymixer:${KEYMIXER_DB_PASSWORD}@db.example/keymixer"
+    scenario = two_operators(tmp_path)
+    content = yaml.safe_load(scenario.read_text()) | {"database": url}
+    scenario.write_text(yaml.safe_dump(content))
+    made = create_workspace(tmp_path / "runs", scenario)
+
+    assert _settings(made.server_folder(ORCHESTRATOR))["database"] == url
+    for role in (KEY_HOLDER, INFERENCE_SERVER):
+        assert "database" not in _settings(made.server_folder(role))
+
+
+def test_without_a_word_of_it_they_are_in_the_orchestrators_folder(
+    workspace: Workspace,
+) -> None:
+    assert "database" not in _settings(workspace.server_folder(ORCHESTRATOR))

@@ -17,7 +17,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.architecture import Architecture
-from core.errors import KeyRefusedError, NotAllowedError
+from core.errors import BudgetSpent, KeyRefusedError, NotAllowedError
 from core.keys import derive_key, verify_possession
 from core.manifest import Manifest
 from core.orthogonal import GENERATOR
@@ -85,6 +85,8 @@ class World:
     asked: list[open_inference_pb2.ModelInferRequest] = field(default_factory=list)
     answer_id: str | None = None
     answer_classes: int = 3
+    # How many requests there are answers for.
+    budget: int = 1_000_000
     manifest_changed: bool = False
     # Called before a request is answered: the world may change under the client.
     on_request: list[Any] = field(default_factory=list)
@@ -244,6 +246,8 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                 raise NotAllowedError("the key belongs to another owner")
             if version not in world.live:
                 raise KeyRefusedError("nothing is issued")
+            if len(world.asked) > world.budget:
+                raise BudgetSpent("so many requests and no more")
         return self._answer(request, version)
 
     def _answer(self, request: Any, version: int) -> Any:

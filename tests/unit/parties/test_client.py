@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.errors import (
+    BudgetSpent,
     KeyMismatchError,
     NotFound,
     ShapeError,
@@ -330,6 +331,17 @@ def test_a_refusal_is_the_servers_word(ready: Client, world: World) -> None:
         ready.ask(use.encrypt(IMAGES), use)
     assert caught.value.kind == "KeyRefused"
     assert len(world.asked) == 1
+
+
+def test_a_spent_budget_is_an_error_of_its_own_and_not_asked_about_again(
+    ready: Client, world: World
+) -> None:
+    world.budget = 1
+    ready.predict(IMAGES)
+
+    with pytest.raises(BudgetSpent, match="inference server answers"):
+        ready.predict(IMAGES)
+    assert len(world.asked) == 2
 
 
 def test_a_manifest_that_was_changed_is_refused(ready: Client, world: World) -> None:

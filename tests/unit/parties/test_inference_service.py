@@ -252,6 +252,7 @@ def test_no_audit_no_answer(counter: Counter) -> None:
         ("KeyRefused", "KeyRefused"),
         ("NotGranted", "NotGranted"),
         ("NotAllowed", "NotAllowed"),
+        ("BudgetSpent", "BudgetSpent"),
         ("NeverHeardOf", "KeyRefused"),
     ],
 )
@@ -260,7 +261,7 @@ def test_a_refusing_verdict_is_the_answer(
 ) -> None:
     """It is a record already, so it is not reported again."""
     counter.audit.refusal = verdict
-    with pytest.raises(RemoteError) as caught:
+    with pytest.raises(KeymixerError) as caught:
         counter.infer(question())
 
     assert kind == caught.value.kind

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from core.errors import KeymixerError, PeerUnavailable, SignatureError
+from core.errors import BudgetSpent, KeymixerError, PeerUnavailable, SignatureError
 from core.rpc.errors import RemoteError, RemoteRefusedError
 from parties.data_owner.answers import Answers
 from parties.data_owner.client import Channels, Client
@@ -147,6 +147,7 @@ def test_refused_it_pauses_and_goes_on_until_it_is_answered_again(
     [
         (RemoteRefusedError("KeyRefused", "", DENIED), "refused"),
         (NoKeyError("none"), "refused"),
+        (BudgetSpent("nothing is left"), "refused"),
         (PeerUnavailable("away"), "failed"),
         (RemoteError("Internal", "", INTERNAL), "failed"),
         (UnexpectedAnswerError("another's"), "failed"),
