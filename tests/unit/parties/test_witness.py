@@ -22,6 +22,7 @@ from parties.data_owner.errors import (
     UnrecordedError,
     WrongReceiptError,
 )
+from parties.data_owner.witnessed import Witnessed
 from tests.unit.parties.owner_world import OWNER, FakeLog, World, client_of, served
 
 IMAGES = np.random.default_rng(6).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -226,6 +227,20 @@ def test_nothing_is_sent_before_what_was_seen_is_on_disk(
 
     assert before == kept(tmp_path)
     assert len(client.predict(IMAGES).logits) == len(IMAGES)
+
+
+def test_of_two_processes_the_slower_one_replaces_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    """Else it could put an older checkpoint back."""
+    log, file = world.log, witnessed.WitnessFile(tmp_path)
+    slow = Witnessed.verified(log.checkpoint(), log.public_key, log.origin)
+    log.append("grown")
+    fast = Witnessed.verified(log.checkpoint(), log.public_key, log.origin)
+
+    assert file.replace(None, fast)
+    assert not file.replace(None, slow)
+    assert fast == file.read()
 
 
 def test_a_log_without_the_issued_model_stops_the_owner(
