@@ -23,7 +23,7 @@ See https://c2sp.org/tlog-proof.
 """
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +31,7 @@ from typing import Final
 from core.checkpoint import Checkpoint, open_checkpoint, stated_origin
 from core.errors import CorruptFileError, SignatureError
 from core.merkle import HASH_BYTES, ProofError, leaf_hash, verify_inclusion
+from core.notes import decode_base64
 
 SUFFIX: Final = ".tlog-proof"
 MAX_EXTRA_BYTES: Final = 65_535  # the longest entry of a tiled log
@@ -87,7 +88,7 @@ def parse_receipt(data: bytes) -> Receipt:
         raise CorruptFileError(f"expected the first line {_HEADER}")
     extra = _take_extra(lines)
     index = _take_index(lines)
-    receipt = Receipt(index, tuple(map(_decode, lines)), checkpoint, extra)
+    receipt = Receipt(index, tuple(map(decode_base64, lines)), checkpoint, extra)
     _check(receipt)
     return receipt
 
@@ -127,7 +128,7 @@ def verify_receipt(
 def _take_extra(lines: list[str]) -> bytes:
     if not lines or not lines[0].startswith(_EXTRA):
         return b""
-    extra = _decode(lines.pop(0).removeprefix(_EXTRA))
+    extra = decode_base64(lines.pop(0).removeprefix(_EXTRA))
     if not extra:
         raise CorruptFileError("an extra line that is empty is left out")
     return extra
@@ -172,14 +173,3 @@ def _text(head: bytes) -> str:
         return head.decode("ascii")
     except UnicodeDecodeError as error:
         raise CorruptFileError("a receipt's proof is ASCII") from error
-
-
-def _decode(encoded: str) -> bytes:
-    """Read base64 that is written the one right way."""
-    try:
-        value = b64decode(encoded, validate=True)
-    except ValueError as error:
-        raise CorruptFileError("expected base64") from error
-    if b64encode(value).decode() != encoded:
-        raise CorruptFileError("expected base64 in its one canonical form")
-    return value

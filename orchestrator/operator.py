@@ -280,6 +280,17 @@ class Operator:
                 pb.RejectRequest(id=approval_id, reason=reason)
             ).approval
 
+    def cosignatures(self) -> tuple[list[audit_pb2.Cosignature], int]:
+        """The newest cosignature of each witness, and how many records there are."""
+
+        def ask(after: int) -> audit_pb2.ListCosignaturesResponse:
+            request = audit_pb2.ListCosignaturesRequest(after=after)
+            with remote_errors("orchestrator"):
+                return self.audit.ListCosignatures(request)
+
+        found = list(pages(ask))
+        return [each for page in found for each in page.cosignatures], found[-1].size
+
     def checkpoint(self) -> audit_pb2.GetCheckpointResponse:
         """The newest signed checkpoint and the log's public key."""
         with remote_errors("orchestrator"):

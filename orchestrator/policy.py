@@ -55,6 +55,8 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.AuditService/GetCheckpoint": ANYONE,
         "/keymixer.v1.AuditService/GetInclusionProof": ANYONE,
         "/keymixer.v1.AuditService/GetConsistencyProof": ANYONE,
+        "/keymixer.v1.AuditService/SubmitCosignature": frozenset({DATA_OWNER}),
+        "/keymixer.v1.AuditService/ListCosignatures": _OPERATOR,
         **{
             f"/keymixer.v1.WorkflowService/{method}": _OPERATOR
             for method in _OPERATORS_METHODS

@@ -66,6 +66,16 @@ class AuditServiceStub:
                 request_serializer=protos_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=protos_dot_audit__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.SubmitCosignature = channel.unary_unary(
+                '/keymixer.v1.AuditService/SubmitCosignature',
+                request_serializer=protos_dot_audit__pb2.SubmitCosignatureRequest.SerializeToString,
+                response_deserializer=protos_dot_audit__pb2.SubmitCosignatureResponse.FromString,
+                _registered_method=True)
+        self.ListCosignatures = channel.unary_unary(
+                '/keymixer.v1.AuditService/ListCosignatures',
+                request_serializer=protos_dot_audit__pb2.ListCosignaturesRequest.SerializeToString,
+                response_deserializer=protos_dot_audit__pb2.ListCosignaturesResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -117,6 +127,21 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitCosignature(self, request, context):
+        """A data owner says that it has seen a checkpoint, and that it extends all it saw
+        before. The newest one of each owner is kept; it is no record of the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCosignatures(self, request, context):
+        """How far each data owner has witnessed the log; for operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +174,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=protos_dot_audit__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=protos_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'SubmitCosignature': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitCosignature,
+                    request_deserializer=protos_dot_audit__pb2.SubmitCosignatureRequest.FromString,
+                    response_serializer=protos_dot_audit__pb2.SubmitCosignatureResponse.SerializeToString,
+            ),
+            'ListCosignatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCosignatures,
+                    request_deserializer=protos_dot_audit__pb2.ListCosignaturesRequest.FromString,
+                    response_serializer=protos_dot_audit__pb2.ListCosignaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +350,60 @@ class AuditService:
             '/keymixer.v1.AuditService/GetConsistencyProof',
             protos_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
             protos_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitCosignature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.AuditService/SubmitCosignature',
+            protos_dot_audit__pb2.SubmitCosignatureRequest.SerializeToString,
+            protos_dot_audit__pb2.SubmitCosignatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCosignatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.AuditService/ListCosignatures',
+            protos_dot_audit__pb2.ListCosignaturesRequest.SerializeToString,
+            protos_dot_audit__pb2.ListCosignaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,12 @@ class AuditServiceStub:
     """Proof that a record is in the tree."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
     """Proof that a larger tree extends a smaller one."""
+    SubmitCosignature: _grpc.UnaryUnaryMultiCallable[_audit_pb2.SubmitCosignatureRequest, _audit_pb2.SubmitCosignatureResponse]
+    """A data owner says that it has seen a checkpoint, and that it extends all it saw
+    before. The newest one of each owner is kept; it is no record of the log.
+    """
+    ListCosignatures: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListCosignaturesRequest, _audit_pb2.ListCosignaturesResponse]
+    """How far each data owner has witnessed the log; for operators."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -73,6 +79,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Proof that a record is in the tree."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proof that a larger tree extends a smaller one."""
+    SubmitCosignature: _aio.UnaryUnaryMultiCallable[_audit_pb2.SubmitCosignatureRequest, _audit_pb2.SubmitCosignatureResponse]  # type: ignore[assignment]
+    """A data owner says that it has seen a checkpoint, and that it extends all it saw
+    before. The newest one of each owner is kept; it is no record of the log.
+    """
+    ListCosignatures: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListCosignaturesRequest, _audit_pb2.ListCosignaturesResponse]  # type: ignore[assignment]
+    """How far each data owner has witnessed the log; for operators."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """The one log of the federation. Records name who, what and when, and carry keyed
@@ -129,5 +141,23 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
         """Proof that a larger tree extends a smaller one."""
+
+    @_abc_1.abstractmethod
+    def SubmitCosignature(
+        self,
+        request: _audit_pb2.SubmitCosignatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.SubmitCosignatureResponse, _abc.Awaitable[_audit_pb2.SubmitCosignatureResponse]]:
+        """A data owner says that it has seen a checkpoint, and that it extends all it saw
+        before. The newest one of each owner is kept; it is no record of the log.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCosignatures(
+        self,
+        request: _audit_pb2.ListCosignaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListCosignaturesResponse, _abc.Awaitable[_audit_pb2.ListCosignaturesResponse]]:
+        """How far each data owner has witnessed the log; for operators."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

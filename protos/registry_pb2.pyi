@@ -629,6 +629,7 @@ class IssuedModel(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    AUDIT_INDEX_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     key_version: _builtins.int
     model: _builtins.str
@@ -639,6 +640,8 @@ class IssuedModel(_message.Message):
     state: _builtins.str
     """`pending`, `live`, `retiring` or `gone`."""
     created_at_ms: _builtins.int
+    audit_index: _builtins.int
+    """The log's record that it went live, the last time; 0 if it never did."""
     def __init__(
         self,
         *,
@@ -650,10 +653,11 @@ class IssuedModel(_message.Message):
         digest: _builtins.bytes = ...,
         state: _builtins.str = ...,
         created_at_ms: _builtins.int = ...,
+        audit_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "digest", b"digest", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_index", b"audit_index", "created_at_ms", b"created_at_ms", "digest", b"digest", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

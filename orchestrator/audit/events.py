@@ -24,6 +24,7 @@ from core.rpc.identity import INFERENCE_SERVER, KEY_HOLDER, SpiffeId
 from core.rpc.policy import Refusal
 from orchestrator.audit.admission import Claim, require_admitted
 from orchestrator.audit.records import Entry, Fact
+from orchestrator.audit.releases import release_digest
 from orchestrator.audit.repeats import recorded, remember
 from orchestrator.errors import EventReused
 from orchestrator.registry.budgets import draw
@@ -189,6 +190,9 @@ def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
         "key_version": claim.key_version,
         "model": claim.model,
         "model_version": claim.model_version,
+        "model_digest": release_digest(
+            change.session, claim.model, claim.model_version
+        ),
         "images": inference.images,
         "request_id": inference.request_id,
         "request_digest": inference.request_digest.hex(),

@@ -7,6 +7,7 @@ from core.rpc.errors import rpc_errors
 from core.rpc.identity import OPERATOR, SpiffeId
 from core.rpc.policy import current_caller
 from orchestrator.audit.admission import Claim
+from orchestrator.audit.cosignatures import cosignatures, keep_cosignature
 from orchestrator.audit.events import (
     Inference,
     PartyEvent,
@@ -16,6 +17,9 @@ from orchestrator.audit.events import (
     record_party_event,
 )
 from orchestrator.audit.query import Question, read_page
+from orchestrator.audit.writer import log_size
+from orchestrator.registry import store
+from orchestrator.registry.models import Cosignature
 from orchestrator.registry.store import Change, Registry
 from protos import audit_pb2 as pb
 from protos import audit_pb2_grpc as rpc
@@ -111,6 +115,30 @@ class AuditService(rpc.AuditServiceServicer):
             )
             return pb.GetConsistencyProofResponse(path=path)
 
+    def SubmitCosignature(
+        self, request: pb.SubmitCosignatureRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitCosignatureResponse:
+        with rpc_errors(context):
+
+            def keep(change: Change) -> None:
+                keep_cosignature(change, request.checkpoint)
+
+            self._registry.change_together(current_caller(), keep)
+            return pb.SubmitCosignatureResponse()
+
+    def ListCosignatures(
+        self, request: pb.ListCosignaturesRequest, context: grpc.ServicerContext
+    ) -> pb.ListCosignaturesResponse:
+        with rpc_errors(context):
+            with self._registry.reading(current_caller()) as session:
+                rows = cosignatures(session, after=request.after)
+                found = [_cosignature(row) for row in rows]
+                size = log_size(session)
+            after = rows[-1].party_id if len(rows) == store.LARGEST_PAGE else 0
+            return pb.ListCosignaturesResponse(
+                cosignatures=found, next=after, size=size
+            )
+
     def _enrolled_caller(self) -> SpiffeId:
         caller = current_caller()
         with self._registry.reading(caller):
@@ -143,6 +171,12 @@ def _page_size(request: pb.ListEntriesRequest) -> int:
     if request.start < 0 or not 0 <= request.limit <= LARGEST_PAGE:
         raise InvalidInput(f"expected start >= 0 and 0 <= limit <= {LARGEST_PAGE}")
     return request.limit or LARGEST_PAGE
+
+
+def _cosignature(row: Cosignature) -> pb.Cosignature:
+    return pb.Cosignature(
+        witness=row.party.spiffe_id, size=row.size, at_s=row.at_s, checkpoint=row.note
+    )
 
 
 def _inference(record: pb.InferenceRecord) -> Inference:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from core.console import EXIT_CODES, print_json
 from core.errors import NotFound, Refused
-from orchestrator.cli import audit_query, receipts
+from orchestrator.cli import audit_query, receipts, witnesses
 from orchestrator.cli.options import LATEST, As, AsJson, Run, read_public_key
 from orchestrator.cli.session import ask, tell
 
@@ -26,6 +26,7 @@ Progressed = Callable[[int, int], None]
 app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 app.add_typer(audit_query.app)
 app.add_typer(receipts.app, name="receipt")
+app.add_typer(witnesses.app)
 
 
 @app.command(epilog=EXIT_CODES)

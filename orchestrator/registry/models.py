@@ -38,6 +38,8 @@ NAMES: Final = {
 
 # Of a job or an approval, in bytes: room for names and numbers, not for pictures.
 LONGEST_ARGUMENTS: Final = 1 << 16
+# Of a checkpoint with a cosignature, in bytes: long names fit.
+LONGEST_COSIGNED: Final = 1 << 12
 
 
 class Base(DeclarativeBase):
@@ -311,6 +313,8 @@ class IssuedModel(Base):
     signature: Mapped[bytes] = mapped_column(LargeBinary)
     state: Mapped[str] = mapped_column(String(16), default=IssuedState.PENDING)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    # The log's record that it went live, the last time; None if it never did.
+    live_index: Mapped[int | None] = mapped_column(BigInteger)
 
     key_version: Mapped[KeyVersion] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
@@ -484,3 +488,21 @@ class Checkpoint(Base):
 
     size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     note: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Cosignature(Base):
+    """The newest checkpoint that a data owner has witnessed; see `core.cosignature`."""
+
+    __tablename__ = "cosignatures"
+    __table_args__ = (
+        CheckConstraint("size >= 0", name="size_not_negative"),
+        _bytes_at_most("note", LONGEST_COSIGNED),
+    )
+
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    # By the witness's clock.
+    at_s: Mapped[int] = mapped_column(BigInteger)
+    note: Mapped[bytes] = mapped_column(LargeBinary)
+
+    party: Mapped[Party] = relationship()

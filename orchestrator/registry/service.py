@@ -201,6 +201,7 @@ def _issued_model(row: IssuedModel) -> pb.IssuedModel:
         digest=row.digest,
         state=row.state,
         created_at_ms=row.created_at_ms,
+        audit_index=row.live_index or 0,
     )
 
 

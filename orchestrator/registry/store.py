@@ -354,10 +354,10 @@ def move(
     record_key(change, version, kind, **facts)
 
 
-def record_key(change: Change, version: KeyVersion, kind: str, **facts: Fact) -> None:
+def record_key(change: Change, version: KeyVersion, kind: str, **facts: Fact) -> int:
     """Record something about a key version; its owner may read it."""
     owner = version.key.owner.spiffe_id
-    change.record(kind, {**key_facts(version), **facts}, [owner])
+    return change.record(kind, {**key_facts(version), **facts}, [owner])
 
 
 def key_facts(version: KeyVersion) -> dict[str, Fact]:

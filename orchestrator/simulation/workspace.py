@@ -33,6 +33,7 @@ from core.rpc.identity import (
     install_certificate,
 )
 from core.wire import write_atomically
+from orchestrator.audit.keys import ensure_log_key
 from orchestrator.certificates import DevelopmentCA
 from orchestrator.federation import Federation, read_federation
 
@@ -180,10 +181,13 @@ def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
         for role in SERVERS
     }
     common = {"federation": federation.federation, **peers}
+    log_key = ensure_log_key(workspace.server_folder(ORCHESTRATOR)).public_key()
     for party in federation.parties():
         own = _own_settings(federation, party.role)
         if party.role in SERVERS:
             own["listen"] = addresses[party.role]
+        if party.role == DATA_OWNER:
+            own["log_public_key"] = log_key.public_bytes_raw().hex()
         path = workspace.folder(party) / "settings.json"
         # What a person added, such as a recovery key, stays when a run is resumed.
         added = json.loads(path.read_text()) if path.is_file() else {}

@@ -124,7 +124,7 @@ def record_live(change: Change, version: KeyVersion, plan: Plan) -> None:
     issued = find(change.session, version, _planned(plan))
     if issued is not None and issued.state == IssuedState.PENDING:
         issued.state = IssuedState.LIVE
-        record(change, issued, "issued.live")
+        issued.live_index = record(change, issued, "issued.live")
 
 
 def retire(
@@ -205,14 +205,15 @@ def of_version(
     return session.scalars(_some(), asked).all()
 
 
-def record(change: Change, issued: IssuedModel, kind: str) -> None:
+def record(change: Change, issued: IssuedModel, kind: str) -> int:
     """Record something about an issued model; the key's owner may read it."""
     facts: dict[str, Fact] = {
         "model_version": issued.model_version.version,
+        "model_digest": issued.model_version.manifest_digest.hex(),
         "digest": issued.digest.hex(),
         "issued_state": str(issued.state),
     }
-    store.record_key(change, issued.key_version, kind, **facts)
+    return store.record_key(change, issued.key_version, kind, **facts)
 
 
 @cache

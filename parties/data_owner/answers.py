@@ -9,7 +9,11 @@ from numpy import ndarray
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One answered request. With the nonce its record in the log can be recognised."""
+    """One answered request: a ticket for the proof of its record in the log.
+
+    The digests are HMAC-SHA256, in hex, of what was sent and received, under the nonce:
+    by them the record is recognised.
+    """
 
     request_id: str
     key_id: str
@@ -17,6 +21,8 @@ class Receipt:
     model: str
     model_version: int
     images: int
+    request_digest: str
+    result_digest: str
     audit_index: int
     audit_nonce: str
 
@@ -54,3 +60,13 @@ def joined(parts: list[Answers]) -> Answers:
         parts[0].classes,
         tuple(receipt for part in parts for receipt in part.receipts),
     )
+
+
+def parted(answers: Answers) -> list[Answers]:
+    """Take the answers of several requests apart again: one receipt each."""
+    parts, start = [], 0
+    for receipt in answers.receipts:
+        logits = answers.logits[start : start + receipt.images]
+        parts.append(Answers(logits, answers.classes, (receipt,)))
+        start += receipt.images
+    return parts

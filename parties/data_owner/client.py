@@ -7,7 +7,7 @@ that attacks (see `docs/threat-model.md`).
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.errors import KeymixerError, NotFound, ShapeError, Unavailable
 from core.manifest import Manifest
+from core.receipt import Receipt as Proof
 from core.rpc.channel import open_channel
 from core.rpc.errors import RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
@@ -26,7 +27,7 @@ from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import ensure_private
 from core.rpc.settings import Peer
 from core.sealing import SealingKey
-from parties.data_owner.answers import Answers, joined
+from parties.data_owner.answers import Answers, Receipt, joined
 from parties.data_owner.delivery import Delivery
 from parties.data_owner.errors import NoKeyError, UnknownModelError
 from parties.data_owner.inference import (
@@ -38,9 +39,13 @@ from parties.data_owner.inference import (
     request_for,
 )
 from parties.data_owner.keyring import Keyring
+from parties.data_owner.recorded import redeem, require_recorded
 from parties.data_owner.settings import OwnerSettings
+from parties.data_owner.witness import Witness
+from parties.data_owner.witnessed import WitnessFile
 from parties.registry import GrpcRegistry, active_party, manifest_from
 from protos import registry_pb2, registry_pb2_grpc
+from protos.audit_pb2_grpc import AuditServiceStub
 from protos.key_holder_pb2_grpc import KeyHolderServiceStub
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -112,6 +117,15 @@ class Client:
             KeyHolderServiceStub(channels.key_holder),
         )
         self._server = GRPCInferenceServiceStub(channels.inference_server)
+        self._witness = Witness(
+            owner,
+            own.signing,
+            AuditServiceStub(channels.orchestrator),
+            WitnessFile(keyring.home),
+            log_key=settings.log_key,
+            every_s=settings.witness_s,
+        )
+        self._recorded: set[bytes] = set()
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._current: tuple[float, Use] | None = None
 
@@ -164,9 +178,14 @@ class Client:
     def use(self, *, fresh: bool = False) -> Use:
         """What the next request should be made with; looked up at most so often.
 
+        Nothing is returned that the audit log does not contain, and nothing at all
+        while the log is not what this owner saw of it before.
+
         Raises:
             NoKeyError: no key of this owner may be used now.
             UnknownModelError: no key of this owner is for this client's model.
+            UnrecordedError: the log does not contain the issued model.
+            LogForkedError, LogRolledBackError, LogKeyChangedError: see `Witness`.
         """
         now = time.monotonic()
         if self._current is not None and not fresh:
@@ -238,6 +257,25 @@ class Client:
             answer = self._server.ModelInfer(request)
         return read_answer(request, answer, use, self._settings.max_message_bytes)
 
+    def redeem(self, receipts: Sequence[Receipt]) -> list[Proof]:
+        """Have each answer's record proved by the log, in order.
+
+        Raises:
+            UnrecordedError, WrongReceiptError: see `recorded.redeem`.
+        """
+        if receipts:
+            # One checkpoint for all of them.
+            self._witness.covering(max(each.audit_index for each in receipts))
+        return [
+            redeem(self._witness, each, self.manifest(each.model, each.model_version))
+            for each in receipts
+        ]
+
+    @property
+    def log_key(self) -> bytes:
+        """The audit log's public key, 32 raw bytes, which this owner pinned."""
+        return self._witness.covering(0).public_key
+
     def _look(self) -> Use:
         return self._issued_for(self._primary(self.sync_keys()))
 
@@ -273,21 +311,33 @@ class Client:
         return wanted[0]
 
     def _issued_for(self, key: registry_pb2.KeyVersion) -> Use:
-        issued = [
-            one.model_version
+        issued = {
+            one.model_version: one
             for one in self._registry.issued_models(key.key_id, key.version)
             if (one.key_id, one.key_version) == (key.key_id, key.version)
             and one.state == "live"
-        ]
+        }
         if not issued:
             raise NoKeyError(f"no model is issued for {key.key_id} v{key.version} yet")
-        version = self._preferred(key.model, issued)
-        return Use(
+        version = self._preferred(key.model, list(issued))
+        use = Use(
             self.keyring.key(key.key_id, key.version),
             key.model,
             version,
             self.manifest(key.model, version),
         )
+        self._require_recorded(issued[version], use.manifest)
+        return use
+
+    def _require_recorded(
+        self, issued: registry_pb2.IssuedModel, manifest: Manifest
+    ) -> None:
+        """Require it of the log, and of each issued model once."""
+        self._witness.refresh()
+        name = issued.SerializeToString(deterministic=True)
+        if name not in self._recorded:
+            require_recorded(self._witness, issued, manifest)
+            self._recorded.add(name)
 
     def _preferred(self, model: str, versions: list[int]) -> int:
         """The champion if it is among them, else the newest."""

@@ -48,6 +48,10 @@ def predict(
     *,
     owner: Owner = None,
     model: Model = None,
+    receipts: Annotated[
+        Path | None,
+        typer.Option("--receipts", help="A folder for proofs of what was answered."),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Encrypt pictures on this machine and ask what is on them.
@@ -56,12 +60,18 @@ def predict(
     is sent. It is no protection against a server that attacks: from encrypted pictures
     it can recover the plain ones (docs/threat-model.md).
 
+    With --receipts: for each request, REQUEST.tlog-proof proves that the audit log
+    records it (`keymixer audit receipt verify`), and REQUEST.json says what of it the
+    record's digests are made with (docs/audit.md).
+
     Example: keymixer predict cat.jpg dog.png --owner st-anna
     """
     from parties.data_owner.client import open_client
 
     with open_client(find_owner(owner_folder, run, owner), model) as client:
         answers = client.predict(_read(client, files))
+        if receipts is not None:
+            _write_receipts(client, answers, receipts)
     rows = _predictions(files, answers)
     columns = {"file": "picture", "class": "class", "likely": "probability"}
     if json_:
@@ -136,6 +146,16 @@ def _read(client: "Client", files: Sequence[Path]) -> Any:
     from parties.data_owner.images import read_images
 
     return read_images(files, client.use().manifest.preprocessing)
+
+
+def _write_receipts(client: "Client", answers: "Answers", folder: Path) -> None:
+    from parties.data_owner.answers import parted
+    from parties.data_owner.receipts import write_receipt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    proofs, key = client.redeem(answers.receipts), client.log_key
+    for part, proof in zip(parted(answers), proofs, strict=True):
+        write_receipt(folder, part, proof, key)
 
 
 def _predictions(files: Sequence[Path], answers: "Answers") -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """One request to the inference server: written, and its answer read with suspicion."""
 
+import hmac
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ INPUT: Final = "encrypted_blocks"
 OUTPUT: Final = "logits"
 # Room in a message for names, ids and shapes beside the tensor.
 _ENVELOPE_BYTES: Final = 64 << 10
+_NONCE_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +124,7 @@ def read_answer(
         answer.outputs[0].datatype,
         max_bytes=max_bytes,
     )
+    nonce = _nonce(answer.parameters["audit_nonce"].string_param)
     receipt = Receipt(
         request_id=request.id,
         key_id=use.key.key_id,
@@ -129,7 +132,24 @@ def read_answer(
         model=use.model,
         model_version=use.model_version,
         images=images,
+        request_digest=keyed_digest(nonce, request.raw_input_contents[0]),
+        result_digest=keyed_digest(nonce, answer.raw_output_contents[0]),
         audit_index=answer.parameters["audit_index"].int64_param,
-        audit_nonce=answer.parameters["audit_nonce"].string_param,
+        audit_nonce=nonce.hex(),
     )
     return Answers(logits, use.manifest.classes, (receipt,))
+
+
+def keyed_digest(nonce: bytes, content: bytes) -> str:
+    """What the log keeps of a request or a result: HMAC-SHA256, in hex."""
+    return hmac.digest(nonce, content, "sha256").hex()
+
+
+def _nonce(text: str) -> bytes:
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError as error:
+        raise UnexpectedAnswerError("the nonce is not in hex") from error
+    if len(nonce) != _NONCE_BYTES:
+        raise UnexpectedAnswerError(f"expected a nonce of {_NONCE_BYTES} bytes")
+    return nonce

@@ -142,6 +142,12 @@ class AuditStandIn(audit_pb2_grpc.AuditServiceServicer):
     def GetConsistencyProof(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def SubmitCosignature(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def ListCosignatures(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
 
 @dataclass
 class Cast:

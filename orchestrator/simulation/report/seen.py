@@ -59,6 +59,7 @@ _KINDS = {
     "key-holder.db": "keys and plain embeddings, encrypted",
     "key-holder.db-*": None,
     "checkpoint.txt": "the last signed checkpoint",
+    "witness.lock": None,
     "keys/*/*.key": "own keys, encrypted",
     "releases/*/embedding.safetensors": "plain embeddings",
     "releases/*/backbone.safetensors": "backbones",

@@ -5,16 +5,10 @@ from base64 import b64decode, b64encode
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.checkpoint import (
-    Checkpoint,
-    open_checkpoint,
-    open_note,
-    sign_checkpoint,
-    sign_note,
-    verifier_key,
-)
+from core.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from core.errors import CorruptFileError, SignatureError
 from core.merkle import EMPTY_ROOT
+from core.notes import open_note, sign_note, verifier_key
 
 DASH = "\N{EM DASH}"
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

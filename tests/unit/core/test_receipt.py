@@ -6,8 +6,9 @@ from hashlib import sha256
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.checkpoint import Checkpoint, sign_checkpoint, sign_note
+from core.checkpoint import Checkpoint, sign_checkpoint
 from core.errors import CorruptFileError, KeymixerError, SignatureError
+from core.notes import sign_note
 from core.receipt import (
     MAX_EXTRA_BYTES,
     MAX_RECEIPT_BYTES,

@@ -1,5 +1,6 @@
 """An orchestrator without a wire: a real database and log, and fake parties."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,6 +232,12 @@ class Office:
         with self.change(PROVIDER_ID) as change:
             if store.set_alias(change, name, store.CHAMPION, version):
                 release.moved(change, name, store.CHAMPION, version)
+
+    def model_digest(self, version: int = 1) -> str:
+        """What the log names a release by: the SHA-256 of its manifest, in hex."""
+        with self.change() as change:
+            found = store.model_version(change.session, MODEL, version)
+            return hashlib.sha256(found.manifest).hexdigest()
 
     def issued_rows(self) -> int:
         with self.database.reading() as session:

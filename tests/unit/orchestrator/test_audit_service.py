@@ -93,6 +93,7 @@ def test_an_answer_under_an_active_key_is_released_and_recorded(
         "key_version": 1,
         "model": MODEL,
         "model_version": 1,
+        "model_digest": office.model_digest(),
         "images": 2,
         "request_id": "r1",
         "request_digest": (b"q" * 32).hex(),

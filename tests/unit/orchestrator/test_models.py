@@ -22,7 +22,7 @@ def test_the_tables_are_those_of_the_design() -> None:
     expected = (
         "organisations parties models model_versions model_aliases grants keys "
         "key_versions issued_models jobs approvals approval_votes audit_leaves "
-        "audit_leaf_parties audit_nodes audit_event_ids checkpoints"
+        "audit_leaf_parties audit_nodes audit_event_ids checkpoints cosignatures"
     )
 
     assert {table.name for table in TABLES} == set(expected.split())

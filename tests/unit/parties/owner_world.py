@@ -4,6 +4,8 @@ The key holder really seals and signs, and the inference server really computes:
 logits are the mean token, so `W A^T A x = W x` can be checked against plain NumPy.
 """
 
+import hashlib
+import hmac
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +19,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.architecture import Architecture
-from core.errors import BudgetSpent, KeyRefusedError, NotAllowedError
+from core.canonical import canonical
+from core.checkpoint import sign_checkpoint
+from core.errors import BudgetSpent, KeyRefusedError, NotAllowedError, NotFound
 from core.keys import derive_key, verify_possession
 from core.manifest import Manifest
+from core.merkle import consistency_path, inclusion_path, leaf_hash, root
 from core.orthogonal import GENERATOR
 from core.preprocessing import Preprocessing, normalise
 from core.rpc.errors import rpc_errors
@@ -33,6 +38,8 @@ from parties.data_owner.client import Channels, Client, OwnKeys
 from parties.data_owner.keyring import Keyring
 from parties.data_owner.settings import OwnerSettings
 from protos import (
+    audit_pb2,
+    audit_pb2_grpc,
     key_holder_pb2,
     key_holder_pb2_grpc,
     open_inference_pb2,
@@ -65,6 +72,55 @@ def plain_answer(images: np.ndarray) -> np.ndarray:
 
 
 @dataclass
+class FakeLog:
+    """A log in memory, by the definitions of the tree."""
+
+    pen: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    origin: str = "test.keymixer/audit"
+    bodies: list[bytes] = field(default_factory=list)
+
+    @property
+    def public_key(self) -> bytes:
+        return self.pen.public_key().public_bytes_raw()
+
+    def leaves(self, size: int | None = None) -> list[bytes]:
+        return [leaf_hash(body) for body in self.bodies[:size]]
+
+    def append(self, kind: str, **subject: Any) -> int:
+        record = {
+            "v": 1,
+            "index": len(self.bodies),
+            "time_ms": 5,
+            "kind": kind,
+            "actor": "",
+            "subject": subject,
+        }
+        self.bodies.append(canonical(record))
+        return len(self.bodies) - 1
+
+    def checkpoint(self) -> bytes:
+        return sign_checkpoint(
+            self.pen, self.origin, len(self.bodies), root(self.leaves())
+        )
+
+    def forked(self, at: int) -> "FakeLog":
+        """Another history with the same name and key, alike up to record `at`."""
+        other = FakeLog(self.pen, self.origin, self.bodies[:at])
+        while len(other.bodies) < len(self.bodies):
+            other.append("elsewhere")
+        return other
+
+    def rewound(self, to: int) -> "FakeLog":
+        return FakeLog(self.pen, self.origin, self.bodies[:to])
+
+
+def _begun() -> FakeLog:
+    log = FakeLog()
+    log.append("log.begun")
+    return log
+
+
+@dataclass
 class World:
     """What the fakes know; a test changes it between two requests."""
 
@@ -75,6 +131,12 @@ class World:
     versions: dict[int, registry_pb2.KeyVersion] = field(default_factory=dict)
     live: set[int] = field(default_factory=set)
     issued_state: str = "live"
+    # What the orchestrator shows; `recorded` says where a version went live.
+    log: FakeLog = field(default_factory=_begun)
+    recorded: dict[int, int] = field(default_factory=dict)
+    cosigned: list[bytes] = field(default_factory=list)
+    listed: list[int] = field(default_factory=list)
+    takes_cosignatures: bool = True
     # Whose key the inference server thinks it is asked with.
     key_id: str = "st-anna.cells"
     sealed_for: str = str(OWNER)
@@ -88,6 +150,9 @@ class World:
     # How many requests there are answers for.
     budget: int = 1_000_000
     manifest_changed: bool = False
+    # What the log says of an answer that is not so; the nonce that is sent instead.
+    misrecorded: dict[str, Any] = field(default_factory=dict)
+    nonce: str = ""
     # Called before a request is answered: the world may change under the client.
     on_request: list[Any] = field(default_factory=list)
 
@@ -116,11 +181,29 @@ class World:
         self.versions[version].primary = True
         self.versions[version].confirmed = True
         self.live.add(version)
+        self.recorded[version] = self.log.append("issued.live", **self.issued(version))
 
     def retire(self, version: int) -> None:
         self.versions[version].state = "destroyed"
         self.versions[version].primary = False
         self.live.discard(version)
+
+    def issued(self, version: int, **changes: Any) -> dict[str, Any]:
+        """What the log says of an issued model."""
+        facts = {
+            "owner": str(OWNER),
+            "key_id": "st-anna.cells",
+            "key_version": version,
+            "model": "cells",
+            "model_version": 1,
+            "model_digest": hashlib.sha256(self.manifest()).hexdigest(),
+            "digest": self.digest(version).hex(),
+            "issued_state": "live",
+        }
+        return facts | changes
+
+    def digest(self, version: int) -> bytes:
+        return bytes([version]) * 32
 
     def manifest(self) -> bytes:
         return Manifest(
@@ -187,11 +270,60 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
                     model="cells",
                     model_version=1,
                     owner=str(OWNER),
+                    digest=self.world.digest(version),
                     state=self.world.issued_state,
+                    audit_index=self.world.recorded.get(version, 0),
                 )
                 for version in self.world.live
             ]
         )
+
+
+class FakeAudit(audit_pb2_grpc.AuditServiceServicer):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def GetCheckpoint(self, request: Any, context: Any) -> Any:
+        log = self.world.log
+        return audit_pb2.GetCheckpointResponse(
+            checkpoint=log.checkpoint(), public_key=log.public_key
+        )
+
+    def GetConsistencyProof(self, request: Any, context: Any) -> Any:
+        leaves = self.world.log.leaves(request.second_size)
+        path = consistency_path(leaves, request.first_size)
+        return audit_pb2.GetConsistencyProofResponse(path=path)
+
+    def GetInclusionProof(self, request: Any, context: Any) -> Any:
+        leaves = self.world.log.leaves(request.tree_size)
+        path = inclusion_path(leaves, request.index)
+        return audit_pb2.GetInclusionProofResponse(path=path)
+
+    def ListEntries(self, request: Any, context: Any) -> Any:
+        self.world.listed.append(request.start)
+        found = self.world.log.bodies[request.start :][: request.limit]
+        return audit_pb2.ListEntriesResponse(
+            entries=[
+                audit_pb2.AuditEntry(index=index, body=body)
+                for index, body in enumerate(found, request.start)
+            ]
+        )
+
+    def SubmitCosignature(self, request: Any, context: Any) -> Any:
+        with rpc_errors(context):
+            if not self.world.takes_cosignatures:
+                raise NotFound("no room")
+        self.world.cosigned.append(request.checkpoint)
+        return audit_pb2.SubmitCosignatureResponse()
+
+    def ListCosignatures(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def RecordEvents(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def RecordInferences(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
 
 
 class FakeKeyHolder(key_holder_pb2_grpc.KeyHolderServiceServicer):
@@ -258,22 +390,42 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         )
         tokens = blocks @ transform_embedding(WEIGHT, key).T
         logits = tokens.mean((1, 2))[:, : self.world.answer_classes]
+        result = to_bytes(logits.astype(np.float32))
+        nonce = bytes([len(self.world.asked)]) * 32
+        index = self.world.log.append(
+            "inference",
+            **{
+                "owner": str(OWNER),
+                "key_id": "st-anna.cells",
+                "key_version": version,
+                "model": request.model_name,
+                "model_version": int(request.model_version),
+                "model_digest": hashlib.sha256(self.world.manifest()).hexdigest(),
+                "images": len(logits),
+                "request_id": request.id,
+                "request_digest": hmac.digest(
+                    nonce, request.raw_input_contents[0], "sha256"
+                ).hex(),
+                "result_digest": hmac.digest(nonce, result, "sha256").hex(),
+            }
+            | self.world.misrecorded,
+        )
         return open_inference_pb2.ModelInferResponse(
             model_name=request.model_name,
             model_version=request.model_version,
             id=self.world.answer_id or request.id,
             parameters={
-                "audit_index": open_inference_pb2.InferParameter(
-                    int64_param=len(self.world.asked)
+                "audit_index": open_inference_pb2.InferParameter(int64_param=index),
+                "audit_nonce": open_inference_pb2.InferParameter(
+                    string_param=self.world.nonce or nonce.hex()
                 ),
-                "audit_nonce": open_inference_pb2.InferParameter(string_param="ab"),
             },
             outputs=[
                 open_inference_pb2.ModelInferResponse.InferOutputTensor(
                     name="logits", datatype="FP32", shape=logits.shape
                 )
             ],
-            raw_output_contents=[to_bytes(logits.astype(np.float32))],
+            raw_output_contents=[result],
         )
 
 
@@ -283,6 +435,7 @@ def served(world: World) -> Iterator[Channels]:
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     fakes: list[tuple[Any, Any]] = [
         (registry_pb2_grpc.add_RegistryServiceServicer_to_server, FakeRegistry),
+        (audit_pb2_grpc.add_AuditServiceServicer_to_server, FakeAudit),
         (key_holder_pb2_grpc.add_KeyHolderServiceServicer_to_server, FakeKeyHolder),
         (
             open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
@@ -299,9 +452,14 @@ def served(world: World) -> Iterator[Channels]:
 
 
 def client_of(
-    channels: Channels, folder: Path, model: str | None = None, **changes: Any
+    channels: Channels,
+    folder: Path,
+    model: str | None = None,
+    *,
+    signing: Ed25519PrivateKey | None = None,
+    **changes: Any,
 ) -> Client:
-    """An owner's client that looks at the registry before every request."""
+    """An owner's client that looks at registry and log before every request."""
     peers = {
         name: Peer("127.0.0.1:1", spiffe)
         for name, spiffe in (
@@ -310,8 +468,14 @@ def client_of(
             ("inference_server", SpiffeId(FEDERATION, "cloudrow", "inference-server")),
         )
     }
-    facts: dict[str, Any] = {"federation": FEDERATION, "refresh_s": 0.0, **peers}
-    own = OwnKeys(Ed25519PrivateKey.generate(), SealingKey.generate())
+    facts: dict[str, Any] = {
+        "federation": FEDERATION,
+        "refresh_s": 0.0,
+        "witness_s": 0.0,
+        **peers,
+    }
+    signing = signing or Ed25519PrivateKey.generate()
+    own = OwnKeys(signing, SealingKey.generate())
     return Client(
         OwnerSettings(**facts | changes),
         OWNER,

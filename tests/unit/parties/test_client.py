@@ -184,7 +184,7 @@ def test_requests_are_cut_to_the_batch_and_answers_kept_in_order(
     answers = ready.predict(IMAGES, 3, lambda done, total: told.append((done, total)))
 
     assert [3, 3, 1] == [receipt.images for receipt in answers.receipts]
-    assert [1, 2, 3] == [receipt.audit_index for receipt in answers.receipts]
+    assert [2, 3, 4] == [receipt.audit_index for receipt in answers.receipts]
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert np.allclose(plain_answer(IMAGES), answers.logits, atol=1e-5)
 

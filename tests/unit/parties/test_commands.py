@@ -1,5 +1,7 @@
 """`keymixer predict` and `encrypt` on a person's own files."""
 
+import base64
+import hmac
 import io
 import json
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from core.blocks import decrypt
 from core.errors import ConfigurationError, NotAnImageError, SignatureError
 from core.preprocessing import denormalise
+from core.receipt import parse_receipt, verify_receipt
 from core.wire import load_tensors
 from parties.data_owner import __main__ as acts
 from parties.data_owner import client as clients
@@ -74,6 +77,29 @@ def run(*arguments: str) -> Result:
 
 def owner(tmp_path: Path) -> tuple[str, str]:
     return "--owner-folder", str(tmp_path / "owner")
+
+
+def test_predict_writes_a_receipt_of_every_request(
+    client: Client, files: list[str], tmp_path: Path
+) -> None:
+    """With the two files, and no network, the record is shown to be of this answer."""
+    folder = tmp_path / "receipts"
+    done = run("predict", *files, *owner(tmp_path), "--receipts", str(folder))
+
+    assert done.exit_code == 0
+    (path,) = folder.glob("*.tlog-proof")
+    said = json.loads(path.with_suffix(".json").read_bytes())
+    proof = parse_receipt(path.read_bytes())
+    verify_receipt(proof, proof.extra, bytes.fromhex(said["log_public_key"]))
+    facts = json.loads(proof.extra)["subject"]
+    result = base64.b64decode(said["result"])
+    digest = hmac.digest(bytes.fromhex(said["audit_nonce"]), result, "sha256").hex()
+    assert digest == facts["result_digest"]
+    assert said["request_digest"] == facts["request_digest"]
+    assert np.allclose(
+        plain_answer(PIXELS), np.frombuffer(result, "<f4").reshape(3, 3), atol=1e-5
+    )
+    assert client.log_key.hex() == said["log_public_key"]
 
 
 @pytest.mark.usefixtures("client")
