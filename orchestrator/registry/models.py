@@ -465,3 +465,14 @@ class Checkpoint(Base):
 
     size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     note: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Pulse(Base):
+    """One row, overwritten to find out whether anything can be written at all."""
+
+    __tablename__ = "pulse"
+    __table_args__ = (CheckConstraint("id = 1", name="only_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+    filling: Mapped[bytes] = mapped_column(LargeBinary)
