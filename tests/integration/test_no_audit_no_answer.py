@@ -51,11 +51,13 @@ class Place:
 
     def why_not(self, who: SpiffeId) -> str:
         """What a server's health gives as its reason; empty: it serves."""
-        with self.hub.cast.channel(ALDER_ID, who) as channel:
-            try:
+        try:
+            with self.hub.cast.channel(HUB_ID, who) as channel:
                 require_serving(channel, "", "the server", 2.0)
-            except NotServingError as error:
-                return error.why or "no reason"
+        except NotServingError as error:
+            return error.why or "no reason"
+        except KeymixerError as error:
+            return error.kind
         return ""
 
 

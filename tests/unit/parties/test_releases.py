@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -66,11 +67,13 @@ class Desk:
     def gathered(self, *names: str) -> "list[Future[pb.InferenceVerdict]]":
         """Hand in behind a call that is on its way; they wait for the next one."""
         found = []
-        for name in names:
+        for count, name in enumerate(names, 1):
             found.append(self.hand_in(name))
-            waiting = len(found)
-            wait_until(lambda waiting=waiting: self.releases.waiting() == waiting)
+            wait_until(partial(self._waits, count))
         return found
+
+    def _waits(self, count: int) -> bool:
+        return self.releases.waiting() == count
 
 
 @pytest.fixture
