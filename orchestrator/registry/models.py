@@ -471,7 +471,6 @@ class Pulse(Base):
     """One row, overwritten to find out whether anything can be written at all."""
 
     __tablename__ = "pulse"
-    __table_args__ = (CheckConstraint("id = 1", name="only_row"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at_ms: Mapped[int] = mapped_column(BigInteger)

@@ -16,7 +16,6 @@ def upgrade() -> None:
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.Column("filling", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_pulse"),
-        sa.CheckConstraint("id = 1", name="only_row"),
     )
 
 
