@@ -31,7 +31,8 @@ KeymixerError
     ├── PeerUnavailable      a party does not answer
     ├── DatabaseBusyError    others hold the database, or its server is away
     └── StorageError         the disk is full or not writable
-        └── DatabaseCorrupt      the database cannot be read
+        ├── DatabaseCorrupt      the database cannot be read
+        └── DatabaseMoved        its file was removed or replaced while it was open
 
 Each package draws its own errors below one of these, so that one table in
 `core.rpc.errors` turns every error into a gRPC status.
@@ -227,3 +228,9 @@ class DatabaseCorrupt(StorageError):
     """The database cannot be read as one of ours."""
 
     hint = "restore it, and the checkpoint.txt of a log, from the newest backup"
+
+
+class DatabaseMoved(StorageError):
+    """The database's file was removed or replaced while it was open."""
+
+    hint = "put the file back, or stop the party and restore the newest backup"

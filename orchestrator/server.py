@@ -17,6 +17,7 @@ from core.rpc.settings import Peer
 from core.wire import write_atomically
 from orchestrator.audit.events import RefusalRecorder
 from orchestrator.audit.keys import ensure_log_key
+from orchestrator.audit.pulse import Pulse
 from orchestrator.audit.service import AuditService
 from orchestrator.audit.signing import signing
 from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
@@ -105,13 +106,14 @@ def orchestrate(
 ) -> Iterator[RunningServer]:
     """Serve the registry, the log and the workflows, and do their jobs, until left."""
     workflows = WorkflowService(registry, settings.policies, peers.key_holder)
+    pulse = Pulse(registry.database, registry.clock)
     record_policies(registry, settings.policies)
     with ExitStack() as stack:
         server = stack.enter_context(
             serve(
                 identity,
                 POLICY,
-                lambda server: _add_services(registry, workflows, server),
+                lambda server: _add_services(registry, workflows, pulse, server),
                 SERVICES,
                 settings.listen,
                 on_refusal=RefusalRecorder(registry),
@@ -120,7 +122,7 @@ def orchestrate(
             )
         )
         stack.enter_context(running(_engine(settings, registry, peers)))
-        server.set_serving(True)
+        stack.enter_context(pulse.kept(server.set_serving))
         write_atomically(settings.address, server.address.encode(), mode=0o644)
         log.info("orchestrator serves", extra={"address": server.address})
         yield server
@@ -157,10 +159,12 @@ def _channel(
 
 
 def _add_services(
-    registry: Registry, workflows: WorkflowService, server: grpc.Server
+    registry: Registry, workflows: WorkflowService, pulse: Pulse, server: grpc.Server
 ) -> None:
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(
         RegistryService(registry), server
     )
-    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(registry), server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(
+        AuditService(registry, pulse.missed), server
+    )
     workflows_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)

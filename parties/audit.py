@@ -30,6 +30,7 @@ from protos import audit_pb2_grpc as rpc
 log = logging.getLogger(__name__)
 
 REFUSED = "refused"
+FAILED = "failed"
 _LARGEST_BATCH = 256
 _LONGEST_FACT = 512
 _RETRY_S = 0.2
@@ -38,11 +39,19 @@ _LOST = "ReportsLost"
 _FINAL = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED}
 )
+# What the log says of a record that it will not take; nothing is recorded then.
+_OBJECTIONS = frozenset(
+    {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
+)
 _RETRY_AT_MOST_S = 5.0
 _LONGEST_NAME: Final = 128
 # How long a verdict is waited for, and, if no answer came, a second time.
 _VERDICT_S: Final = 10.0
 _SECOND_VERDICT_S: Final = 2.0
+
+
+class RecordsRefused(AuditUnavailable):
+    """The log takes issue with one of several records, and recorded none of them."""
 
 
 class AuditLog(Protocol):
@@ -60,7 +69,8 @@ class AuditLog(Protocol):
     ) -> list[pb.InferenceVerdict]:
         """Append a record and give a verdict for each answer that waits.
 
-        Durable on return; whatever goes wrong is `AuditUnavailable`. It takes no longer
+        Durable on return; whatever goes wrong is `AuditUnavailable`, and if it is one
+        of the records that the log objects to, `RecordsRefused`. It takes no longer
         than `timeout_s`; None: as long as the log is worth waiting for.
         """
         ...
@@ -87,7 +97,9 @@ class GrpcAuditLog:
         try:
             verdicts = self._verdicts(request, left_s)
         except KeymixerError as error:
-            raise AuditUnavailable(f"the log did not record: {error.kind}") from error
+            refused = status_of(error) in _OBJECTIONS
+            kind = RecordsRefused if refused else AuditUnavailable
+            raise kind(f"the log did not record: {error.kind}") from error
         if len(verdicts) != len(records):
             raise AuditUnavailable("the log answered for other records")
         return list(verdicts)
@@ -164,6 +176,12 @@ class Reporter:
         log.info("refused", extra={"refusal": kind, "method": method, "caller": caller})
         facts = {"method": method, "kind": kind, **(subject or {})}
         self.report(REFUSED, facts, caller=caller)
+
+    def failed(
+        self, *, caller: str, method: str, kind: str, subject: Mapping[str, str]
+    ) -> None:
+        """Report that a call found no answer; never blocks and never raises."""
+        self.report(FAILED, {"method": method, "kind": kind, **subject}, caller=caller)
 
     def tell(self, refusal: Refusal) -> None:
         """Report what the guard refused."""
@@ -270,6 +288,26 @@ def refusals_reported(
                 caller=caller, method=method, kind=error.kind, subject=subject
             )
             raise
+
+
+@contextmanager
+def failures_reported(
+    reporter: Reporter, caller: str, method: str, subject: Mapping[str, str]
+) -> Iterator[None]:
+    """Report what leaves the block and is no refusal: what was away, or broke.
+
+    A refusal is on record already when it comes here.
+    """
+    try:
+        yield
+    except Unavailable as error:
+        reporter.failed(caller=caller, method=method, kind=error.kind, subject=subject)
+        raise
+    except KeymixerError:
+        raise
+    except Exception:
+        reporter.failed(caller=caller, method=method, kind="Internal", subject=subject)
+        raise
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Final
 
 from core.errors import KeymixerError
+from parties.log_watch import LogWatch
 from parties.registry import Registry, active_party
-from parties.standing import Standing
+from parties.standing import Standing, StandingUnknownError
 
 log = logging.getLogger(__name__)
 
@@ -80,20 +81,36 @@ class Presence:
 
 @contextmanager
 def attended(
-    presence: Presence, standing: Standing, set_serving: Callable[[bool], None]
+    presence: Presence,
+    standing: Standing,
+    set_serving: Callable[[bool, str], None],
+    log_watch: LogWatch | None = None,
 ) -> Iterator[None]:
-    """Look after both, and be healthy while all is well with both of them."""
-    telling, told = Lock(), False
+    """Look after them, and be healthy while all is well with each of them."""
+    telling, told = Lock(), "not asked yet"
 
     def tell() -> None:
         nonlocal told
         # Two threads come here: whoever is second must know what both found.
         with telling:
-            serving = presence.is_ready() and standing.is_fresh()
-            if serving != told:
-                log.info("serving" if serving else "not serving")
-                set_serving(serving)
-                told = serving
+            why = _why_not(presence, standing, log_watch)
+            if why != told:
+                log.info("not serving" if why else "serving", extra={"why": why})
+                set_serving(not why, why)
+                told = why
 
-    with standing.kept(tell), presence.kept(lambda _: tell()):
+    with ExitStack() as stack:
+        stack.enter_context(standing.kept(tell))
+        stack.enter_context(presence.kept(lambda _: tell()))
+        if log_watch is not None:
+            stack.enter_context(log_watch.kept(tell))
         yield
+
+
+def _why_not(presence: Presence, standing: Standing, log_watch: LogWatch | None) -> str:
+    """What is in the way of serving; empty: nothing."""
+    if log_watch is not None and log_watch.why_away:
+        return log_watch.why_away
+    if not standing.is_fresh():
+        return StandingUnknownError.hint
+    return "" if presence.is_ready() else "the registry does not know this party"

@@ -35,6 +35,8 @@ class InferenceRecord(_message.Message):
     RESULT_DIGEST_FIELD_NUMBER: _builtins.int
     COMPUTE_MS_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     owner: _builtins.str
     """The data owner's SPIFFE ID, from its certificate."""
@@ -49,6 +51,10 @@ class InferenceRecord(_message.Message):
     compute_ms: _builtins.float
     event_id: _builtins.str
     """Names this record: sent again after a lost answer, it is not recorded twice."""
+    latency_ms: _builtins.float
+    """From the request's arrival at the server until this record was handed in."""
+    batch: _builtins.int
+    """How many images the engine computed at once, these among them."""
     def __init__(
         self,
         *,
@@ -63,10 +69,12 @@ class InferenceRecord(_message.Message):
         result_digest: _builtins.bytes = ...,
         compute_ms: _builtins.float = ...,
         event_id: _builtins.str = ...,
+        latency_ms: _builtins.float = ...,
+        batch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ms", b"compute_ms", "event_id", b"event_id", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "compute_ms", b"compute_ms", "event_id", b"event_id", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "latency_ms", b"latency_ms", "model", b"model", "model_version", b"model_version", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

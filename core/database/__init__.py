@@ -19,6 +19,7 @@ from core.database.connections import (
     to_write,
 )
 from core.database.failures import typed_errors
+from core.database.place import unmoved
 from core.database.schema import upgrade
 from core.database.shared import SharedTransactions
 from core.errors import (
@@ -41,15 +42,16 @@ class Database:
     """Transactions on one database; made by `open_database`."""
 
     def __init__(
-        self, engine: Engine, folder: Path | None = None, *, wait_s: float = WAIT_S
+        self, engine: Engine, file: Path | None = None, *, wait_s: float = WAIT_S
     ) -> None:
         self._engine = engine
-        self._folder = folder
+        self._folder = file.parent if file else None
         self._wait_s = wait_s
         self._writer = to_write(engine)
         self._reader = to_read(engine)
         self._one_writer = threading.Lock()
         self._shared = SharedTransactions(self.transaction)
+        self._require_file = unmoved(file) if file else _in_place
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +79,7 @@ class Database:
 
         Raises:
             DatabaseBusyError: others held the database for longer than `wait_s`.
-            StorageError: the disk is full or not writable.
+            StorageError: the disk is full or not writable, or the file is gone.
             ConstraintConflict: a constraint forbids the change.
         """
         with (
@@ -91,6 +93,8 @@ class Database:
             yield session
             for work in session.info.pop(_LAST, ()):
                 work()
+            # The last thing before the commit, which a removed file would swallow.
+            self._require_file()
 
     def together(self, work: Callable[[Session], T]) -> T:
         """Write like `transaction`, and share the commit with others that wait.
@@ -169,7 +173,7 @@ def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Data
     except KeymixerError:
         engine.dispose()
         raise
-    return Database(engine, path.parent if path else None, wait_s=wait_s)
+    return Database(engine, path, wait_s=wait_s)
 
 
 def open_existing(where: Path | str) -> Database:
@@ -183,7 +187,11 @@ def open_existing(where: Path | str) -> Database:
     if not where.is_file():
         raise StorageError(f"no database at {where}")
     url = URL.create("sqlite", database=str(where))
-    return Database(connect(url, WAIT_S, read_only=True), where.parent)
+    return Database(connect(url, WAIT_S, read_only=True), where)
+
+
+def _in_place() -> None:
+    """No file of ours can be moved."""
 
 
 def _parse(url: str) -> URL:

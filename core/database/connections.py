@@ -67,8 +67,9 @@ def empty_sqlite_log(engine: Engine) -> bool:
 
 
 def _sqlite(url: URL, wait_s: float, *, read_only: bool) -> Engine:
-    if read_only:
-        query = {"mode": "ro", "uri": "true"}
+    if url.database not in {None, "", ":memory:"}:
+        # Never `rwc`: where the file is gone, no empty one may take its place.
+        query = {"mode": "ro" if read_only else "rw", "uri": "true"}
         url = url.set(database=f"file:{quote(str(url.database))}", query=query)
     engine = create_engine(
         url,

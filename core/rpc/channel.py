@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from core.errors import KeymixerError, PeerUnavailable
-from core.rpc.errors import remote_errors
+from core.rpc.health import require_serving
 from core.rpc.identity import Identity, SpiffeId, dns_name
 
 _PROBE_S: Final = 2.0
@@ -66,8 +65,7 @@ def wait_ready(
     end = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     with open_channel(address, identity, peer, deadline_s=_PROBE_S) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        while (why := _not_ready(stub, service, str(peer), end)) is not None:
+        while (why := _not_ready(channel, service, str(peer), end)) is not None:
             if time.monotonic() + pause_s >= end:
                 raise PeerUnavailable(
                     f"{peer} at {address} is not ready after {timeout_s:g} s: {why}"
@@ -76,18 +74,15 @@ def wait_ready(
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _not_ready(stub: Any, service: str, peer: str, end: float) -> KeymixerError | None:
+def _not_ready(
+    channel: grpc.Channel, service: str, peer: str, end: float
+) -> KeymixerError | None:
     left_s = max(min(_PROBE_S, end - time.monotonic()), _FIRST_PAUSE_S)
-    request = health_pb2.HealthCheckRequest(service=service)
     try:
-        with remote_errors(peer):
-            status = stub.Check(request, timeout=left_s).status
+        require_serving(channel, service, peer, left_s)
     except KeymixerError as error:
         return error
-    if status == health_pb2.HealthCheckResponse.SERVING:
-        return None
-    word = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
-    return PeerUnavailable(f"its health check says {word}")
+    return None
 
 
 def _options(

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from core.errors import ConfigurationError, WrongFederationError
+from core.rpc.health import Health
 from core.rpc.identity import Identity, SpiffeId
 from core.rpc.policy import Guard, Policy, Refusal
 from core.rpc.refusals import reporting
@@ -51,12 +52,16 @@ class RunningServer:
 
     address: str
     port: int
-    _health: health.HealthServicer = field(repr=False)
+    _health: Health = field(repr=False)
     _service_names: Sequence[str] = field(repr=False)
     _stop: SimpleQueue[str] = field(repr=False)
 
-    def set_serving(self, serving: bool) -> None:
-        """Answer health checks of the whole and of each service with `serving`."""
+    def set_serving(self, serving: bool, why: str = "") -> None:
+        """Answer health checks of the whole and of each service with `serving`.
+
+        `why` not is told with them: a kind and a hint, for any peer may read it.
+        """
+        self._health.why = why
         word = health_pb2.HealthCheckResponse.ServingStatus
         status = word.SERVING if serving else word.NOT_SERVING
         for name in ("", *self._service_names):
@@ -192,7 +197,7 @@ def _listen(server: grpc.Server, address: str, identity: Identity) -> int:
 def _equip(
     server: grpc.Server, address: str, port: int, service_names: Sequence[str]
 ) -> RunningServer:
-    servicer = health.HealthServicer(experimental_non_blocking=False)
+    servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
         (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server

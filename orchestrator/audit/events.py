@@ -56,6 +56,7 @@ KINDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
                 "issued.stored",
                 "issued.deleted",
                 "refused",
+                "failed",
             }
         ),
     }
@@ -75,6 +76,10 @@ class Inference:
     request_digest: bytes
     result_digest: bytes
     compute_ms: float
+    # From the request's arrival at the server until the record was handed in.
+    latency_ms: float = 0.0
+    # How many images the engine computed at once.
+    batch: int = 0
     event_id: str = ""
 
 
@@ -112,6 +117,7 @@ def record_inference(change: Change, inference: Inference) -> Verdict:
         facts["refusal"] = refusal
     else:
         _count_images(change, claim, inference.images)
+    facts["status"] = "refused" if refusal else "released"
     kind = _REFUSED if refusal else RELEASED
     index = change.record(kind, facts, [claim.owner])
     remember(change, inference.event_id, index)
@@ -186,6 +192,7 @@ def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
     claim = inference.claim
     return {
         "owner": claim.owner,
+        "organisation": SpiffeId.parse(claim.owner).organisation,
         "key_id": claim.key_id,
         "key_version": claim.key_version,
         "model": claim.model,
@@ -198,6 +205,8 @@ def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
         "request_digest": inference.request_digest.hex(),
         "result_digest": inference.result_digest.hex(),
         "compute_ms": inference.compute_ms,
+        "latency_ms": inference.latency_ms,
+        "batch": inference.batch,
         "server": change.actor,
     }
 
@@ -205,6 +214,7 @@ def _inference_facts(change: Change, inference: Inference) -> dict[str, Fact]:
 def _verdict_again(known: Entry, facts: Mapping[str, Fact]) -> Verdict:
     said = dict(known.subject)
     refusal = str(said.pop("refusal", ""))
+    said.pop("status", None)
     if known.kind not in (RELEASED, _REFUSED) or said != facts:
         raise EventReused("the event_id is that of another record")
     return Verdict(known.index, refusal)

@@ -1,8 +1,11 @@
 """The audit log's gRPC service: decode, call, encode."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import grpc
 
-from core.errors import InvalidInput, NotAllowedError
+from core.errors import InvalidInput, NotAllowedError, Unavailable
 from core.rpc.errors import rpc_errors
 from core.rpc.identity import OPERATOR, SpiffeId
 from core.rpc.policy import current_caller
@@ -28,10 +31,18 @@ LARGEST_PAGE = 1000
 
 
 class AuditService(rpc.AuditServiceServicer):
-    """Every answer that says so is durable."""
+    """Every answer that says so is durable.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: Holds the log.
+        on_missed: Told why, when records could not be written.
+    """
+
+    def __init__(
+        self, registry: Registry, on_missed: Callable[[Unavailable], None] | None = None
+    ) -> None:
         self._registry = registry
+        self._on_missed = on_missed
 
     def RecordInferences(
         self, request: pb.RecordInferencesRequest, context: grpc.ServicerContext
@@ -43,7 +54,8 @@ class AuditService(rpc.AuditServiceServicer):
             def record(change: Change) -> list[Verdict]:
                 return [record_inference(change, each) for each in inferences]
 
-            verdicts = self._registry.change_together(current_caller(), record)
+            with self._missing():
+                verdicts = self._registry.change_together(current_caller(), record)
             return pb.RecordInferencesResponse(
                 verdicts=[
                     pb.InferenceVerdict(index=each.index, refusal=each.refusal)
@@ -64,7 +76,8 @@ class AuditService(rpc.AuditServiceServicer):
                     record_party_event(change, caller.role, each) for each in events
                 ]
 
-            indices = self._registry.change_together(caller, record)
+            with self._missing():
+                indices = self._registry.change_together(caller, record)
             return pb.RecordEventsResponse(indices=indices)
 
     def ListEntries(
@@ -139,6 +152,15 @@ class AuditService(rpc.AuditServiceServicer):
                 cosignatures=found, next=after, size=size
             )
 
+    @contextmanager
+    def _missing(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable as error:
+            if self._on_missed is not None:
+                self._on_missed(error)
+            raise
+
     def _enrolled_caller(self) -> SpiffeId:
         caller = current_caller()
         with self._registry.reading(caller):
@@ -193,6 +215,8 @@ def _inference(record: pb.InferenceRecord) -> Inference:
         request_digest=record.request_digest,
         result_digest=record.result_digest,
         compute_ms=record.compute_ms,
+        latency_ms=record.latency_ms,
+        batch=record.batch,
         event_id=record.event_id,
     )
 

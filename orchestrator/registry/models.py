@@ -506,3 +506,13 @@ class Cosignature(Base):
     note: Mapped[bytes] = mapped_column(LargeBinary)
 
     party: Mapped[Party] = relationship()
+
+
+class Pulse(Base):
+    """One row, overwritten to find out whether anything can be written at all."""
+
+    __tablename__ = "pulse"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+    filling: Mapped[bytes] = mapped_column(LargeBinary)

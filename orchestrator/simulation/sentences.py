@@ -63,6 +63,7 @@ SENTENCES = {
     "approval.rejected": "rejects {action}, approval {approval}: {reason}",
     "approval.expired": "lets approval {approval}, {action}, expire",
     "refused": "refuses {caller}: {kind}",
+    "failed": "cannot answer {caller}: {kind}",
     "inference.refused": "refuses to release an answer to {owner}: {refusal}",
 }
 

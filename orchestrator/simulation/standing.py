@@ -7,6 +7,7 @@ from rich.console import Console
 
 from core.errors import ConfigurationError, KeymixerError
 from core.rpc.channel import wait_ready
+from core.rpc.health import NotServingError
 from core.rpc.identity import load_identity
 from orchestrator.simulation import processes
 from orchestrator.simulation.narrator import Narrator
@@ -67,7 +68,7 @@ def stop_run(root: Path) -> list[Process]:
 
 
 def server_states(root: Path) -> list[dict[str, Any]]:
-    """Each server: `serving`, `not serving` or `stopped`, its address and pid."""
+    """Each server: `serving`, `not serving` (and why) or `stopped`; address and pid."""
     workspace = open_workspace(root)
     pids = {p.role: p.pid for p in _started(root) if processes.is_running(p)}
     return [
@@ -108,6 +109,8 @@ def _state(workspace: Workspace, role: str) -> str:
     address = workspace.address(role)
     try:
         wait_ready(address, identity, party, HEALTH_SERVICES[role], timeout_s=1.0)
-    except KeymixerError:
-        return "not serving"
+    except KeymixerError as error:
+        said = error.__cause__
+        why = said.why if isinstance(said, NotServingError) else ""
+        return f"not serving: {why}" if why else "not serving"
     return "serving"

@@ -24,6 +24,7 @@ from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.engine import Engine
 from parties.inference_server.intake import Intake
 from parties.inference_server.policy import POLICY
+from parties.inference_server.releases import Releases
 from parties.inference_server.service import (
     INFERENCE,
     MODEL_STORE,
@@ -35,6 +36,7 @@ from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
 from parties.inference_server.torch_engine import TorchEngine
+from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
@@ -71,7 +73,8 @@ def running(folder: Path, engine: Engine | None = None) -> Iterator[RunningServe
         presence = Presence(ports.registry, str(identity.spiffe), keys)
 
         def ready() -> bool:
-            return presence.is_ready() and standing.is_fresh()
+            well = presence.is_ready() and standing.is_fresh()
+            return well and not ports.log.why_away
 
         services = (
             _inference(settings, ports, intake.catalogue, standing, ready),
@@ -83,7 +86,7 @@ def running(folder: Path, engine: Engine | None = None) -> Iterator[RunningServe
         )
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
-        stack.enter_context(attended(presence, standing, server.set_serving))
+        stack.enter_context(attended(presence, standing, server.set_serving, ports.log))
         yield server
 
 
@@ -92,6 +95,8 @@ class _Ports:
     registry: GrpcRegistry
     audit: GrpcAuditLog
     reporter: Reporter
+    releases: Releases
+    log: LogWatch
 
 
 def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
@@ -106,7 +111,15 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
         )
     )
     audit = GrpcAuditLog(channel)
-    return _Ports(GrpcRegistry(channel), audit, stack.enter_context(Reporter(audit)))
+    releases = Releases(audit)
+    stack.enter_context(releases.sending())
+    return _Ports(
+        GrpcRegistry(channel),
+        audit,
+        stack.enter_context(Reporter(audit)),
+        releases,
+        watched(channel),
+    )
 
 
 def _intake(
@@ -135,10 +148,11 @@ def _inference(
 ) -> InferenceService:
     return InferenceService(
         catalogue,
-        ports.audit,
+        ports.releases,
         ports.reporter,
         Limits(settings.max_images, settings.max_message_bytes),
         standing,
+        log=ports.log,
         ready=ready,
         entropy=os.urandom,
     )

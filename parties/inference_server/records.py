@@ -1,6 +1,7 @@
 """No audit, no answer: an answer is released by the log's verdict, or not at all."""
 
 import hmac
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from core.errors import (
     NotFound,
     NotGrantedError,
 )
-from parties.audit import AuditLog
+from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName
 from protos import audit_pb2 as pb
 
@@ -52,6 +53,10 @@ class Answer:
     request: bytes = field(repr=False)
     result: bytes = field(repr=False)
     compute_ms: float
+    # When the request arrived, on the clock of `time.perf_counter`.
+    arrived_s: float
+    # How many images were computed at once.
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Receipt:
 
 
 def release(
-    audit: AuditLog,
+    releases: Releases,
     answer: Answer,
     entropy: Callable[[int], bytes],
     *,
@@ -72,7 +77,7 @@ def release(
     """Record an answer durably; return only if the log's verdict is to release it.
 
     Args:
-        audit: The log; it may be asked twice for one answer, which has a name.
+        releases: Hands records to the log, perhaps twice: each has a name.
         answer: What waits.
         entropy: Gives so many bytes, for the nonce.
         timeout_s: How long there is for it; None: no limit but the log's own.
@@ -83,7 +88,7 @@ def release(
     """
     nonce = entropy(NONCE_BYTES)
     record = _record(answer, nonce, str(uuid.uuid4()))
-    (verdict,) = audit.record_inferences([record], timeout_s=timeout_s)
+    verdict = releases.verdict(record, timeout_s=timeout_s)
     if verdict.refusal:
         kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
         raise kind(f"the registry's verdict is {verdict.refusal}")
@@ -107,5 +112,7 @@ def _record(answer: Answer, nonce: bytes, event_id: str) -> pb.InferenceRecord:
         request_digest=keyed_digest(nonce, answer.request),
         result_digest=keyed_digest(nonce, answer.result),
         compute_ms=answer.compute_ms,
+        latency_ms=(time.perf_counter() - answer.arrived_s) * 1000,
+        batch=answer.batch,
         event_id=event_id,
     )

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 
 import grpc
@@ -18,6 +18,7 @@ from parties.audit import (
     AuditLog,
     Reporter,
     event_name,
+    failures_reported,
     known_to_the_log,
     record_event,
     refusals_reported,
@@ -27,8 +28,10 @@ from parties.inference_server.catalogue import Catalogue, Served
 from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
 from parties.inference_server.records import Answer, release
+from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName, ModelName
 from parties.inference_server.turns import Call, Turns, require_wanted
+from parties.log_watch import LogWatch
 from parties.standing import Standing
 from protos import model_store_pb2 as store_pb
 from protos import model_store_pb2_grpc as store_rpc
@@ -48,25 +51,38 @@ class Limits:
     max_message_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it came: who asks, on which call, and when it arrived."""
+
+    request: pb.ModelInferRequest = field(repr=False)
+    caller: str
+    call: Call
+    # On the clock of `time.perf_counter`.
+    arrived_s: float
+
+
 class InferenceService(rpc.GRPCInferenceServiceServicer):
     """Answers only what the log has recorded."""
 
     def __init__(
         self,
         catalogue: Catalogue,
-        audit: AuditLog,
+        releases: Releases,
         reporter: Reporter,
         limits: Limits,
         standing: Standing,
         *,
+        log: LogWatch,
         ready: Callable[[], bool],
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._catalogue = catalogue
-        self._audit = audit
+        self._releases = releases
         self._reporter = reporter
         self._limits = limits
         self._standing = standing
+        self._log = log
         self._turns = Turns()
         self._ready = ready
         self._entropy = entropy
@@ -107,13 +123,18 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
-        with self._answering("ModelInfer", _named(request)) as caller:
-            served = self._find(request, caller)
-            answer = self._compute(request, served, caller, context)
-        with known_to_the_log():
-            left_s = context.time_remaining()
-            receipt = release(self._audit, answer, self._entropy, timeout_s=left_s)
-        return protocol.write_answer(answer, receipt)
+        arrived_s = time.perf_counter()
+        with self._ending(request):
+            with self._answering("ModelInfer", _named(request)) as caller:
+                served = self._find(request, caller)
+                call = Asked(request, caller, context, arrived_s)
+                answer = self._compute(call, served)
+            with known_to_the_log():
+                left_s = context.time_remaining()
+                receipt = release(
+                    self._releases, answer, self._entropy, timeout_s=left_s
+                )
+            return protocol.write_answer(answer, receipt)
 
     def _newest(self, model: str, text: str) -> int:
         versions = self._catalogue.versions(model)
@@ -135,34 +156,43 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         self._standing.require_key(key.key_id, key.key_version)
         return served
 
-    def _compute(
-        self, request: pb.ModelInferRequest, served: Served, caller: str, call: Call
-    ) -> Answer:
+    def _compute(self, asked: Asked, served: Served) -> Answer:
         blocks = protocol.read_blocks(
-            request,
+            asked.request,
             served.model.manifest.architecture,
             max_images=self._limits.max_images,
             max_bytes=self._limits.max_message_bytes,
         )
-        request_id = protocol.read_id(request) or str(uuid.uuid4())
+        request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
         question = Question(blocks, served.issue.weight)
-        with self._turns.taken(call):
+        self._log.require()
+        with self._turns.taken(asked.call):
             # It may have waited for seconds, and owner or key be revoked meanwhile.
-            self._standing.require_party(caller)
+            self._standing.require_party(asked.caller)
             self._standing.require_key(served.name.key_id, served.name.key_version)
+            self._log.require()
             started = time.perf_counter()
             (logits,) = served.model.backbone.answer([question])
             compute_ms = (time.perf_counter() - started) * 1000
-        require_wanted(call)
+        require_wanted(asked.call)
         return Answer(
             request_id=request_id,
-            owner=caller,
+            owner=asked.caller,
             name=served.name,
             shape=logits.shape,
             request=to_bytes(blocks),
             result=to_bytes(logits),
             compute_ms=compute_ms,
+            arrived_s=asked.arrived_s,
+            batch=len(blocks),
         )
+
+    @contextmanager
+    def _ending(self, request: pb.ModelInferRequest) -> Iterator[None]:
+        """Report what ends without an answer, and is no refusal."""
+        caller, called = str(current_caller()), f"/{INFERENCE}/ModelInfer"
+        with failures_reported(self._reporter, caller, called, _named(request)):
+            yield
 
     @contextmanager
     def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:
@@ -244,8 +274,9 @@ def _issued(name: IssuedName) -> dict[str, str]:
 
 
 def _named(request: pb.ModelInferRequest) -> dict[str, str]:
-    """What a request says it is about, for the record of a refusal: cut, unverified."""
+    """What a request says it is about, for the record of its end: cut, unverified."""
     said = {
+        "request_id": request.id,
         "model": request.model_name,
         "key_id": request.parameters["key_id"].string_param
         if "key_id" in request.parameters

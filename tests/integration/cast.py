@@ -188,6 +188,7 @@ class Cast:
 
         identity = self.identity(ORCHESTRATOR_ID)
         with serve(identity, POLICY, register, [], address) as server:
+            server.set_serving(True)
             self.addresses[ORCHESTRATOR_ID] = server.address
             yield
 

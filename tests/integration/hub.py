@@ -166,11 +166,14 @@ class Hub:
 
 
 @contextmanager
-def open_hub(folder: Path) -> Iterator[Hub]:
-    """A hub that does not serve yet, with an active key of every owner."""
+def open_hub(folder: Path, url: str = "") -> Iterator[Hub]:
+    """A hub that does not serve yet, with an active key of every owner.
+
+    Its database is at `url`; without one it is a file in `folder`.
+    """
     cast, books = Cast(folder), folder / "ledger"
     books.mkdir()
-    with open_ledger(books) as ledger:
+    with open_ledger(books, url) as ledger:
         with ledger.change(VAULT_ID) as change:
             store.register_public_keys(change, public(PEN), b"")
         for owner in OWNERS:

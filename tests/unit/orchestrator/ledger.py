@@ -101,10 +101,11 @@ class Ledger:
 
 
 @contextmanager
-def open_ledger(folder: Path) -> Iterator[Ledger]:
+def open_ledger(folder: Path, url: str = "") -> Iterator[Ledger]:
     """The ledger of a folder; in an empty one it is made."""
     clock = FakeClock()
-    with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
+    where = url or f"sqlite:///{folder / 'registry.db'}"
+    with open_database(where) as database:
         pen = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
         log = AuditLog(database, "demo/audit", pen, clock)
         ledger = Ledger(Registry(database, log, clock, HUB_ID), clock)

@@ -72,6 +72,8 @@ def inference(event_id: str = "", **changed: Any) -> pb.InferenceRecord:
         "request_digest": b"q" * 32,
         "result_digest": b"a" * 32,
         "compute_ms": 0.1 + 0.2,
+        "latency_ms": 1.1 + 2.2,
+        "batch": 2,
         "event_id": event_id,
     }
     return pb.InferenceRecord(**fields | changed)
@@ -143,6 +145,8 @@ def test_what_has_no_name_is_recorded_each_time(ledger: Ledger) -> None:
         {"key_version": 2},
         {"request_id": "r2"},
         {"compute_ms": 0.3},
+        {"latency_ms": 3.3},
+        {"batch": 3},
     ],
 )
 def test_a_name_is_not_lent_to_another_answer(

@@ -67,6 +67,8 @@ def inference(**changed: Any) -> pb.InferenceRecord:
         "request_digest": b"q" * 32,
         "result_digest": b"a" * 32,
         "compute_ms": 1.5,
+        "latency_ms": 12.5,
+        "batch": 8,
     }
     return pb.InferenceRecord(**fields | changed)
 
@@ -89,6 +91,8 @@ def test_an_answer_under_an_active_key_is_released_and_recorded(
     assert entry.actor == str(SERVER_ID)
     assert entry.subject == {
         "owner": ALDER,
+        "organisation": ALDER_ID.organisation,
+        "status": "released",
         "key_id": KEY,
         "key_version": 1,
         "model": MODEL,
@@ -99,6 +103,8 @@ def test_an_answer_under_an_active_key_is_released_and_recorded(
         "request_digest": (b"q" * 32).hex(),
         "result_digest": (b"a" * 32).hex(),
         "compute_ms": 1.5,
+        "latency_ms": 12.5,
+        "batch": 8,
         "server": str(SERVER_ID),
     }
 
@@ -124,6 +130,7 @@ def test_a_claim_that_does_not_hold_is_refused_and_recorded(
     assert verdicts(office, inference(**changed)) == [kind]
     (entry,) = office.entries("inference.refused")
     assert entry.subject["refusal"] == kind
+    assert entry.subject["status"] == "refused"
     assert office.entries("inference") == []
 
 

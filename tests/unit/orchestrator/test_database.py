@@ -13,7 +13,13 @@ from sqlalchemy.orm import Session
 
 from core.database import Database, open_existing
 from core.database import open_database as open_any
-from core.errors import DatabaseBusyError, DatabaseCorrupt, SchemaUnknown, StorageError
+from core.errors import (
+    DatabaseBusyError,
+    DatabaseCorrupt,
+    DatabaseMoved,
+    SchemaUnknown,
+    StorageError,
+)
 from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Organisation
 
@@ -192,6 +198,33 @@ def test_an_existing_database_is_found_under_any_name(
 def test_a_database_that_is_not_there_is_not_made(path: Path) -> None:
     with pytest.raises(StorageError, match="no database"):
         open_existing(path)
+
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_taken_away_is_not_written_until_it_is_back(
+    path: Path, replaced: bool
+) -> None:
+    """Whoever has it open could go on, and nobody would ever read what it wrote."""
+    aside = path.with_suffix(".aside")
+    with open_database(f"sqlite:///{path}") as database:
+        path.rename(aside)
+        if replaced:
+            path.touch()
+        with pytest.raises(DatabaseMoved):
+            write_one(database)
+        assert path.exists() is replaced, "an empty one is in its place"
+        aside.rename(path)
+        write_one(database)
+
+
+def test_no_empty_database_takes_the_place_of_one_that_is_gone(path: Path) -> None:
+    with open_database(f"sqlite:///{path}") as database:
+        database.close()  # the connections: the next are made anew
+        path.unlink()
+        with pytest.raises(StorageError):
+            write_one(database)
 
     assert not path.exists()
 

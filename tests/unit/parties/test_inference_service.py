@@ -31,6 +31,7 @@ from core.errors import (
 )
 from core.keys import BlockKey, derive_key
 from core.rpc.errors import RemoteError
+from core.rpc.health import NotServingError
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import Refusal, acting_as
 from core.statements import IssueStatement
@@ -43,9 +44,11 @@ from parties.inference_server.errors import (
     WaitedTooLongError,
     WrongTensorsError,
 )
+from parties.inference_server.releases import Releases
 from parties.inference_server.service import InferenceService, Limits
 from parties.inference_server.store import ModelName, StoredBackbone, StoredIssue
 from parties.inference_server.torch_engine import TorchEngine
+from parties.log_watch import LogWatch
 from parties.standing import Standing, StandingUnknownError
 from protos import audit_pb2, registry_pb2
 from protos import open_inference_pb2 as pb
@@ -77,6 +80,8 @@ class Counter:
     now_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self.log = LogWatch(lambda: None)
+        self.log.look()
         self.standing = Standing(self.registry.standing, 5.0, clock=lambda: self.now_s)
         for owner in (OWNER_ID, OTHER_OWNER_ID):
             self.registry.enrol(owner)
@@ -110,13 +115,19 @@ class Counter:
 
     @contextmanager
     def asked_by(self, caller: SpiffeId = OWNER_ID) -> Iterator[InferenceService]:
-        with Reporter(self.audit) as reporter, acting_as(caller):
+        releases = Releases(self.audit)
+        with (
+            releases.sending(),
+            Reporter(self.audit) as reporter,
+            acting_as(caller),
+        ):
             yield InferenceService(
                 self.catalogue,
-                self.audit,
+                releases,
                 reporter,
                 LIMITS,
                 self.standing,
+                log=self.log,
                 ready=lambda: self.ready,
                 entropy=Entropy(),
             )
@@ -219,9 +230,11 @@ def test_the_record_names_all_and_holds_keyed_digests_only(counter: Counter) -> 
         request_digest=keyed(request.raw_input_contents[0]),
         result_digest=keyed(answer.raw_output_contents[0]),
         compute_ms=record.compute_ms,
+        latency_ms=record.latency_ms,
+        batch=2,
         event_id=record.event_id,
     )
-    assert record.compute_ms > 0
+    assert record.latency_ms >= record.compute_ms > 0
 
 
 def test_every_answer_has_a_name_of_its_own_in_the_log(counter: Counter) -> None:
@@ -278,6 +291,7 @@ def test_anothers_key_is_refused_and_that_is_on_record(counter: Counter) -> None
         {
             "kind": "NotAllowed",
             "method": "/inference.GRPCInferenceService/ModelInfer",
+            "request_id": "request-1",
             "model": MODEL,
             "key_id": "k1",
             "key_version": "1",
@@ -553,16 +567,19 @@ class Queue:
         """Give the second request's future; the first goes on when the block ends."""
         ready = ReadyBackbone(self.counter.release.manifest, self.backbone)
         self.counter.catalogue.serve(ModelName(MODEL, 1), ready)
+        releases = Releases(self.counter.audit)
         with (
+            releases.sending(),
             Reporter(self.counter.audit) as reporter,
             ThreadPoolExecutor(2) as pool,
         ):
             service = InferenceService(
                 self.counter.catalogue,
-                self.counter.audit,
+                releases,
                 reporter,
                 LIMITS,
                 self.counter.standing,
+                log=self.counter.log,
                 ready=lambda: True,
             )
             first = pool.submit(_ask_as, OWNER_ID, service, question(), NO_CONTEXT)
@@ -721,3 +738,155 @@ def test_refusals_beyond_the_room_are_counted() -> None:
     refused = audit.of_kind("refused")
     assert ["NotAllowed", "NotAllowed", "ReportsLost"] == [r["kind"] for r in refused]
     assert "3" == refused[-1]["count"]
+
+
+class Broken:
+    """A backbone that fails as no error of ours."""
+
+    def answer(self, questions: Sequence[Question]) -> list[Logits]:
+        raise RuntimeError("it quotes 0.123, of a picture")
+
+
+def ended(counter: Counter) -> list[tuple[str, str]]:
+    """How the log says that each request ended: the record's kind, and the error's."""
+    answers = [("inference", "") for _ in counter.audit.records]
+    return answers + [
+        (each.kind, each.subject["kind"])
+        for each in counter.audit.events
+        if each.kind in {"refused", "failed"}
+    ]
+
+
+def test_an_engine_that_breaks_is_on_record_without_what_it_said(
+    counter: Counter,
+) -> None:
+    ready = ReadyBackbone(counter.release.manifest, Broken())
+    counter.catalogue.serve(ModelName(MODEL, 1), ready)
+    with pytest.raises(RuntimeError):
+        counter.infer(question())
+
+    assert ended(counter) == [("failed", "Internal")]
+    (failed,) = counter.audit.of_kind("failed")
+    assert (failed["caller"], failed["request_id"]) == (str(OWNER_ID), "request-1")
+    assert "0.123" not in str(failed)
+
+
+def test_what_waited_too_long_is_on_record_once(counter: Counter) -> None:
+    queue = Queue(counter, second=Caller(left_s=0.01))
+    with queue.full() as waiting:
+        assert isinstance(waiting.exception(20), WaitedTooLongError)
+
+    assert ended(counter) == [("inference", ""), ("failed", "WaitedTooLong")]
+
+
+def test_what_found_the_registry_out_of_touch_is_on_record_once(
+    counter: Counter,
+) -> None:
+    counter.now_s = 6.0
+    with pytest.raises(StandingUnknownError):
+        counter.infer(question())
+
+    assert ended(counter) == [("failed", "StandingUnknown")]
+
+
+def test_a_refusal_is_on_record_once_and_is_no_failure(counter: Counter) -> None:
+    with pytest.raises(RemoteError):
+        counter.infer(question(), OTHER_OWNER_ID)
+    with pytest.raises(ShapeError):
+        counter.infer(tampered(shape(1, 2)))
+
+    assert ended(counter) == [("refused", "NotAllowed"), ("refused", "Shape")]
+
+
+def test_a_verdict_that_refuses_is_no_failure(counter: Counter) -> None:
+    counter.audit.refusal = "KeyRefused"
+    with pytest.raises(RemoteError):
+        counter.infer(question())
+
+    assert ended(counter) == [("inference", "")]
+
+
+class Absent:
+    """A log that takes reports and no records, until it is there again."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def record_events(self, events: Sequence[audit_pb2.Event]) -> None:
+        self.kinds += [event.subject["kind"] for event in events]
+
+    def record_inferences(
+        self,
+        records: Sequence[audit_pb2.InferenceRecord],
+        *,
+        timeout_s: float | None = None,
+    ) -> list[audit_pb2.InferenceVerdict]:
+        raise AuditUnavailable("away")
+
+
+def test_an_answer_that_could_not_be_recorded_is_a_failure_on_record(
+    counter: Counter,
+) -> None:
+    absent: Any = Absent()
+    counter.audit = absent
+    with pytest.raises(AuditUnavailable):
+        counter.infer(question())
+
+    assert absent.kinds == ["AuditUnavailable"]
+
+
+def test_while_the_log_is_away_nothing_is_computed_and_the_caller_learns_why(
+    counter: Counter,
+) -> None:
+    def away() -> None:
+        raise NotServingError("NOT_SERVING", "Storage: free space")
+
+    ready = ReadyBackbone(counter.release.manifest, Untouchable())
+    counter.catalogue.serve(ModelName(MODEL, 1), ready)
+    counter.log = LogWatch(away)
+    counter.log.look()
+    with pytest.raises(AuditUnavailable) as caught:
+        counter.infer(question())
+
+    assert caught.value.hint == "the log is away: Storage: free space"
+    assert ended(counter) == [("failed", "AuditUnavailable")]
+
+
+class HeldLog(FakeAuditLog):
+    """A log whose verdicts wait until a test lets them go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = Event(), Event()
+
+    def record_inferences(
+        self,
+        records: Sequence[audit_pb2.InferenceRecord],
+        *,
+        timeout_s: float | None = None,
+    ) -> list[audit_pb2.InferenceVerdict]:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        return super().record_inferences(records, timeout_s=timeout_s)
+
+
+def test_the_next_is_computed_while_the_one_before_is_recorded(
+    counter: Counter,
+) -> None:
+    held, backbone = HeldLog(), SlowBackbone()
+    counter.audit = held
+    ready = ReadyBackbone(counter.release.manifest, backbone)
+    counter.catalogue.serve(ModelName(MODEL, 1), ready)
+    backbone.go_on.release(2)
+    with counter.asked_by() as service, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_ask_as, OWNER_ID, service, question(), NO_CONTEXT)
+        assert backbone.begun.acquire(timeout=20)
+        assert held.begun.wait(20)
+        second = pool.submit(_ask_as, OWNER_ID, service, question(), NO_CONTEXT)
+        try:
+            assert backbone.begun.acquire(timeout=20), "it waited for the record"
+            assert not first.done()
+        finally:
+            held.go_on.set()
+        assert first.result(20).id
+        assert second.result(20).id

@@ -406,9 +406,11 @@ def test_health_follows_the_copys_age_and_comes_back_by_itself() -> None:
     registry.enrol(OWNER_ID)
     told: list[bool] = []
 
-    def set_serving(serving: bool) -> None:
+    def set_serving(serving: bool, why: str) -> None:
         with changed:
-            told.append(serving)
+            assert serving == (why == "")
+            if serving != (told[-1] if told else False):  # or another reason only
+                told.append(serving)
             changed.notify_all()
 
     standing = Standing(registry.standing, 1.0)

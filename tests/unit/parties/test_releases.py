@@ -1,0 +1,182 @@
+"""Records that wait together go in one call, and each keeps its own deadline."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from core.errors import AuditUnavailable
+from parties.audit import RecordsRefused
+from parties.inference_server.releases import Releases
+from protos import audit_pb2 as pb
+
+LONG_S = 20.0
+
+
+@dataclass
+class Gate:
+    """A log that a test lets answer, call by call; `bad` records spoil a call."""
+
+    calls: list[list[str]] = field(default_factory=list)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    away: bool = False
+
+    def record_events(self, events: Sequence[pb.Event]) -> None:
+        raise NotImplementedError
+
+    def record_inferences(
+        self, records: Sequence[pb.InferenceRecord], *, timeout_s: float | None = None
+    ) -> list[pb.InferenceVerdict]:
+        names = [record.event_id for record in records]
+        self.calls.append(names)
+        self.begun.release()
+        assert self.go_on.acquire(timeout=LONG_S)
+        if self.away:
+            raise AuditUnavailable("away")
+        if "broken" in names:
+            raise ZeroDivisionError
+        if "bad" in names:
+            raise RecordsRefused("one of them")
+        return [pb.InferenceVerdict(index=int(name)) for name in names]
+
+    def wait_begun(self) -> None:
+        assert self.begun.acquire(timeout=LONG_S)
+
+    def let_go_on(self, calls: int = 1) -> None:
+        self.go_on.release(calls)
+
+
+@dataclass
+class Desk:
+    gate: Gate
+    releases: Releases
+    pool: ThreadPoolExecutor
+
+    def hand_in(
+        self, name: str, timeout_s: float | None = None
+    ) -> "Future[pb.InferenceVerdict]":
+        record = pb.InferenceRecord(event_id=name)
+        return self.pool.submit(self.releases.verdict, record, timeout_s=timeout_s)
+
+    def gathered(self, *names: str) -> "list[Future[pb.InferenceVerdict]]":
+        """Hand in behind a call that is on its way; they wait for the next one."""
+        found = []
+        for count, name in enumerate(names, 1):
+            found.append(self.hand_in(name))
+            wait_until(partial(self._waits, count))
+        return found
+
+    def _waits(self, count: int) -> bool:
+        return self.releases.waiting() == count
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with opened() as desk:
+        yield desk
+
+
+@contextmanager
+def opened(largest: int = 256) -> Iterator[Desk]:
+    gate = Gate()
+    releases = Releases(gate, largest)
+    with releases.sending(), ThreadPoolExecutor(64) as pool:
+        try:
+            yield Desk(gate, releases, pool)
+        finally:
+            gate.let_go_on(1000)
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONG_S
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_what_comes_while_a_call_is_on_its_way_shares_the_next(desk: Desk) -> None:
+    first = desk.hand_in("0")
+    desk.gate.wait_begun()
+    others = desk.gathered(*map(str, range(1, 32)))
+    desk.gate.let_go_on(2)
+
+    assert [each.result(LONG_S).index for each in (first, *others)] == [*range(32)]
+    assert desk.gate.calls == [["0"], [*map(str, range(1, 32))]]
+
+
+def test_a_call_has_its_bounds() -> None:
+    with opened(largest=2) as desk:
+        desk.hand_in("0")
+        desk.gate.wait_begun()
+        others = desk.gathered("1", "2", "3")
+        desk.gate.let_go_on(3)
+
+        assert [each.result(LONG_S).index for each in others] == [1, 2, 3]
+    assert desk.gate.calls == [["0"], ["1", "2"], ["3"]]
+
+
+def test_who_has_less_time_waits_no_longer_and_is_not_sent(desk: Desk) -> None:
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    hurried = desk.hand_in("1", timeout_s=0.05)
+    patient = desk.hand_in("2")
+    with pytest.raises(AuditUnavailable, match="in time"):
+        hurried.result(LONG_S)
+    desk.gate.let_go_on(2)
+
+    assert patient.result(LONG_S).index == 2
+    assert desk.gate.calls == [["0"], ["2"]]
+
+
+def test_one_bad_record_spoils_nobody_elses_verdict(desk: Desk) -> None:
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    good, bad, other = desk.gathered("1", "bad", "3")
+    desk.gate.let_go_on(5)
+
+    assert (good.result(LONG_S).index, other.result(LONG_S).index) == (1, 3)
+    with pytest.raises(AuditUnavailable):
+        bad.result(LONG_S)
+
+
+def test_a_log_that_is_away_is_asked_once_for_all_who_wait(desk: Desk) -> None:
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    waiting = desk.gathered("1", "2")
+    desk.gate.away = True
+    desk.gate.let_go_on(2)
+    for each in waiting:
+        with pytest.raises(AuditUnavailable, match="away"):
+            each.result(LONG_S)
+
+    assert len(desk.gate.calls) == 2
+
+
+def test_whatever_goes_wrong_the_next_are_sent(desk: Desk) -> None:
+    desk.gate.let_go_on(2)
+    with pytest.raises(AuditUnavailable, match="ZeroDivision"):
+        desk.hand_in("broken").result(LONG_S)
+
+    assert desk.hand_in("7").result(LONG_S).index == 7
+
+
+def test_what_waits_when_the_server_stops_is_given_up() -> None:
+    gate = Gate()
+    releases = Releases(gate)
+    with ThreadPoolExecutor(2) as pool:
+        with releases.sending():
+            desk = Desk(gate, releases, pool)
+            desk.hand_in("0")
+            gate.wait_begun()
+            (waiting,) = desk.gathered("1")
+            threading.Timer(0.05, gate.let_go_on, [1000]).start()
+        # It is either given up, or was just taken along.
+        assert waiting.exception(LONG_S) is None or isinstance(
+            waiting.exception(LONG_S), AuditUnavailable
+        )
