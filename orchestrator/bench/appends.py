@@ -6,30 +6,18 @@ caller has one append under way at a time, as a request has.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import MappingProxyType
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy.orm import Session
-
-from core.database import Database
-from orchestrator.audit.records import Fact
-from orchestrator.audit.verify import verify_log
-from orchestrator.audit.writer import AuditLog
 from orchestrator.bench import machine
+from orchestrator.bench.books import Book, open_book
 from orchestrator.bench.checks import BenchFailed
-from orchestrator.registry.database import open_database
 from orchestrator.simulation.narrator import Narrator
 
-_ORIGIN: Final = "bench.keymixer/audit"
-_SERVER: Final = "spiffe://bench.keymixer/cloud/inference-server"
-_OWNER: Final = "spiffe://bench.keymixer/clinic/data-owner"
 _PERCENTILE: Final = 0.99
 
 
@@ -52,27 +40,6 @@ class Round:
     p99_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
-    """A database with nothing but a log in it."""
-
-    database: Database
-    log: AuditLog
-
-    def append(self, session: Session) -> None:
-        """Append one record, the like of an answer's."""
-        self.log.append(session, "inference", _SERVER, _FACTS, [_OWNER])
-
-    def append_alone(self) -> None:
-        """Append with a commit of its own."""
-        with self.database.transaction() as session:
-            self.append(session)
-
-    def append_together(self) -> None:
-        """Append, and share the commit with those who wait."""
-        self.database.together(self.append)
-
-
 def measure_appends(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any]:
     """Append both ways in turns, recompute both logs, and give medians of the rounds.
 
@@ -82,7 +49,7 @@ def measure_appends(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any]:
     """
     alone: list[Round] = []
     together: list[Round] = []
-    with _book(folder / "alone") as one, _book(folder / "together") as many:
+    with open_book(folder / "alone") as one, open_book(folder / "together") as many:
         with told.bar("rounds") as bar:
             for number in range(plan.rounds):
                 alone.append(_round(plan.callers, plan.alone, one.append_alone))
@@ -93,14 +60,6 @@ def measure_appends(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any]:
         _check(one, plan.callers * plan.alone * plan.rounds)
         _check(many, plan.callers * plan.together * plan.rounds)
     return _report(plan, alone, together) | {"machine": machine.described(folder)}
-
-
-@contextmanager
-def _book(folder: Path) -> Iterator[Book]:
-    folder.mkdir(parents=True)
-    with open_database(f"sqlite:///{folder / 'registry.db'}") as database:
-        key = Ed25519PrivateKey.generate()
-        yield Book(database, AuditLog(database, _ORIGIN, key, _now_ms))
 
 
 def _round(callers: int, appends: int, append: Callable[[], None]) -> Round:
@@ -126,11 +85,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _check(book: Book, appended: int) -> None:
-    held = book.log.size()
+    held = book.verify().size - book.introduced
     if held != appended:
         raise BenchFailed(f"{appended} records were appended, the log holds {held}")
-    book.log.checkpoint()
-    verify_log(book.database, book.log.public_key)
 
 
 def _report(
@@ -147,25 +104,3 @@ def _report(
         "p99_ms": round(median(each.p99_ms for each in together), 2),
         "alone_p99_ms": round(median(each.p99_ms for each in alone), 2),
     }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-# What the record of one answer says.
-_FACTS: Final[Mapping[str, Fact]] = MappingProxyType(
-    {
-        "owner": _OWNER,
-        "key_id": "clinic.cells",
-        "key_version": 1,
-        "model": "cells",
-        "model_version": 1,
-        "images": 1,
-        "request_id": "0" * 36,
-        "request_digest": "1" * 64,
-        "result_digest": "2" * 64,
-        "compute_ms": 3.25,
-        "server": _SERVER,
-    }
-)
