@@ -1,9 +1,10 @@
 """May this answer be released? One query over key, owner, grant and issued model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from typing import NamedTuple
 
-from sqlalchemy import Select, and_, select
+from sqlalchemy import Select, and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from core.errors import (
@@ -50,7 +51,7 @@ def require_admitted(session: Session, claim: Claim, now_ms: int) -> Allowance:
         NotGrantedError: the owner may not use the model, or no longer.
         KeyRefusedError: no such key version, or it or its issued model is not in use.
     """
-    row = session.execute(_standing(claim)).one_or_none()
+    row = session.connection().execute(_standing(), asdict(claim)).one_or_none()
     if row is None:
         raise KeyRefusedError("no such key version")
     found = _Standing(*row)
@@ -95,9 +96,11 @@ def _usable(found: _Standing, now_ms: int) -> bool:
     return found.state in USABLE
 
 
-def _standing(
-    claim: Claim,
-) -> Select[str, int | None, str, str, str, int, str, int | None, str, int, int]:
+@cache
+def _standing() -> Select[
+    str, int | None, str, str, str, int, str, int | None, str, int, int
+]:
+    """Built once: every answer asks."""
     granted = and_(
         Grant.owner_party_id == Key.owner_party_id,
         Grant.model_id == Key.model_id,
@@ -105,7 +108,7 @@ def _standing(
     )
     asked = and_(
         ModelVersion.model_id == Key.model_id,
-        ModelVersion.version == claim.model_version,
+        ModelVersion.version == bindparam("model_version"),
     )
     issued = and_(
         IssuedModel.key_version_id == KeyVersion.id,
@@ -131,5 +134,8 @@ def _standing(
         .outerjoin(Grant, granted)
         .outerjoin(ModelVersion, asked)
         .outerjoin(IssuedModel, issued)
-        .where(Key.key_id == claim.key_id, KeyVersion.version == claim.key_version)
+        .where(
+            Key.key_id == bindparam("key_id"),
+            KeyVersion.version == bindparam("key_version"),
+        )
     )

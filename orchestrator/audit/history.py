@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from orchestrator.audit.admission import ANSWERS
-from orchestrator.audit.events import KINDS, RELEASED
+from orchestrator.audit.decisions import RELEASED
+from orchestrator.audit.events import KINDS
 from orchestrator.audit.records import Entry, Fact
 from orchestrator.errors import AuditBroken
 from orchestrator.registry.lifecycle import TRANSITIONS, USABLE

@@ -11,7 +11,7 @@ from orchestrator.registry.models import Model, ModelVersion
 def release_digest(session: Session, model: str, version: int) -> str:
     """Return the manifest's SHA-256 in hex; empty if there is no such version."""
     named = {"model": model, "version": version}
-    digest = session.scalar(_digest(), named)
+    digest = session.connection().scalar(_digest(), named)
     return digest.hex() if digest is not None else ""
 
 

@@ -1,5 +1,6 @@
 """What a reporter called its records: by that name, one reported again is found."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy import bindparam, select
@@ -10,35 +11,60 @@ from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.registry.models import AuditEventId, AuditLeaf
 from orchestrator.registry.store import Change
 
+_LONGEST: Final = 128
 _NAMED: Final = (
-    select(AuditLeaf.body)
-    .join(AuditEventId, AuditEventId.index == AuditLeaf.index)
+    select(AuditEventId.event_id, AuditLeaf.body)
+    .join(AuditLeaf, AuditEventId.index == AuditLeaf.index)
     .where(
         AuditEventId.actor == bindparam("actor"),
-        AuditEventId.event_id == bindparam("event_id"),
+        AuditEventId.event_id.in_(bindparam("names", expanding=True)),
     )
 )
 
 
-def recorded(change: Change, event_id: str) -> Entry | None:
-    """The record that the actor gave this name to, as it is stored.
+class Names:
+    """The names that an actor gives the records it reports in one transaction.
 
-    None if there is none, or if the name is empty: then it is nobody's.
+    An empty name is none: what has no name is recorded each time.
+
+    Args:
+        change: The transaction.
+        names: All that it is going to ask for.
+
+    Raises:
+        InvalidInput: one is too long, or cannot be printed.
     """
-    if not event_id:
-        return None
-    mine = pending(change.session)
-    body = mine and mine.named(change.actor, event_id)
-    if not body:
-        names = {"actor": change.actor, "event_id": event_id}
-        body = change.session.connection().scalar(_NAMED, names)
-    return parse_entry(body) if body else None
+
+    def __init__(self, change: Change, names: Iterable[str]) -> None:
+        self._change = change
+        self._bodies: dict[str, bytes] = {}
+        asked = {name for name in names if name}
+        for name in asked:
+            _check(name)
+        if asked:
+            given = {"actor": change.actor, "names": sorted(asked)}
+            found = change.session.connection().execute(_NAMED, given)
+            self._bodies = {row.event_id: row.body for row in found}
+
+    def recorded(self, name: str) -> Entry | None:
+        """Return the record that the actor gave this name to, as it is stored."""
+        mine = pending(self._change.session)
+        body = (mine and mine.named(self._change.actor, name)) or self._bodies.get(name)
+        return parse_entry(body) if body else None
+
+    def remember(self, name: str, index: int) -> None:
+        """Give a record of this transaction its name."""
+        if not name:
+            return
+        if (mine := pending(self._change.session)) is None:
+            raise InvalidInput("only a record of this transaction can be named")
+        mine.name(self._change.actor, name, index)
 
 
-def remember(change: Change, event_id: str, index: int) -> None:
-    """Note, in the transaction of the record, what the actor called it."""
-    if not event_id:
-        return
-    if (mine := pending(change.session)) is None:
-        raise InvalidInput("only a record of this transaction can be named")
-    mine.name(change.actor, event_id, index)
+def _check(name: str) -> None:
+    if len(name) > _LONGEST:
+        raise InvalidInput(f"event_id: at most {_LONGEST} characters")
+    # It is a column of its own, and a database may refuse what cannot be printed: at
+    # the commit, in which others share.
+    if not name.isprintable():
+        raise InvalidInput("event_id: expected characters that can be printed")

@@ -11,14 +11,8 @@ from core.rpc.identity import OPERATOR, SpiffeId
 from core.rpc.policy import current_caller
 from orchestrator.audit.admission import Claim
 from orchestrator.audit.cosignatures import cosignatures, keep_cosignature
-from orchestrator.audit.events import (
-    Inference,
-    PartyEvent,
-    Verdict,
-    check_batch,
-    record_inference,
-    record_party_event,
-)
+from orchestrator.audit.decisions import Inference, Verdict, record_inferences
+from orchestrator.audit.events import PartyEvent, check_batch, record_events
 from orchestrator.audit.query import Question, read_page
 from orchestrator.audit.writer import log_size
 from orchestrator.registry import store
@@ -52,7 +46,7 @@ class AuditService(rpc.AuditServiceServicer):
             inferences = [_inference(each) for each in request.records]
 
             def record(change: Change) -> list[Verdict]:
-                return [record_inference(change, each) for each in inferences]
+                return record_inferences(change, inferences)
 
             with self._missing():
                 verdicts = self._registry.change_together(current_caller(), record)
@@ -72,9 +66,7 @@ class AuditService(rpc.AuditServiceServicer):
             events = [_event(each) for each in request.events]
 
             def record(change: Change) -> list[int]:
-                return [
-                    record_party_event(change, caller.role, each) for each in events
-                ]
+                return record_events(change, caller.role, events)
 
             with self._missing():
                 indices = self._registry.change_together(caller, record)

@@ -4,7 +4,7 @@ A budget belongs to a grant. It is counted in the transaction that records the a
 of which there is one at a time: what is left is exact, and so is its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
@@ -59,18 +59,27 @@ class Allowance(NamedTuple):
     images_used: int
 
 
-def draw(change: Change, allowance: Allowance, images: int) -> None:
-    """Count images that are about to be released; all of them, or none.
+def drawn(allowance: Allowance, images: int, now_ms: int) -> Allowance:
+    """Return what is left of a budget after images are released; all or none of them.
 
     Raises:
         BudgetSpent: they do not fit.
     """
-    start_ms, used = _counted(allowance, change.now_ms)
+    start_ms, used = _counted(allowance, now_ms)
     most = allowance.max_images
     if most is not None and used + images > most:
         raise BudgetSpent(f"{used} of {most} images are used, and {images} asked for")
-    row = {"grant": allowance.grant, "used": used + images, "start_ms": start_ms}
-    change.session.execute(_DRAW, row)
+    return allowance._replace(start_ms=start_ms, images_used=used + images)
+
+
+def write_allowances(change: Change, allowances: Iterable[Allowance]) -> None:
+    """Write what was drawn, in the transaction that read the allowances."""
+    rows = [
+        {"grant": each.grant, "used": each.images_used, "start_ms": each.start_ms}
+        for each in allowances
+    ]
+    if rows:
+        change.session.connection().execute(_DRAW, rows)
 
 
 def set_budget(change: Change, grant: Grant, budget: Budget) -> None:

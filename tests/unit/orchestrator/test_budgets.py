@@ -52,7 +52,8 @@ def use(office: Office, images: int) -> None:
     """Draw on Alder's budget as an answer does."""
     with office.change() as change:
         (grant,) = budgets.grants_for(change.session, ALDER_ID)
-        budgets.draw(change, budgets.allowance(grant), images)
+        left = budgets.drawn(budgets.allowance(grant), images, change.now_ms)
+        budgets.write_allowances(change, [left])
 
 
 def seen(office: Office, caller: SpiffeId = OPERATOR_ID) -> list[registry.Grant]:
