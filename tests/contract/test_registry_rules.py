@@ -11,8 +11,10 @@ from core.errors import ConstraintConflict
 from orchestrator.registry.lifecycle import IssuedState, JobState, KeyState
 from orchestrator.registry.models import (
     LONGEST_ARGUMENTS,
+    LONGEST_COSIGNED,
     ApprovalVote,
     Base,
+    Cosignature,
     Grant,
     Job,
     Key,
@@ -40,6 +42,11 @@ LOG_TABLES = {"audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints"
 NEEDS_AN_UPDATE = "ck_model_versions_parent_is_another"
 
 Rows = Callable[[], Sequence[object]]
+
+
+def cosignature(**changed: Any) -> Cosignature:
+    fields: dict[str, Any] = {"size": 1, "at_s": 1, "note": b"note"}
+    return Cosignature(party=party("data-owner"), **fields | changed)
 
 
 def two_models_of_one_name() -> Sequence[object]:
@@ -275,6 +282,14 @@ BROKEN: dict[str, tuple[str, Rows]] = {
     "two votes of one operator": (
         "approval_votes[._]approval_id|pk_approval_votes",
         two_votes_of_one_operator,
+    ),
+    "a cosignature of less than nothing": (
+        "ck_cosignatures_size_not_negative",
+        lambda: [cosignature(size=-1)],
+    ),
+    "a cosignature with a book in it": (
+        "ck_cosignatures_note_bounded",
+        lambda: [cosignature(note=bytes(LONGEST_COSIGNED + 1))],
     ),
     "an alias of another model's version": (
         "FOREIGN KEY|fk_model_aliases_model_id_version",
