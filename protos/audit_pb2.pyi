@@ -372,18 +372,28 @@ Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
-    """Asks for the newest checkpoint."""
+    """Asks for a checkpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    COVERING_FIELD_NUMBER: _builtins.int
+    covering: _builtins.int
+    """Any checkpoint that is signed already will do if it covers so many records: the
+    newest of them is given, and the log signs a new one only if there is none. Not set:
+    one over all records there are.
+    """
     def __init__(
         self,
+        *,
+        covering: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_covering", b"_covering", "covering", b"covering"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_covering", b"_covering", "covering", b"covering"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__covering: _TypeAlias = _typing.Literal["covering"]  # noqa: Y015
+    _WhichOneofArgType__covering: _TypeAlias = _typing.Literal["_covering", b"_covering"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__covering) -> _WhichOneofReturnType__covering | None: ...
 
 Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
 

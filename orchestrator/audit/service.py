@@ -91,13 +91,14 @@ class AuditService(rpc.AuditServiceServicer):
             )
 
     def GetCheckpoint(
-        self, _request: pb.GetCheckpointRequest, context: grpc.ServicerContext
+        self, request: pb.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> pb.GetCheckpointResponse:
         with rpc_errors(context):
             self._enrolled_caller()
             log = self._registry.log
+            covering = request.covering if request.HasField("covering") else None
             return pb.GetCheckpointResponse(
-                checkpoint=log.checkpoint(), public_key=log.public_key
+                checkpoint=log.checkpoint(covering), public_key=log.public_key
             )
 
     def GetInclusionProof(

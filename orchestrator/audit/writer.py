@@ -162,11 +162,19 @@ class AuditLog:
             rows = session.execute(query.order_by(AuditLeaf.index).limit(limit))
             return [StoredEntry(index, body) for index, body in rows]
 
-    def checkpoint(self) -> bytes:
+    def checkpoint(self, covering: int | None = None) -> bytes:
         """Sign the newest root, or return the note already signed for it.
 
         The note is durable, in the side file and then in the table, when it returns.
+
+        Args:
+            covering: The newest note that is signed already will do if it covers so
+                many records; None: it has to cover all.
         """
+        if covering is not None:
+            size, note = self._newest_note()
+            if note is not None and size >= covering:
+                return note
         with self._one_signer:
             with self._database.reading() as session:
                 size = log_size(session)
@@ -186,10 +194,8 @@ class AuditLog:
             LogRewound: if it is shorter, another log, or the side file is missing. On
                 a server's database that is no sign of it: a new process has none.
         """
+        _, newest = self._newest_note()
         with self._database.reading() as session:
-            newest = session.scalar(
-                select(Checkpoint.note).order_by(Checkpoint.size.desc()).limit(1)
-            )
             expected = newest is not None and self._side_file == beside(self._database)
             for note in (newest, self._side_note(expected=expected)):
                 if note is not None:
@@ -238,6 +244,14 @@ class AuditLog:
         if (known.size, known.newest) == (index + 1, newest):
             return Frontier(index + 1, known.peaks)
         return Frontier.read(index + 1, node_reader(session))
+
+    def _newest_note(self) -> tuple[int, bytes | None]:
+        """Return the newest note that is signed, and how many records it covers."""
+        query = select(Checkpoint.size, Checkpoint.note)
+        newest = query.order_by(Checkpoint.size.desc()).limit(1)
+        with self._database.reading() as session:
+            found = session.execute(newest).one_or_none()
+        return (0, None) if found is None else (found.size, found.note)
 
     def _keep(self, size: int, note: bytes) -> bytes:
         """Store the note, or return the one that another process stored meanwhile."""

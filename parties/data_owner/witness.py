@@ -60,8 +60,11 @@ class Witness:
         if self._looked is None or now - self._looked >= self.every_s:
             self.look()
 
-    def look(self) -> Witnessed:
-        """Return the log's newest checkpoint: it extends all that was seen before.
+    def look(self, covering: int = 0) -> Witnessed:
+        """Return a checkpoint of the log that extends all that was seen before.
+
+        It is the newest that is signed already, if that covers `covering` records: the
+        log signs every second, and need not do so for each of its witnesses.
 
         Raises:
             LogForkedError: it does not; the two checkpoints are kept as evidence.
@@ -72,7 +75,7 @@ class Witness:
         now = time.monotonic()
         while True:
             kept = self.file.read()
-            seen = self._newest(kept)
+            seen = self._newest(kept, covering)
             if kept is not None:
                 self._require_extends(kept, seen)
                 if kept.checkpoint == seen.checkpoint:
@@ -92,7 +95,7 @@ class Witness:
         """
         seen = self.file.read()
         if seen is None or seen.checkpoint.size <= index:
-            seen = self.look()
+            seen = self.look(index + 1)
         if seen.checkpoint.size <= index:
             raise UnrecordedError(
                 f"no record {index} in a log of {seen.checkpoint.size}"
@@ -120,10 +123,12 @@ class Witness:
             raise UnrecordedError(f"record {index} is not in the log") from error
         return receipt
 
-    def _newest(self, kept: Witnessed | None) -> Witnessed:
-        """Ask for the newest checkpoint of the log that is pinned, or to be pinned."""
+    def _newest(self, kept: Witnessed | None, covering: int) -> Witnessed:
+        """Ask for a checkpoint of the log that is pinned, or to be pinned."""
+        if kept is not None:
+            covering = max(covering, kept.checkpoint.size)
         with remote_errors("orchestrator"):
-            answer = self.stub.GetCheckpoint(pb.GetCheckpointRequest())
+            answer = self.stub.GetCheckpoint(pb.GetCheckpointRequest(covering=covering))
         origin, key = stated_origin(answer.checkpoint), answer.public_key
         pinned = (
             (origin, self.log_key or key)

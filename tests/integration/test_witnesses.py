@@ -228,8 +228,10 @@ def test_every_owner_notices_a_restored_backup(tmp_path: Path, books: Path) -> N
 
 
 def _note(ledger: Ledger, said: str) -> None:
+    """Have the log grow, and sign what it holds, as it does every second."""
     with ledger.change() as change:
         change.record("noted", {"said": said})
+    ledger.registry.log.checkpoint()
 
 
 def _release(ledger: Ledger) -> None:

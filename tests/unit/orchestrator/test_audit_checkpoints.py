@@ -45,6 +45,23 @@ def test_the_same_log_is_signed_once(tmp_path: Path) -> None:
             assert session.scalar(select(func.count()).select_from(Checkpoint)) == 1
 
 
+@pytest.mark.parametrize(
+    ("covering", "size"), [(None, 5), (0, 3), (3, 3), (4, 5), (5, 5), (6, 5)]
+)
+def test_a_log_is_signed_anew_only_for_who_needs_more(
+    tmp_path: Path, covering: int | None, size: int
+) -> None:
+    """It had signed 3 of 5; who asks for more than there is gets all there is."""
+    with opened(tmp_path) as (database, log):
+        append(database, log, 3)
+        log.checkpoint()
+        append(database, log, 2)
+
+        note = log.checkpoint(covering)
+
+        assert open_checkpoint(note, PUBLIC_KEY, ORIGIN).size == size
+
+
 def test_an_empty_log_can_be_signed(tmp_path: Path) -> None:
     with opened(tmp_path) as (_, log):
         signed = open_checkpoint(log.checkpoint(), log.public_key, ORIGIN)
