@@ -1,7 +1,7 @@
 """One byte string for each JSON value (RFC 8785), to be signed and hashed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 import rfc8785
@@ -70,10 +70,9 @@ def _is_plain(value: object) -> bool:
     """Say if every number and name in it looks the same in Python as in RFC 8785."""
     kind = type(value)
     if isinstance(value, dict) and kind is dict:
-        names = all(type(name) is str for name in value)
-        return names and all(map(_is_plain, value.values()))
+        return set(map(type, value)) <= {str} and _are_plain(value.values())
     if isinstance(value, list) and kind is list:
-        return all(map(_is_plain, value))
+        return _are_plain(value)
     if isinstance(value, int) and kind is int:
         return abs(value) <= _LARGEST_EXACT
     if isinstance(value, float) and kind is float:
@@ -120,6 +119,10 @@ def _plain_float(digits: str) -> float:
     if digits.endswith(".0") or "e" in digits or "E" in digits:
         raise ValueError("written differently")
     return float(digits)
+
+
+def _are_plain(values: Iterable[object]) -> bool:
+    return all(_is_plain(each) for each in values if type(each) is not str)
 
 
 def _number(digits: str) -> int | float:

@@ -56,8 +56,8 @@ KEY_HOLDER: Final = {
         SELECT model || '/' || version, model || '/' || version FROM embeddings""",
 }
 _CHANGE: Final = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
-# The log is seen by its records. It is signed every second, whatever happens; and a job
-# that is leased anew looks as it did.
+# The log is seen by its records. It is signed and witnessed, and the pulse is written,
+# by the clock, whatever happens; and a job that is leased anew looks as it did.
 _SEEN_OTHERWISE: Final = frozenset(
     {
         "audit_event_ids",
@@ -65,7 +65,9 @@ _SEEN_OTHERWISE: Final = frozenset(
         "audit_leaves",
         "audit_nodes",
         "checkpoints",
+        "cosignatures",
         "jobs",
+        "pulse",
     }
 )
 _LOG_SIZE: Final = "SELECT count(*) FROM audit_leaves"
