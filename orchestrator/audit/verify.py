@@ -2,7 +2,8 @@
 
 Nothing stored is believed: leaf hashes come from the bodies, nodes and roots from the
 leaf hashes, and each checkpoint must be signed and have the recomputed root. Each
-record must follow from those before it, and the registry must be what they made it.
+record must follow from those before it, and the registry must be what they made it;
+what was typed with a record must be there, or erased on record.
 What no checkpoint covers yet is as good as the database: see `LogReport.signed_size`.
 """
 
@@ -23,6 +24,7 @@ from core.database import Database, open_existing
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from orchestrator.audit.history import History
+from orchestrator.audit.note_check import NoteCheck
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.registry_check import check_registry
 from orchestrator.audit.tree import Node
@@ -53,6 +55,8 @@ class LogReport:
     # How many checkpoints were verified.
     checkpoints: int
     records_per_second: float
+    # How many of the notes beside the records were erased, on record.
+    erased: int = 0
 
 
 def verify_log(
@@ -85,15 +89,17 @@ def verify_log(
         session = stack.enter_context(database.reading())
         signed = _signed(session, side_file or beside(database), public_key, origin)
         total = session.scalar(select(func.count()).select_from(AuditLeaf)) or 0
-        history = History()
-        tree = _recompute(session, signed, history, on_progress or _silent, total)
+        history, notes = History(), NoteCheck()
+        readers = (history.add, notes.add)
+        tree = _recompute(session, signed, readers, on_progress or _silent, total)
         _check_no_more(session, tree.size, signed)
         _check_indexes(session, tree.size)
+        erased = notes.check(session)
         check_registry(session, history)
     seconds = max(time.monotonic() - started, 1e-9)
     newest = max(signed, default=0)
     rate = tree.size / seconds
-    return LogReport(tree.size, tree.root(), newest, len(signed), rate)
+    return LogReport(tree.size, tree.root(), newest, len(signed), rate, erased)
 
 
 class _Tree:
@@ -124,7 +130,7 @@ class _Tree:
 def _recompute(
     session: Session,
     signed: Mapping[int, Signed],
-    history: History,
+    readers: Sequence[Callable[[Entry], None]],
     on_progress: Callable[[int, int], None],
     total: int,
 ) -> _Tree:
@@ -135,7 +141,8 @@ def _recompute(
         expected: list[Node] = []
         for leaf in leaves:
             entry, digest = _recomputed(leaf, tree.size)
-            history.add(entry)
+            for read in readers:
+                read(entry)
             expected += tree.add(digest)
             _check_root(tree, signed)
         _check_nodes(session, expected, start, tree.size)

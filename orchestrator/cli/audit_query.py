@@ -16,7 +16,7 @@ from orchestrator.cli.session import Session, connected
 from orchestrator.cli.times import moment_ms, now_ms
 
 if TYPE_CHECKING:
-    from protos.audit_pb2 import ListEntriesRequest
+    from protos.audit_pb2 import AuditEntry, ListEntriesRequest
 
 app = typer.Typer()
 
@@ -111,11 +111,11 @@ def list_(
             start=start,
             limit=min(limit, _LARGEST_PAGE),
         )
-        bodies = islice(_bodies(session, wanted), limit)
+        entries = islice(session.operator.find_entries(wanted), limit)
         if json_:
-            print_json(rows(bodies))
+            print_json(rows(entries))
         else:
-            _printer(format_)(bodies)
+            _printer(format_)(entries)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -226,7 +226,7 @@ def _traffic(session: Session, span: dict[str, int]) -> Iterator[bytes]:
     yield from _bodies(session, _wanted(session, "", refused=True, **span))
 
 
-def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     from orchestrator.cli import audit_rows
 
     return {
@@ -236,7 +236,7 @@ def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
     }[format_]
 
 
-def _live_printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _live_printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     """As `_printer`; who watches reads sentences, as a table has no end yet."""
     from orchestrator.cli.audit_rows import print_told
 

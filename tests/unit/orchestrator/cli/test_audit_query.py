@@ -253,10 +253,10 @@ class _Growing:
 
 def _followed(log: _Growing, said: list[str], start: int | None = None) -> list[int]:
     tail = Tail(log.ask, said.append, log.pause)
-    bodies = tail.follow(pb.ListEntriesRequest(), start)
+    entries = tail.follow(pb.ListEntriesRequest(), start)
     seen: list[int] = []
     with pytest.raises(_EnoughError):
-        seen.extend(int(body) for body in bodies)
+        seen.extend(entry.index for entry in entries)
     return seen
 
 
