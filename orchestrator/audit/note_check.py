@@ -12,8 +12,6 @@ from orchestrator.audit.records import Entry, Fact
 from orchestrator.errors import AuditBroken
 from orchestrator.registry.models import AuditNote
 
-_BATCH = 512
-
 
 class NoteCheck:
     """Which notes the records so far tell of, and which of them were erased."""
@@ -45,8 +43,7 @@ class NoteCheck:
         """
         kept = set()
         query = select(AuditNote.index, AuditNote.salt, AuditNote.text)
-        rows = query.order_by(AuditNote.index).execution_options(yield_per=_BATCH)
-        for index, salt, text in session.execute(rows):
+        for index, salt, text in session.execute(query.order_by(AuditNote.index)).all():
             self._check(index, salt, text)
             kept.add(index)
         missing = self._told.keys() - kept - self._erased
