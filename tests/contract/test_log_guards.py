@@ -86,7 +86,7 @@ def test_no_row_is_deleted(log: Database, table: str) -> None:
 
 
 def test_a_note_that_is_deleted_by_hand_is_missed(log: Database) -> None:
-    """The database lets it go, as an erasure must; only the record of one is lacking."""
+    """The database lets it go, as an erasure must; but no record says so."""
     with log.transaction() as session:
         session.execute(text("DELETE FROM audit_notes"))
 

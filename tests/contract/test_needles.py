@@ -24,7 +24,6 @@ from orchestrator.audit.verify import verify_log
 from orchestrator.audit.writer import StoredEntry
 from orchestrator.registry import store
 from orchestrator.registry.models import AuditNote, Base
-from orchestrator.registry.service import RegistryService
 from orchestrator.workflows.service import WorkflowService
 from protos import audit_pb2, registry_pb2, workflows_pb2
 from tests.fakes import fake_context
@@ -71,17 +70,8 @@ class Story:
             self.typed.setdefault(method, []).append(needle)
             asked["reason"] = needle
         request = found.input_type._concrete_class(**asked)
-        office = self.office
-        workflows = WorkflowService(office.registry, office.policies, office.key_holder)
-        audit, registry = (
-            AuditService(office.registry),
-            RegistryService(office.registry),
-        )
         with acting_as(by):
-            for service in (workflows, audit, registry):
-                if method in type(service).__dict__:
-                    return getattr(service, method)(request, fake_context())
-        raise AssertionError(method)
+            return getattr(self._service(found), method)(request, fake_context())
 
     @property
     def needles(self) -> list[str]:
@@ -93,6 +83,12 @@ class Story:
     def policies(self, *gated: str) -> None:
         changed = {"dual_control": list(gated)}
         self.office.policies = self.office.policies.model_copy(update=changed)
+
+    def _service(self, method: MethodDescriptor) -> object:
+        office = self.office
+        if method.containing_service.name == "AuditService":
+            return AuditService(office.registry)
+        return WorkflowService(office.registry, office.policies, office.key_holder)
 
 
 def calls() -> list[MethodDescriptor]:

@@ -1,4 +1,4 @@
-"""What is typed with a record lies beside it, can be erased, and is missed if it was not.
+"""What is typed with a record lies beside it, and is missed if it is gone unsaid.
 
 Whoever owns the database deletes a note and inserts another one: no trigger stops that.
 """
