@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import select
 
 from core.database import Database
@@ -40,8 +41,8 @@ from tests.unit.orchestrator.office import (
 )
 
 SECOND_ID = spiffe("ministry", OPERATOR)
-OF_ALDER = {"owner": str(ALDER_ID), "model": MODEL}
-OF_BIRCH = {"owner": str(BIRCH_ID), "model": MODEL}
+OF_ALDER: dict[str, Any] = {"owner": str(ALDER_ID), "model": MODEL}
+OF_BIRCH: dict[str, Any] = {"owner": str(BIRCH_ID), "model": MODEL}
 BEGINNING = "needle"
 SERVICES = [
     service
@@ -69,7 +70,7 @@ class Story:
             needle = f"{BEGINNING}-{method}-{len(self.needles)}."
             self.typed.setdefault(method, []).append(needle)
             asked["reason"] = needle
-        request = found.input_type._concrete_class(**asked)
+        request = GetMessageClass(found.input_type)(**asked)
         with acting_as(by):
             return getattr(self._service(found), method)(request, fake_context())
 

@@ -25,7 +25,7 @@ from orchestrator.audit.tiles import export_tiles
 from orchestrator.audit.verify import verify_log
 from orchestrator.errors import AuditBroken
 from orchestrator.registry import store
-from orchestrator.registry.models import AuditNote, Job, Key
+from orchestrator.registry.models import Approval, AuditNote, Job, Key
 from orchestrator.workflows import asked, undoing
 from orchestrator.workflows.approvals import Action, request
 from protos import audit_pb2 as pb
@@ -221,7 +221,7 @@ def test_the_same_text_with_other_records_is_named_and_then_erased_too(
     assert held_for(office) == {ERASED}
 
 
-def held_for(office: Office) -> set[str]:
+def held_for(office: Office) -> set[str | None]:
     with office.database.reading() as session:
         return {key.held_for for key in session.scalars(select(Key))}
 
@@ -253,11 +253,11 @@ def test_a_request_that_waits_keeps_its_reason_until_it_is_decided(
         office, made.index
     )
     with office.change() as change:
-        approval = change.session.get_one(asked.Approval, waiting)
+        approval = change.session.get_one(Approval, waiting)
         asked.reject(change, approval, "no")
     erase(office, made.index)
     with office.database.reading() as session:
-        arguments_now = session.get_one(asked.Approval, waiting).arguments
+        arguments_now = session.get_one(Approval, waiting).arguments
     assert WHY.encode() not in arguments_now
     assert ERASED.encode() in arguments_now
 

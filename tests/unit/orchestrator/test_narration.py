@@ -54,6 +54,13 @@ def test_a_sentence_names_organisations_instead_of_identities() -> None:
     assert "lets st-anna use digits" == sentence("model.granted", subject)
 
 
+def test_a_reason_that_was_not_looked_up_is_said_to_be_elsewhere() -> None:
+    """A receipt has the record alone."""
+    told = sentence("key.held", {"key_id": "a", "reason_hmac": "ab" * 32})
+
+    assert "holds a, with all versions to come: (kept beside the log)" == told
+
+
 def test_an_unknown_kind_is_told_as_it_is() -> None:
     """A new kind of record must not break the simulation."""
     assert "moon landed: on sea" == sentence("moon.landed", {"on": "sea"})
