@@ -55,8 +55,9 @@ class LogReport:
     # How many checkpoints were verified.
     checkpoints: int
     records_per_second: float
-    # How many of the notes beside the records were erased, on record.
-    erased: int = 0
+    # How many of the notes beside the records were erased, on record; None: there were
+    # no notes to look at, as in tiles.
+    erased: int | None = None
 
 
 def verify_log(
