@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 # The most changes in one commit.
 LARGEST: Final = 256
-# Those of the commit before are about to ask again: who leads next waits so long for
-# them. Without it callers fall into two halves, and each commit is half as large.
+# Those of the commit before are about to ask again: who leads next looks so often if
+# more have come. Else every second commit is that of the first who came back.
 _GATHER_S: Final = 0.0003
 
 Transaction: TypeAlias = Callable[[], AbstractContextManager[Session]]
@@ -42,6 +42,8 @@ class SharedTransactions:
         self._waiting: deque[_Place[object]] = deque()
         self._queueing = threading.Lock()
         self._led = False
+        # How many shared the commit before.
+        self._crowd = 0
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Return what `work` returns, once what it changed is durable.
@@ -57,14 +59,21 @@ class SharedTransactions:
                 self._led = place.leads = True
         if not place.leads:
             place.wait()
-            if place.leads:
-                time.sleep(_GATHER_S)
         if place.leads:
+            self._gather()
             self._lead()
         return place.result()
 
+    def _gather(self) -> None:
+        """Wait as long as more come, at most for as many as shared the last commit."""
+        seen = 0
+        while seen < (waiting := len(self._waiting)) < self._crowd:
+            seen = waiting
+            time.sleep(_GATHER_S)
+
     def _lead(self) -> None:
         group = self._next(self._largest)
+        self._crowd = len(group)
         try:
             self._commit(group)
             if error := _away(group):
