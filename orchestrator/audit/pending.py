@@ -1,6 +1,6 @@
 """What a transaction has appended to the log: inserted at once before its commit.
 
-A record costs its share of five statements, whatever they insert, and nothing is read
+A record costs its share of six statements, whatever they insert, and nothing is read
 from the database again: not the log's size, nor the tree.
 """
 
@@ -20,11 +20,14 @@ from orchestrator.registry.models import (
     AuditLeafParty,
     AuditNode,
     AuditNote,
+    AuditRequestId,
     Base,
 )
 
 Row = dict[str, Any]
 
+# The fact that names a request.
+REQUEST: Final = "request_id"
 # In a session: what its transaction has appended.
 _PENDING: Final = "keymixer_audit_pending"
 
@@ -43,6 +46,7 @@ class Pending:
         self._leaves: list[Row] = []
         self._nodes: list[Row] = []
         self._parties: list[Row] = []
+        self._requests: list[Row] = []
         self._notes: list[Row] = []
         self._names: dict[tuple[str, str], Row] = {}
 
@@ -63,6 +67,8 @@ class Pending:
         self._parties += [
             {"index": entry.index, "spiffe_id": party} for party in sorted(parties)
         ]
+        if (request := entry.subject.get(REQUEST)) and isinstance(request, str):
+            self._requests.append({"request_id": request, "index": entry.index})
 
     def keep(self, index: int, note: Note) -> None:
         """Keep what was typed with one of these records beside it."""
@@ -86,6 +92,7 @@ class Pending:
             (AuditLeaf, self._leaves),
             (AuditNode, self._nodes),
             (AuditLeafParty, self._parties),
+            (AuditRequestId, self._requests),
             (AuditNote, self._notes),
             (AuditEventId, list(self._names.values())),
         ):

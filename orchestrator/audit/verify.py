@@ -35,6 +35,7 @@ from orchestrator.registry.models import (
     AuditLeaf,
     AuditLeafParty,
     AuditNode,
+    AuditRequestId,
     Checkpoint,
 )
 
@@ -235,7 +236,7 @@ def _check_no_more(session: Session, size: int, signed: Mapping[int, Signed]) ->
 
 def _check_indexes(session: Session, size: int) -> None:
     """Refuse names and readers of records that are not there; fewer may be kept."""
-    for part in (AuditLeafParty, AuditEventId):
+    for part in (AuditLeafParty, AuditEventId, AuditRequestId):
         stray = select(func.min(part.index)).where(
             (part.index < 0) | (part.index >= size)
         )

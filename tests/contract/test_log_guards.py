@@ -28,6 +28,7 @@ FORGED: dict[str, dict[str, object]] = {
     "audit_leaf_parties": {"index": 1, "spiffe_id": OPERATOR},
     "audit_event_ids": {"actor": OPERATOR, "event_id": "e", "index": 0},
     "audit_nodes": {"level": 1, "position": 0, "hash": HASH},
+    "audit_request_ids": {"request_id": "r", "index": 2},
     "audit_notes": {"index": 2, "salt": b"s" * 32, "text": "forged"},
     "checkpoints": {"size": 3, "note": b"forged"},
 }
@@ -36,6 +37,7 @@ KEYS = {
     "audit_leaf_parties": '"index", spiffe_id',
     "audit_event_ids": "actor, event_id",
     "audit_nodes": "level, position",
+    "audit_request_ids": 'request_id, "index"',
     "audit_notes": '"index"',
     "checkpoints": "size",
 }
@@ -45,11 +47,12 @@ KEPT = sorted(FORGED.keys() - {"audit_notes"})
 
 @pytest.fixture
 def log(database: Database, tmp_path: Path) -> Database:
-    """A log of three records: a reporter has named the second, the last has a note."""
+    """A log of three records: the second has a name, the last a note and a request."""
     written = new_log(database, tmp_path / "checkpoint.txt")
     append(database, written, 2)
     with database.transaction() as session:
-        written.append(session, "key.held", OPERATOR, {"reason": "lost"})
+        facts = {"reason": "lost", "request_id": "r"}
+        written.append(session, "key.held", OPERATOR, facts)
     written.checkpoint()
     with database.transaction() as session:
         names = Base.metadata.tables["audit_event_ids"]

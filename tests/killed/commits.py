@@ -65,6 +65,7 @@ _SEEN_OTHERWISE: Final = frozenset(
         "audit_leaves",
         "audit_nodes",
         "audit_notes",
+        "audit_request_ids",
         "checkpoints",
         "cosignatures",
         "jobs",

@@ -225,6 +225,11 @@ CHANGES: dict[str, tuple[Change, str, int]] = {
         "record",
         -3,
     ),
+    "a request of no record": (
+        sql("INSERT INTO audit_request_ids VALUES ('r', 16)"),
+        "record",
+        16,
+    ),
     "everything deleted": (sql("DELETE FROM audit_leaves"), "checkpoint", SIGNED),
     "a changed node": (
         sql("UPDATE audit_nodes SET hash = zeroblob(32) WHERE level=2 AND position=1"),
@@ -326,7 +331,9 @@ def test_every_changed_byte_of_a_record_is_found(path: Path, index: int) -> None
     assert verify_log(path, PUBLIC_KEY).size == SIZE
 
 
-@pytest.mark.parametrize("table", ["audit_leaf_parties", "audit_event_ids"])
+@pytest.mark.parametrize(
+    "table", ["audit_leaf_parties", "audit_event_ids", "audit_request_ids"]
+)
 def test_an_erased_index_leaves_the_log_whole(path: Path, table: str) -> None:
     """Who may read a record, and what its reporter called it, is not evidence."""
     alter(path, sql(f"DELETE FROM {table}"))  # noqa: S608 - constants

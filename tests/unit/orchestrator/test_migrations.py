@@ -17,7 +17,10 @@ from core.database import schema
 from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Base
 
-LOG_TABLES = ("audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints")
+LOG_TABLES = (
+    *("audit_leaves", "audit_leaf_parties", "audit_nodes", "audit_request_ids"),
+    "checkpoints",
+)
 KEPT_TABLES = (
     *("parties", "models", "model_versions", "keys", "key_versions", "issued_models"),
     *("jobs", "approvals", "approval_votes", "audit_event_ids"),

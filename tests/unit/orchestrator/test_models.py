@@ -23,7 +23,7 @@ def test_the_tables_are_those_of_the_design() -> None:
         "organisations parties models model_versions model_aliases grants keys "
         "key_versions issued_models jobs approvals approval_votes audit_leaves "
         "audit_leaf_parties audit_nodes audit_event_ids checkpoints cosignatures "
-        "audit_notes pulse"
+        "audit_notes audit_request_ids pulse"
     )
 
     assert {table.name for table in TABLES} == set(expected.split())
