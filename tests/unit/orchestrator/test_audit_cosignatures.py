@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from core.checkpoint import sign_checkpoint
+from core.checkpoint import open_checkpoint, sign_checkpoint
 from core.cosignature import cosign, witness_name
 from core.errors import CorruptFileError, SignatureError, TooLargeError
 from core.rpc.identity import SpiffeId
@@ -155,6 +155,17 @@ def test_a_witness_that_has_seen_more_than_there_is_is_refused(ledger: Ledger) -
 def test_a_witness_of_another_history_is_refused(ledger: Ledger) -> None:
     with pytest.raises(SignatureError, match="another history"):
         submit(ledger, forged(ledger, 3, bytes(32)))
+
+
+def test_a_checkpoint_of_another_log_is_refused_though_our_key_signed_it(
+    ledger: Ledger,
+) -> None:
+    log = ledger.registry.log
+    ours = open_checkpoint(log.checkpoint(), log.public_key, log.origin)
+    note = sign_checkpoint(LOG_PEN, "demo/another", ours.size, ours.root)
+
+    with pytest.raises((SignatureError, CorruptFileError)):
+        submit(ledger, cosign(note, PENS[ALDER_ID], witness_name(ALDER), 7))
 
 
 def test_a_note_that_is_too_long_is_refused(ledger: Ledger) -> None:
