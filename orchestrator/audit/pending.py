@@ -1,6 +1,6 @@
 """What a transaction has appended to the log: inserted at once before its commit.
 
-A record costs its share of four statements, whatever they insert, and nothing is read
+A record costs its share of five statements, whatever they insert, and nothing is read
 from the database again: not the log's size, nor the tree.
 """
 
@@ -11,6 +11,7 @@ from sqlalchemy import Table, insert
 from sqlalchemy.orm import Session
 
 from core.merkle import leaf_hash
+from orchestrator.audit.notes import Note
 from orchestrator.audit.records import Entry
 from orchestrator.audit.tree import Frontier
 from orchestrator.registry.models import (
@@ -18,6 +19,7 @@ from orchestrator.registry.models import (
     AuditLeaf,
     AuditLeafParty,
     AuditNode,
+    AuditNote,
     Base,
 )
 
@@ -41,6 +43,7 @@ class Pending:
         self._leaves: list[Row] = []
         self._nodes: list[Row] = []
         self._parties: list[Row] = []
+        self._notes: list[Row] = []
         self._names: dict[tuple[str, str], Row] = {}
 
     def add(self, entry: Entry, body: bytes, parties: Iterable[str]) -> None:
@@ -61,6 +64,10 @@ class Pending:
             {"index": entry.index, "spiffe_id": party} for party in sorted(parties)
         ]
 
+    def keep(self, index: int, note: Note) -> None:
+        """Keep what was typed with one of these records beside it."""
+        self._notes.append({"index": index, "salt": note.salt, "text": note.text})
+
     def name(self, actor: str, event_id: str, index: int) -> None:
         """Note what the actor called one of these records."""
         row = {"actor": actor, "event_id": event_id, "index": index}
@@ -79,6 +86,7 @@ class Pending:
             (AuditLeaf, self._leaves),
             (AuditNode, self._nodes),
             (AuditLeafParty, self._parties),
+            (AuditNote, self._notes),
             (AuditEventId, list(self._names.values())),
         ):
             if rows:

@@ -15,7 +15,7 @@ from orchestrator.cli.options import LATEST, As, AsJson, Run
 from orchestrator.cli.session import Session, connected
 
 if TYPE_CHECKING:
-    from protos.audit_pb2 import ListEntriesRequest
+    from protos.audit_pb2 import AuditEntry, ListEntriesRequest
 
 app = typer.Typer()
 
@@ -32,7 +32,6 @@ _SUMMARY: Final = {
     "last": "last (UTC)",
 }
 _LARGEST_PAGE: Final = 1000
-
 
 As_ = Annotated[
     Format,
@@ -61,11 +60,11 @@ def list_(
     with connected(run, as_) as session:
         page = {"start": start, "limit": min(limit, _LARGEST_PAGE)}
         question = filters.question(session, **page)
-        bodies = islice(_bodies(session, question), limit)
+        entries = islice(session.operator.find_entries(question), limit)
         if json_:
-            print_json(rows(bodies))
+            print_json(rows(entries))
         else:
-            _printer(format_)(bodies)
+            _printer(format_)(entries)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -150,7 +149,7 @@ def _traffic(session: Session, when: dict[str, int]) -> Iterator[bytes]:
     yield from _bodies(session, wanted(session, "", refused=True, **when))
 
 
-def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     from orchestrator.cli import audit_rows
 
     return {
@@ -160,7 +159,7 @@ def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
     }[format_]
 
 
-def _live_printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _live_printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     """As `_printer`; who watches reads sentences, as a table has no end yet."""
     from orchestrator.cli.audit_rows import print_told
 

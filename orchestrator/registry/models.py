@@ -480,6 +480,23 @@ class AuditNode(Base):
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class AuditNote(Base):
+    """What was typed with a record, kept beside it so that it can be erased."""
+
+    __tablename__ = "audit_notes"
+    __table_args__ = (_bytes_long("salt", 32),)
+
+    index: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("audit_leaves.index"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    # Of the text's digest in the record.
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    text: Mapped[str] = mapped_column(Text)
+
+
 class Checkpoint(Base):
     """A signed root, kept before anyone was shown it; see `core.checkpoint`."""
 

@@ -64,6 +64,7 @@ _SEEN_OTHERWISE: Final = frozenset(
         "audit_leaf_parties",
         "audit_leaves",
         "audit_nodes",
+        "audit_notes",
         "checkpoints",
         "cosignatures",
         "jobs",

@@ -18,6 +18,7 @@ from orchestrator.audit.records import Entry
 from orchestrator.audit.verify import verify_log
 from orchestrator.errors import AuditBroken
 from tests.unit.orchestrator.logs import (
+    OPERATOR,
     ORIGIN,
     PUBLIC_KEY,
     SIGNING_KEY,
@@ -331,6 +332,18 @@ def test_an_erased_index_leaves_the_log_whole(path: Path, table: str) -> None:
     alter(path, sql(f"DELETE FROM {table}"))  # noqa: S608 - constants
 
     assert verify_log(path, PUBLIC_KEY).size == SIZE
+
+
+@pytest.mark.parametrize("change", ["salt = 'salt'", "text = x'6c6f7374'"])
+def test_a_note_of_another_type_is_found(tmp_path: Path, change: str) -> None:
+    """SQLite keeps what it is given, whatever the column's type is."""
+    with opened(tmp_path) as (database, log), database.transaction() as session:
+        log.append(session, "key.held", OPERATOR, {"reason": "lost"})
+    path = tmp_path / "registry.db"
+    alter(path, sql(f"UPDATE audit_notes SET {change}"))  # noqa: S608 - constants
+
+    with pytest.raises(AuditBroken, match="note 0: it is not stored as"):
+        verify_log(path, PUBLIC_KEY)
 
 
 def test_dropping_the_triggers_alone_changes_nothing(path: Path) -> None:
