@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import update
 
-from core.checkpoint import sign_checkpoint
+from core.checkpoint import open_checkpoint, sign_checkpoint
 from core.cosignature import cosign, witness_name
 from core.errors import (
     ConstraintConflict,
@@ -18,6 +18,7 @@ from core.errors import (
 )
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import acting_as
+from orchestrator.audit import cosignatures as module
 from orchestrator.audit.cosignatures import cosignatures, keep_cosignature
 from orchestrator.audit.service import AuditService
 from orchestrator.errors import NotInLog
@@ -34,6 +35,8 @@ from tests.unit.orchestrator.ledger import (
 )
 from tests.unit.parties.stage import public
 
+ALDER = str(ALDER_ID)
+LOG_PEN = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
 PENS = {
     ALDER_ID: Ed25519PrivateKey.from_private_bytes(b"a" * 32),
     BIRCH_ID: Ed25519PrivateKey.from_private_bytes(b"b" * 32),
@@ -86,6 +89,38 @@ def test_each_witnesss_newest_is_kept(ledger: Ledger) -> None:
     ]
 
 
+def test_of_the_same_size_the_newer_word_is_kept(ledger: Ledger) -> None:
+    """So one sees that a witness still looks, while nothing is recorded."""
+    submit(ledger, cosigned(ledger, at_s=7))
+    submit(ledger, cosigned(ledger, at_s=9))
+
+    assert [(ledger.registry.log.size(), 9)] == [each[1:3] for each in kept(ledger)]
+
+
+def test_a_page_goes_on_after_the_last_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner in PENS:
+        submit(ledger, cosigned(ledger, owner), owner)
+    monkeypatch.setattr(module, "LARGEST_PAGE", 1)
+
+    with ledger.change() as change:
+        (first,) = cosignatures(change.session)
+        (second,) = cosignatures(change.session, after=first.party_id)
+        witnesses = [first.party.spiffe_id, second.party.spiffe_id]
+        assert not cosignatures(change.session, after=second.party_id)
+    assert [str(owner) for owner in PENS] == witnesses
+
+
+def test_who_has_registered_no_key_witnesses_nothing(tmp_path: Path) -> None:
+    """Not under the log's key either, which others could have signed with."""
+    with open_ledger(tmp_path) as ledger:
+        note = cosign(ledger.registry.log.checkpoint(), LOG_PEN, witness_name(ALDER), 7)
+
+        with pytest.raises(SignatureError):
+            submit(ledger, note)
+
+
 def test_to_witness_the_log_does_not_make_it_longer(ledger: Ledger) -> None:
     """Else the witnesses would keep each other busy."""
     note, size = cosigned(ledger), ledger.registry.log.size()
@@ -117,8 +152,7 @@ def test_a_checkpoint_without_a_cosignature_is_refused(ledger: Ledger) -> None:
 
 def forged(ledger: Ledger, size: int, root: bytes) -> bytes:
     """Signed by the log's own key, as a restored backup's former self signed it."""
-    pen = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
-    note = sign_checkpoint(pen, ledger.registry.log.origin, size, root)
+    note = sign_checkpoint(LOG_PEN, ledger.registry.log.origin, size, root)
     return cosign(note, PENS[ALDER_ID], witness_name(str(ALDER_ID)), 7)
 
 
@@ -130,6 +164,17 @@ def test_a_witness_that_has_seen_more_than_there_is_is_refused(ledger: Ledger) -
 def test_a_witness_of_another_history_is_refused(ledger: Ledger) -> None:
     with pytest.raises(SignatureError, match="another history"):
         submit(ledger, forged(ledger, 3, bytes(32)))
+
+
+def test_a_checkpoint_of_another_log_is_refused_though_our_key_signed_it(
+    ledger: Ledger,
+) -> None:
+    log = ledger.registry.log
+    ours = open_checkpoint(log.checkpoint(), log.public_key, log.origin)
+    note = sign_checkpoint(LOG_PEN, "demo/another", ours.size, ours.root)
+
+    with pytest.raises((SignatureError, CorruptFileError)):
+        submit(ledger, cosign(note, PENS[ALDER_ID], witness_name(ALDER), 7))
 
 
 def test_a_note_that_is_too_long_is_refused(ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from protos import audit_pb2 as pb
 from protos import audit_pb2_grpc
 from tests.integration.apart import Apart, orchestrator_apart
 from tests.integration.hub import Hub, open_hub
-from tests.integration.test_no_audit_no_answer import wait_until
+from tests.integration.outage import wait_until
 from tests.unit.orchestrator.ledger import HUB_ID, OPERATOR_ID, VAULT_ID
 
 T = TypeVar("T")
