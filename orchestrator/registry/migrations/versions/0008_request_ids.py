@@ -53,7 +53,7 @@ def _fill(fact: str) -> None:
     op.execute(
         f'INSERT INTO {TABLE} (request_id, "index") '  # noqa: S608 - constants
         f'SELECT request_id, "index" FROM (SELECT {fact} AS request_id, "index" '
-        "FROM audit_leaves) AS said WHERE request_id IS NOT NULL"
+        "FROM audit_leaves) AS said WHERE request_id <> ''"
     )
 
 
