@@ -15,7 +15,7 @@ from parties.audit import RecordsRefused
 from parties.inference_server.releases import Releases
 from protos import audit_pb2 as pb
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Desk:
     pool: ThreadPoolExecutor
 
     def hand_in(
-        self, name: str, timeout_s: float | None = None
+        self, name: str, timeout_s: float = LONG_S
     ) -> "Future[pb.InferenceVerdict]":
         record = pb.InferenceRecord(event_id=name)
         return self.pool.submit(self.releases.verdict, record, timeout_s=timeout_s)
