@@ -18,7 +18,8 @@ from core.rpc.health import NotServingError, require_serving
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.25
-_LOOK_S: Final = 2.0
+# A machine that stands still for seconds has not lost its log.
+_LOOK_S: Final = 5.0
 
 
 class LogWatch:

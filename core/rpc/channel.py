@@ -14,6 +14,8 @@ from core.rpc.health import require_serving
 from core.rpc.identity import Identity, SpiffeId, dns_name
 
 _PROBE_S: Final = 2.0
+# However little time is left, a probe has so much: else its answer is never heard.
+_PROBE_AT_LEAST_S: Final = 0.05
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -77,7 +79,7 @@ def wait_ready(
 def _not_ready(
     channel: grpc.Channel, service: str, peer: str, end: float
 ) -> KeymixerError | None:
-    left_s = max(min(_PROBE_S, end - time.monotonic()), _FIRST_PAUSE_S)
+    left_s = max(min(_PROBE_S, end - time.monotonic()), _PROBE_AT_LEAST_S)
     try:
         require_serving(channel, service, peer, left_s)
     except KeymixerError as error:

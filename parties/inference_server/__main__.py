@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,14 +63,21 @@ def main() -> int:
 
 
 @contextmanager
-def running(folder: Path, engine: Engine | None = None) -> Iterator[RunningServer]:
-    """An inference server that serves; the folder's `address` says where."""
+def running(
+    folder: Path,
+    engine: Engine | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[RunningServer]:
+    """An inference server that serves; the folder's `address` says where.
+
+    By `clock`, in seconds, it tells how old the registry's word is.
+    """
     settings, identity = Settings.read(folder), load_identity(folder)
     keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
         ports = _ports(settings, identity, stack)
         intake = _intake(folder, settings, ports, engine)
-        standing = _standing(settings, ports, intake)
+        standing = _standing(settings, ports, intake, clock)
         presence = Presence(ports.registry, str(identity.spiffe), keys)
 
         def ready() -> bool:
@@ -130,12 +138,17 @@ def _intake(
     return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
 
 
-def _standing(settings: Settings, ports: _Ports, intake: Intake) -> Standing:
+def _standing(
+    settings: Settings, ports: _Ports, intake: Intake, clock: Callable[[], float]
+) -> Standing:
     """What lies on disk is compared with the registry before anybody is served."""
     holder = settings.key_holder
     stock = Stock(intake, ports.reporter, holder.spiffe_id if holder else None)
     return Standing(
-        ports.registry.standing, settings.max_staleness_s, at_first=stock.take
+        ports.registry.standing,
+        settings.max_staleness_s,
+        at_first=stock.take,
+        clock=clock,
     )
 
 

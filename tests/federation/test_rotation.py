@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCENARIO = Path(__file__).with_name("rotation.yaml")
 OWNERS = ("archive", "post-office", "savings-bank", "town-hall")

@@ -15,7 +15,9 @@ import pytest
 
 from orchestrator.simulation.processes import is_running, load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PATIENCE_S = 180.0
 
 SCENARIO = "deploy/scenarios/digits.yaml"
 
@@ -176,7 +178,7 @@ def test_interrupted_it_stops_every_process(
     )
     record = _appears(tmp_path, "*/processes.json", child)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=PATIENCE_S)
 
     assert child.returncode == 130
     assert "The logs are in" in said
@@ -197,7 +199,7 @@ def test_a_server_that_is_killed_ends_the_run_and_is_named(
     record = _appears(tmp_path, "*/processes.json", child)
     (server,) = _started(record, "inference-server", child)
     os.kill(server, signal.SIGKILL)
-    _, said = child.communicate(timeout=90)
+    _, said = child.communicate(timeout=PATIENCE_S)
 
     assert child.returncode == 4
     assert "inference-server ended with signal 9" in said
@@ -207,7 +209,7 @@ def test_a_server_that_is_killed_ends_the_run_and_is_named(
 
 def _started(record: Path, name: str, child: subprocess.Popen[str]) -> list[int]:
     """The pid of a process, once the simulation has started it."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and child.poll() is None:
         if found := [p.pid for p in load(record) if p.name == name]:
             return found
@@ -216,7 +218,7 @@ def _started(record: Path, name: str, child: subprocess.Popen[str]) -> list[int]
 
 
 def _appears(folder: Path, pattern: str, child: subprocess.Popen[str]) -> Path:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and child.poll() is None:
         if found := list(folder.glob(pattern)):
             return found[0]

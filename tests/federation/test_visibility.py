@@ -44,7 +44,7 @@ from tests.federation.needles import (
     search,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCENARIO = Path(__file__).with_name("visibility.yaml")
 TAPPED = (sys.executable, "-m", "tests.federation.tapped")

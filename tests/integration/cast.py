@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,6 +50,8 @@ from tests.unit.parties.stage import (
     Release,
 )
 
+# A machine that stands still for seconds makes nobody late, and nothing too old.
+LONG_S: Final = 60.0
 KEY_SERVICE = "keymixer.v1.KeyHolderService"
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 
@@ -205,7 +207,11 @@ class Cast:
             }
             for peer in peers
         }
-        common = {"federation": "demo", "listen": "127.0.0.1:0"}
+        common = {
+            "federation": "demo",
+            "listen": "127.0.0.1:0",
+            "max_staleness_s": LONG_S,
+        }
         path = self.home(who) / "settings.json"
         path.write_text(json.dumps(common | settings | more))
         return path.parent
@@ -226,7 +232,7 @@ class Cast:
             self.found(KEY_HOLDER_ID, KEY_SERVICE)
             yield
 
-    def found(self, who: SpiffeId, service: str, timeout_s: float = 20) -> None:
+    def found(self, who: SpiffeId, service: str, timeout_s: float = LONG_S) -> None:
         """Read the address a party wrote, and wait until it is healthy."""
         self.addresses[who] = (self.home(who) / "address").read_text()
         asker = self.identity(ORCHESTRATOR_ID)
@@ -236,7 +242,9 @@ class Cast:
     def channel(self, caller: SpiffeId, to: SpiffeId) -> Iterator[grpc.Channel]:
         identity = self.identity(caller)
         with (
-            open_channel(self.addresses[to], identity, to) as channel,
+            open_channel(
+                self.addresses[to], identity, to, deadline_s=LONG_S
+            ) as channel,
             remote_errors(str(to)),
         ):
             yield channel

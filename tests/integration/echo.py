@@ -38,8 +38,10 @@ POLICY: Final[Policy] = MappingProxyType(
 SERVER = SpiffeId("demo", "hospital", KEY_HOLDER)
 OWNER = SpiffeId("demo", "clinic", DATA_OWNER)
 PROVIDER = SpiffeId("demo", "lab", MODEL_PROVIDER)
-SETTINGS = ServerSettings(workers=4, max_message_bytes=1 << 16, drain_s=5)
+# What is awaited comes: a machine that stands still for a while only delays it.
+LONG_S = 60.0
 CONFIDED = "the seed is 0x1234"
+SETTINGS = ServerSettings(workers=4, max_message_bytes=1 << 16, drain_s=LONG_S)
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Echo:
     def wait_for_calls(self, count: int) -> None:
         """Return when the server has so many calls, those that wait among them."""
         assert self._server is not None
-        for _ in range(20_000):
+        for _ in range(60_000):
             # Only gRPC's own state tells; a service learns of a call when it begins.
             if len(self._server._state.rpc_states) == count:  # type: ignore[attr-defined]
                 return
@@ -115,7 +117,8 @@ class Echo:
 
     def wait(self, request: BytesValue, _: grpc.ServicerContext) -> BytesValue:
         self.entered.set()
-        self.release.wait(20)
+        self.release.wait(LONG_S)
+        self.left.set()
         return request
 
     def fail(self, _request: BytesValue, _: grpc.ServicerContext) -> BytesValue:
@@ -199,7 +202,7 @@ class House:
         identity: Identity,
         *,
         peer: SpiffeId = SERVER,
-        deadline_s: float = 10,
+        deadline_s: float = LONG_S,
         max_message_bytes: int = 1 << 20,
         retries: Collection[str] = (),
     ) -> Iterator[Stub]:
@@ -248,7 +251,7 @@ def endless() -> Iterator[Iterator[bytes]]:
     done = threading.Event()
 
     def wait() -> Iterator[bytes]:
-        done.wait(30)
+        done.wait(LONG_S)
         yield from ()
 
     try:

@@ -1,11 +1,13 @@
 """A real registry and log behind mTLS, and an inference server with a slow engine.
 
-No workflow runs: a test moves the keys by hand, and says when a computation ends.
+No workflow runs: a test moves the keys by hand, and says when a computation ends and
+when time passes for what the server has heard: no stall makes that old.
 """
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
@@ -33,6 +36,7 @@ from orchestrator.registry.service import RegistryService
 from parties.inference_server import __main__ as inference_server
 from parties.inference_server.engine import Logits, Question
 from parties.inference_server.store import ModelName, ModelStore
+from parties.inference_server.turns import Call, Turns
 from protos import audit_pb2 as audit
 from protos import audit_pb2_grpc, registry_pb2_grpc
 from protos import open_inference_pb2 as pb
@@ -52,7 +56,8 @@ from tests.unit.orchestrator.ledger import (
 from tests.unit.parties.stage import TINY, Release, public
 
 PEN = Ed25519PrivateKey.from_private_bytes(b"v" * 32)
-LONG_S = 20.0
+LONG_S = 60.0
+A_DAY_S = 24 * 3600.0
 
 
 class SlowEngine:
@@ -83,6 +88,34 @@ class SlowEngine:
 
 
 @dataclass
+class FakeSeconds:
+    """A monotonic clock that a test moves."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class CountedTurns(Turns):
+    """Tells of each request that is past the door, and waits for its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came = threading.Semaphore(0)
+
+    @contextmanager
+    def taken(self, call: Call) -> Iterator[None]:
+        self._came.release()
+        with super().taken(call):
+            yield
+
+    def wait_for(self, requests: int) -> None:
+        for _ in range(requests):
+            assert self._came.acquire(timeout=LONG_S)
+
+
+@dataclass
 class Hub:
     """An orchestrator's registry and log, some of whose answers do not arrive.
 
@@ -97,6 +130,10 @@ class Hub:
     silent: threading.Event = field(default_factory=threading.Event)
     lose: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    turns: CountedTurns = field(default_factory=CountedTurns)
+    clock: FakeSeconds = field(default_factory=FakeSeconds)
+    # How often it was asked who stands how.
+    looks: int = 0
 
     @contextmanager
     def serving(self, address: str = "127.0.0.1:0") -> Iterator[None]:
@@ -128,13 +165,21 @@ class Hub:
         self.ended.clear()
 
     @contextmanager
-    def inference_server(self, **settings: Any) -> Iterator[None]:
-        """The inference server, healthy; `settings` are added to its own."""
+    def inference_server(
+        self, clock: Callable[[], float] | None = None, **settings: Any
+    ) -> Iterator[None]:
+        """The inference server, healthy; `settings` are added to its own.
+
+        What it has heard grows old by the hub's clock, if no other one is given.
+        """
         folder = self.cast.settle(CLOUD_ID, HUB_ID)
         path = folder / "settings.json"
         path.write_text(json.dumps(json.loads(path.read_bytes()) | settings))
         self.stock(folder)
-        with inference_server.running(folder, self.engine):
+        with (
+            _patched("parties.inference_server.service.Turns", lambda: self.turns),
+            inference_server.running(folder, self.engine, clock or self.clock),
+        ):
             self.cast.addresses[CLOUD_ID] = (folder / "address").read_text()
             self.wait_healthy()
             try:
@@ -142,10 +187,23 @@ class Hub:
             finally:
                 self.engine.let_go_on(100)
 
-    def wait_healthy(self, timeout_s: float = LONG_S) -> None:
+    def wait_healthy(self) -> None:
         identity = self.cast.identity(HUB_ID)
         address = self.cast.addresses[CLOUD_ID]
-        wait_ready(address, identity, CLOUD_ID, INFERENCE_SERVICE, timeout_s)
+        wait_ready(address, identity, CLOUD_ID, INFERENCE_SERVICE, LONG_S)
+
+    def cut_off(self) -> None:
+        """From now on the server hears nothing, and what it has heard is too old."""
+        self.silent.set()
+        self.clock.now_s += A_DAY_S
+
+    def wait_heard(self) -> None:
+        """Return when the server knows how things stand now: it has asked twice.
+
+        It asks one question at a time, so the first one is answered by the second.
+        """
+        enough = self.looks + 2
+        wait_until(lambda: self.looks >= enough)
 
     def stock(self, folder: Path) -> None:
         """Put the backbone and what was issued for every owner on the server's disk."""
@@ -163,6 +221,13 @@ class Hub:
         """One connection of an owner's to the inference server."""
         with self.cast.channel(owner, CLOUD_ID) as channel:
             yield rpc.GRPCInferenceServiceStub(channel)
+
+
+@contextmanager
+def _patched(name: str, value: object) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(name, value)
+        yield
 
 
 @contextmanager
@@ -223,6 +288,13 @@ def question(owner: SpiffeId, version: int = 1) -> pb.ModelInferRequest:
     return request
 
 
+def wait_until(what: Callable[[], object]) -> None:
+    until = time.monotonic() + LONG_S
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 class _Registry(RegistryService):
     """The real one; of how things stand it may be silent."""
 
@@ -233,6 +305,7 @@ class _Registry(RegistryService):
     def ListStanding(
         self, request: registry.ListStandingRequest, context: grpc.ServicerContext
     ) -> registry.ListStandingResponse:
+        self._hub.looks += 1
         _pass(self._hub)
         return super().ListStanding(request, context)
 

@@ -14,7 +14,7 @@ from orchestrator.registry import budgets
 from orchestrator.registry.budgets import Budget
 from parties.data_owner.inference import budget_errors
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.integration.hub import Hub, open_hub, question
+from tests.integration.hub import LONG_S, Hub, open_hub, question
 from tests.unit.orchestrator.ledger import ALDER_ID, BIRCH_ID, MODEL
 
 REQUESTS = 24
@@ -37,7 +37,7 @@ def ask(stub: GRPCInferenceServiceStub, owner: SpiffeId) -> str:
     """How it ended, as the owner's client is told."""
     try:
         with budget_errors(), remote_errors("cloud"):
-            stub.ModelInfer(question(owner), timeout=20)
+            stub.ModelInfer(question(owner), timeout=LONG_S)
     except BudgetSpent as error:
         return error.kind
     return ""

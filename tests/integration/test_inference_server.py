@@ -1,7 +1,6 @@
 """The inference server as a process among others: real TLS, restarts, hostile bytes."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from protos import model_store_pb2
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as rpc
 from tests.integration.cast import INFERENCE_SERVICE, Cast
+from tests.integration.hub import wait_until
 from tests.unit.parties.stage import (
     KEY_HOLDER_ID,
     MODEL,
@@ -232,10 +232,3 @@ def healthy(cast: Cast) -> bool:
     except PeerUnavailable:
         return False
     return True
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.1)

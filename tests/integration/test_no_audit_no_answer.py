@@ -12,6 +12,11 @@ from tests.integration.small_disk import on_a_small_disk
 from tests.postgresql import PostgreSQL
 
 
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    """Nothing is lengthened: here somebody is away indeed."""
+
+
 def file_limit(place: Place) -> Callable[[], None]:
     place.apart.fill_disk()
     return place.apart.free_disk

@@ -77,7 +77,7 @@ from tests.unit.orchestrator.office import (
 )
 
 ALDER = str(ALDER_ID)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 KEY_HOLDER_METHODS = (
     *("CreateKeyVersion", "PrepareIssuedModel"),
     *("SendIssuedModel", "DestroyKeyVersion", "ExportKeyVersion"),
@@ -129,7 +129,9 @@ class Desk:
 
     def channel(self, caller: SpiffeId) -> grpc.Channel:
         identity = self.town.identity(caller)
-        channel = open_channel(self.address, identity, ORCHESTRATOR_ID)
+        channel = open_channel(
+            self.address, identity, ORCHESTRATOR_ID, deadline_s=PATIENCE_S
+        )
         return self.stack.enter_context(channel)
 
     def registry(self, caller: SpiffeId) -> registry_pb2_grpc.RegistryServiceStub:
@@ -311,13 +313,13 @@ def test_without_a_certificate_there_is_no_answer(office: Desk) -> None:
     with grpc.secure_channel(office.address, credentials) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
         with pytest.raises(PeerUnavailable), remote_errors("orchestrator"):
-            stub.ListParties(registry_pb2.ListPartiesRequest(), timeout=5)
+            stub.ListParties(registry_pb2.ListPartiesRequest(), timeout=PATIENCE_S)
 
 
 def test_it_is_healthy_once_it_serves(office: Desk) -> None:
     identity = office.town.identity(OPERATOR_ID)
     for service in ("", *SERVICES):
-        wait_ready(office.address, identity, ORCHESTRATOR_ID, service, 5)
+        wait_ready(office.address, identity, ORCHESTRATOR_ID, service, PATIENCE_S)
 
 
 def test_after_a_restart_everything_is_where_it_was(

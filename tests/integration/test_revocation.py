@@ -1,9 +1,9 @@
 """Revoked is refused: at the door, in the queue, at the log, and when cut off from it.
 
-Everything is real but the engine: TLS, registry, log, threads and clocks.
+Everything is real but the engine, and the clock by which a server that is cut off
+learns how long it has been so: TLS, registry, log and threads.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,11 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from core.errors import KeymixerError, PeerUnavailable
 from core.rpc.errors import RemoteError, remote_errors
+from core.rpc.health import NotServingError, require_serving
 from core.rpc.identity import SpiffeId
 from orchestrator.registry.lifecycle import KeyAction
 from protos import open_inference_pb2 as pb
 from protos import registry_pb2, registry_pb2_grpc
-from tests.integration.hub import Hub, open_hub, question
+from tests.integration.cast import INFERENCE_SERVICE
+from tests.integration.hub import A_DAY_S, LONG_S, Hub, open_hub, question, wait_until
 from tests.unit.orchestrator.ledger import (
     ALDER_ID,
     BIRCH_ID,
@@ -37,9 +39,9 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def ask(hub: Hub, owner: SpiffeId, timeout_s: float = 20.0, version: int = 1) -> Answer:
+def ask(hub: Hub, owner: SpiffeId, timeout_s: float = LONG_S) -> Answer:
     with hub.asking(owner) as stub:
-        return stub.ModelInfer(question(owner, version), timeout=timeout_s)
+        return stub.ModelInfer(question(owner), timeout=timeout_s)
 
 
 def kind_of(asked: Callable[[], object]) -> str:
@@ -51,16 +53,13 @@ def kind_of(asked: Callable[[], object]) -> str:
     return ""
 
 
-def wait_until(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+def wait_refused(hub: Hub, owner: SpiffeId, kind: str) -> None:
+    """Return once the owner is refused at the door.
 
-
-def refused_at_the_door(hub: Hub, owner: SpiffeId, kind: str) -> bool:
-    """A request that would be computed waits for the engine until it gives up."""
-    return kind_of(lambda: ask(hub, owner, timeout_s=0.5)) == kind
+    Until then a request would wait for the engine, so it is asked for a short time.
+    """
+    hub.wait_heard()
+    wait_until(lambda: kind_of(lambda: ask(hub, owner, timeout_s=3.0)) == kind)
 
 
 @contextmanager
@@ -69,8 +68,7 @@ def queue(hub: Hub, length: int) -> Iterator[list["Future[Answer]"]]:
     with ThreadPoolExecutor(length) as pool:
         waiting = [pool.submit(ask, hub, ALDER_ID) for _ in range(length)]
         hub.engine.wait_begun()
-        # Those that are not in the queue yet are at the door: refused there instead.
-        time.sleep(0.2)
+        hub.turns.wait_for(length)
         try:
             yield waiting
         finally:
@@ -85,7 +83,7 @@ def test_of_those_that_wait_nobody_is_answered_after_the_revocation(
 ) -> None:
     with hub.inference_server(), queue(hub, 6) as waiting:
         hub.ledger.move(ALDER_ID, 1, action)
-        wait_until(lambda: refused_at_the_door(hub, ALDER_ID, "KeyRefused"))
+        wait_refused(hub, ALDER_ID, "KeyRefused")
         hub.engine.let_go_on(6)
 
         assert {kind_of(request.result) for request in waiting} == {"KeyRefused"}
@@ -96,7 +94,7 @@ def test_of_those_that_wait_nobody_is_answered_after_the_revocation(
 
 def test_an_answer_that_is_computed_already_is_refused_by_the_log(hub: Hub) -> None:
     """Before the server has heard anything: this check is exact."""
-    with hub.inference_server(max_staleness_s=60), ThreadPoolExecutor(1) as pool:
+    with hub.inference_server(), ThreadPoolExecutor(1) as pool:
         hub.silent.set()
         computed = pool.submit(ask, hub, ALDER_ID)
         hub.engine.wait_begun()
@@ -113,7 +111,7 @@ def test_the_other_owner_notices_nothing(hub: Hub) -> None:
     with hub.inference_server():
         assert kind_of(lambda: ask(hub, ALDER_ID)) == ""
         hub.ledger.move(ALDER_ID, 1, KeyAction.REVOKE)
-        wait_until(lambda: refused_at_the_door(hub, ALDER_ID, "KeyRefused"))
+        wait_refused(hub, ALDER_ID, "KeyRefused")
 
         assert kind_of(lambda: ask(hub, BIRCH_ID)) == ""
 
@@ -156,20 +154,22 @@ def test_a_revoked_partys_open_connection_to_the_orchestrator_ends_at_once(
 
 
 def healthy(hub: Hub) -> bool:
-    try:
-        hub.wait_healthy(timeout_s=0.2)
-    except PeerUnavailable:
-        return False
+    """Whether its health says so, and not only that nothing came in time."""
+    with hub.cast.channel(HUB_ID, CLOUD_ID) as channel:
+        try:
+            require_serving(channel, INFERENCE_SERVICE, "cloud", LONG_S)
+        except NotServingError:
+            return False
     return True
 
 
 def test_a_server_that_is_cut_off_stops_serving_and_heals_by_itself(hub: Hub) -> None:
     """The orchestrator is there, but its word on who stands how does not arrive."""
     hub.engine.let_go_on(100)
-    with hub.inference_server(max_staleness_s=1.0):
+    with hub.inference_server():
         assert kind_of(lambda: ask(hub, ALDER_ID)) == ""
-        hub.silent.set()
-        wait_until(lambda: kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown")
+        hub.cut_off()
+        assert kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown"
         wait_until(lambda: not healthy(hub))
         asked = hub.engine.asked
         hub.ledger.move(ALDER_ID, 1, KeyAction.REVOKE)
@@ -186,9 +186,9 @@ def test_a_server_that_is_cut_off_stops_serving_and_heals_by_itself(hub: Hub) ->
 def test_those_that_wait_while_the_server_is_cut_off_are_not_computed(
     hub: Hub,
 ) -> None:
-    with hub.inference_server(max_staleness_s=1.0), queue(hub, 3) as waiting:
-        hub.silent.set()
-        wait_until(lambda: refused_at_the_door(hub, ALDER_ID, "StandingUnknown"))
+    with hub.inference_server(), queue(hub, 3) as waiting:
+        hub.cut_off()
+        assert kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown"
         hub.engine.let_go_on(3)
         kinds = sorted(kind_of(request.result) for request in waiting)
 
@@ -205,9 +205,10 @@ def test_an_orchestrator_that_went_away_is_missed_and_found_again(
         hub.engine.let_go_on(100)
         with hub.serving():
             address = hub.cast.addresses[HUB_ID]
-            stack.enter_context(hub.inference_server(max_staleness_s=1.0))
-        wait_until(lambda: kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown")
-        assert not healthy(hub)
+            stack.enter_context(hub.inference_server())
+        hub.clock.now_s += A_DAY_S
+        assert kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown"
+        wait_until(lambda: not healthy(hub))
         with hub.serving(address):
             hub.wait_healthy()
             assert kind_of(lambda: ask(hub, ALDER_ID)) == ""
@@ -236,7 +237,7 @@ def test_a_lost_verdict_fails_no_request_and_is_recorded_once(
     hub.engine.let_go_on(100)
     with hub.inference_server():
         hub.lose.append(how)
-        answer = ask(hub, ALDER_ID, timeout_s=4.0)
+        answer = ask(hub, ALDER_ID)
 
     (entry,) = hub.ledger.entries("inference")
     assert answer.parameters["audit_index"].int64_param == entry.index
@@ -257,9 +258,9 @@ def test_a_verdict_lost_twice_is_no_answer(hub: Hub) -> None:
 
 def test_an_operator_gets_through_to_a_server_that_is_cut_off(hub: Hub) -> None:
     hub.engine.let_go_on(100)
-    with hub.inference_server(max_staleness_s=1.0):
-        hub.silent.set()
-        wait_until(lambda: kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown")
+    with hub.inference_server():
+        hub.cut_off()
+        assert kind_of(lambda: ask(hub, ALDER_ID)) == "StandingUnknown"
         with hub.cast.channel(OPERATOR_ID, CLOUD_ID) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest()

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -23,6 +24,7 @@ from core.rpc.identity import OPERATOR, Identity, SpiffeId
 from core.rpc.server import ServerSettings, serve
 from orchestrator.certificates import DevelopmentCA
 from tests.integration.echo import (
+    LONG_S,
     OWNER,
     POLICY,
     PROVIDER,
@@ -132,12 +134,13 @@ def test_nobody_may_watch_health(house: House, owner: Identity) -> None:
 def test_whoever_waits_goes_on_once_the_peer_is_ready(
     house: House, owner: Identity
 ) -> None:
-    threading.Timer(0.5, house.server.set_serving, (True,)).start()
-    start = time.monotonic()
-
-    wait_ready(house.server.address, owner, SERVER, SERVICE, timeout_s=10)
-
-    assert 0.4 < time.monotonic() - start < 5
+    whom = (house.server.address, owner, SERVER, SERVICE)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_ready, *whom, timeout_s=LONG_S)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        house.server.set_serving(True)
+        waiting.result(LONG_S)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +149,11 @@ def test_whoever_waits_goes_on_once_the_peer_is_ready(
 def test_whoever_waits_in_vain_learns_why(
     house: House, owner: Identity, peer: SpiffeId, why: str
 ) -> None:
-    start = time.monotonic()
-
     with pytest.raises(PeerUnavailable, match=why) as caught:
         wait_ready(house.server.address, owner, peer, SERVICE, timeout_s=0.5)
 
     assert str(peer) in str(caught.value)
     assert house.server.address in str(caught.value)
-    assert time.monotonic() - start < 5
 
 
 def test_waiting_for_nobody_ends_too(house: House, owner: Identity) -> None:
@@ -172,7 +172,7 @@ def test_whoever_waits_sees_a_peer_that_starts_later(
     ready = threading.Event()
 
     def wait() -> None:
-        wait_ready(address, owner, SERVER, SERVICE, timeout_s=20)
+        wait_ready(address, owner, SERVER, SERVICE, timeout_s=LONG_S)
         ready.set()
 
     waiting = threading.Thread(target=wait)
@@ -181,8 +181,8 @@ def test_whoever_waits_sees_a_peer_that_starts_later(
     identity, echo = federation.enrol(SERVER), Echo()
     with serve(identity, POLICY, echo.register, [SERVICE], address) as again:
         again.set_serving(True)
-        assert ready.wait(20)
-    waiting.join(5)
+        assert ready.wait(LONG_S)
+    waiting.join(LONG_S)
 
 
 # Retry
@@ -242,13 +242,13 @@ def test_a_running_call_ends_well_when_the_server_drains(
 ) -> None:
     with house.visit(owner) as stub:
         answer = stub.start("Wait", b"x")
-        assert house.echo.entered.wait(5)
+        assert house.echo.entered.wait(LONG_S)
         threading.Timer(0.5, house.echo.release.set).start()
         house.close()
 
-        assert answer.result(1) == b"x"
+        assert answer.result(LONG_S) == b"x"
         with pytest.raises(PeerUnavailable), remote_errors("the server"):
-            stub.ask("Say", timeout=5)
+            stub.ask("Say")
 
 
 def test_a_call_that_outlives_the_drain_is_cancelled(
@@ -260,13 +260,12 @@ def test_a_call_that_outlives_the_drain_is_cancelled(
         house.visit(owner) as stub,
     ):
         answer = stub.start("Wait", b"x")
-        assert house.echo.entered.wait(5)
-        start = time.monotonic()
+        assert house.echo.entered.wait(LONG_S)
         house.close()
 
-        assert time.monotonic() - start < 3
+        assert not house.echo.left.is_set(), "it was waited for"
         with pytest.raises(grpc.RpcError):
-            answer.result(1)
+            answer.result(LONG_S)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -274,9 +273,17 @@ def test_a_signal_ends_the_wait_and_nothing_else(
     house: House, owner: Identity, number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
 
+    def send() -> None:
+        # Not before it is expected: it would end the tests.
+        while signal.getsignal(number) is before:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    sending = threading.Thread(target=send)
+    sending.start()
     house.server.wait()
+    sending.join()
 
     assert signal.getsignal(number) is before
     with house.visit(owner) as stub:
@@ -287,6 +294,6 @@ def test_the_wait_can_be_ended_from_another_thread(house: House) -> None:
     waiting = threading.Thread(target=house.server.wait)
     waiting.start()
     house.server.stop()
-    waiting.join(5)
+    waiting.join(LONG_S)
 
     assert not waiting.is_alive()

@@ -195,9 +195,9 @@ def _wait_until_ready(site: Site, servers: Servers) -> None:
         party = site.workspace.federation.only(program.role)
         while True:
             servers.check()
-            # Short, for its pauses become longer and longer.
+            # Not long, for its pauses become longer and longer.
             with suppress(Unavailable):
-                wait_ready(address, identity, party, SERVICES[program.role], 0.2)
+                wait_ready(address, identity, party, SERVICES[program.role], 1.0)
                 break
             assert time.monotonic() < end, f"{program.folder.name} is not healthy"
 

@@ -1,7 +1,6 @@
 """The table refuses what it does not list; nobody calls unless the guard says so."""
 
 import threading
-import time
 
 import pytest
 
@@ -66,7 +65,11 @@ def test_code_can_be_run_on_behalf_of_a_caller_without_grpc() -> None:
 REFUSAL = Refusal(str(OWNER), "/x.Y/Z", "NotAllowed")
 
 
-def test_a_report_has_usually_arrived_when_the_caller_is_told() -> None:
+def test_a_report_has_usually_arrived_when_the_caller_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is waited for, though not for ever."""
+    monkeypatch.setattr("core.rpc.refusals._PATIENCE_S", 60)
     heard: list[Refusal] = []
     with reporting(heard.append) as report:
         report(REFUSAL)
@@ -79,7 +82,7 @@ def test_reports_that_wait_are_heard_before_the_server_ends() -> None:
     free = threading.Event()
 
     def slow(refusal: Refusal) -> None:
-        free.wait(5)
+        free.wait(60)
         heard.append(refusal)
 
     with reporting(slow) as report:
@@ -109,21 +112,27 @@ def test_a_report_that_fails_is_in_the_log_and_the_next_one_is_heard(
 
 
 def test_a_hook_that_hangs_delays_one_caller_a_little_and_then_nobody(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()
+    waits: list[float | None] = []
+
+    class Counted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().wait(timeout)
 
     def hangs(_: Refusal) -> None:
-        free.wait(20)
+        free.wait()
 
     with reporting(hangs) as report:
-        start = time.monotonic()
+        monkeypatch.setattr("core.rpc.refusals.Event", Counted)
         for _ in range(1100):
             report(REFUSAL)
-        taken_s = time.monotonic() - start
         free.set()
 
-    assert taken_s < 2
+    # The second may find the queue empty still: the first was just taken from it.
+    assert waits in ([0.25], [0.25, 0.25])
     assert "queue full" in caplog.text
 
 
@@ -132,7 +141,7 @@ def test_every_refusal_is_heard_of_or_counted() -> None:
     free = threading.Event()
 
     def hangs(refusal: Refusal) -> None:
-        free.wait(20)
+        free.wait(60)
         heard.append(refusal)
 
     with reporting(hangs) as report:

@@ -14,7 +14,7 @@ from core.errors import StorageError
 from orchestrator.audit.signing import signing
 from tests.unit.orchestrator.logs import ORIGIN, PUBLIC_KEY, append, opened
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 # Appends 5 records, says so, and then waits to be killed.
 WRITER = """

@@ -32,7 +32,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
 
 
 def _gone(pid: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if under_test.start_time(pid) == 0:
             return True
@@ -83,10 +83,10 @@ def test_leaving_the_context_ends_every_process_and_its_children(
     """A grandchild is in the same process group, so it ends too."""
     body = (
         "import subprocess, sys, time\n"
-        "sleep = 'import time; time.sleep(60)'\n"
+        "sleep = 'import time; time.sleep(600)'\n"
         "child = subprocess.Popen([sys.executable, '-c', sleep])\n"
         "open(sys.argv[1], 'w').write(str(child.pid))\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     name = _module(tmp_path, monkeypatch, body)
     told = tmp_path / "pid"
@@ -107,7 +107,7 @@ def test_a_process_that_ignores_the_request_is_killed(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "open(sys.argv[1], 'w').write('ready')\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     name = _module(tmp_path, monkeypatch, body)
     monkeypatch.setattr(under_test, "TERMINATE_S", 0.3)
@@ -124,7 +124,7 @@ def test_what_was_left_running_is_found_and_ended(
     group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`keymixer up` ends, its servers stay, `keymixer down` ends them."""
-    name = _module(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    name = _module(tmp_path, monkeypatch, "import time; time.sleep(600)")
     started = group.start("server", "role", [name])
     child = group._running["server"]
     group.release()
@@ -145,7 +145,7 @@ def test_what_ignores_the_request_to_end_is_killed_by_down(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "open(sys.argv[1], 'w').write('ready')\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     name = _module(tmp_path, monkeypatch, body)
     monkeypatch.setattr(under_test, "TERMINATE_S", 0.3)
@@ -177,7 +177,7 @@ def test_an_interruption_while_a_process_is_started_leaves_nobody_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C right after the process exists, and before it is written down."""
-    name = _module(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    name = _module(tmp_path, monkeypatch, "import time; time.sleep(600)")
     born: list[int] = []
     real = under_test.start_time
 
@@ -218,7 +218,7 @@ def end(*_):
     raise SystemExit
 signal.signal(signal.SIGTERM, end)
 print('{"event": "ready"}', flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     name = _module(tmp_path, monkeypatch, body)
 

@@ -15,13 +15,13 @@ from orchestrator.registry.database import MIGRATIONS
 from orchestrator.registry.models import Pulse as Row
 from tests.fakes import FakeClock
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path / 'registry.db'}"
-    with open_any(url, MIGRATIONS, wait_s=0.05) as opened:
+    with open_any(url, MIGRATIONS) as opened:
         yield opened
 
 
@@ -67,13 +67,14 @@ def test_it_serves_from_the_start_and_every_beat_is_a_new_write(
 
 
 def test_while_another_holds_the_database_it_does_not_serve_and_heals_alone(
-    database: Database, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     health = Health()
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     with (
-        Pulse(database, FakeClock()).kept(health.tell, every_s=0.02),
+        open_any(url, MIGRATIONS, wait_s=0.05) as database,
         open_any(url, MIGRATIONS) as other,
+        Pulse(database, FakeClock()).kept(health.tell, every_s=0.02),
     ):
         with other.transaction():
             assert health.wait(serving=False).startswith("DatabaseBusy: ")

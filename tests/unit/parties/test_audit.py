@@ -52,7 +52,7 @@ def report(log: MoodyLog, *names: str, room: int = 4096) -> None:
 
 
 def wait_until(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not what():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -3,6 +3,7 @@
 import base64
 import os
 import stat
+import subprocess
 import sys
 import time
 import traceback
@@ -199,13 +200,24 @@ def test_a_program_that_gives_no_key_is_refused_and_not_quoted(
         "os.fork() or time.sleep(600)",
     ],
 )
-def test_a_program_that_does_not_end_is_ended(tmp_path: Path, body: str) -> None:
+def test_a_program_that_does_not_end_is_ended(
+    tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And its children with it: the pipe that they hold is closed."""
     mark = tmp_path / "children"
     url = program(tmp_path, f"open({str(mark)!r}, 'w').write(str(os.getpid()))\n{body}")
     path = url.removeprefix("exec:")
+    start = KeyProgram._started
+
+    def started(asked: KeyProgram) -> "subprocess.Popen[bytes]":
+        """Its time begins when it runs, however long that takes here."""
+        process = start(asked)
+        assert became(lambda: mark.exists() and mark.read_text() != "")
+        return process
+
+    monkeypatch.setattr(KeyProgram, "_started", started)
     with pytest.raises(KekProgramError, match="did not end within"):
-        KeyProgram((path,), timeout_s=2.0).fetch()
+        KeyProgram((path,), timeout_s=0.5).fetch()
 
     group = int(mark.read_text())
     assert ended(lambda: os.killpg(group, 0))
@@ -213,10 +225,21 @@ def test_a_program_that_does_not_end_is_ended(tmp_path: Path, body: str) -> None
 
 def ended(probe: Callable[[], None]) -> bool:
     """Whether a group of processes is gone; init may take a moment to bury it."""
-    for _ in range(200):
+
+    def gone() -> bool:
         try:
             probe()
         except ProcessLookupError:
+            return True
+        return False
+
+    return became(gone)
+
+
+def became(what: Callable[[], bool]) -> bool:
+    """Whether it is so within a minute."""
+    for _ in range(1200):
+        if what():
             return True
         time.sleep(0.05)
     return False

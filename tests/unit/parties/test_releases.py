@@ -16,7 +16,7 @@ from parties.inference_server import releases
 from parties.inference_server.releases import PATIENCE_S, Releases
 from protos import audit_pb2 as pb
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Desk:
     stop: Callable[[], None]
 
     def hand_in(
-        self, name: str, timeout_s: float | None = None
+        self, name: str, timeout_s: float = LONG_S
     ) -> "Future[pb.InferenceVerdict]":
         record = pb.InferenceRecord(event_id=name)
         return self.pool.submit(self.releases.verdict, record, timeout_s=timeout_s)

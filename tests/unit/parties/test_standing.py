@@ -193,7 +193,7 @@ def test_who_waited_for_another_look_that_began_later_needs_none_of_its_own() ->
         with standing._looking:
             standing._clock = clock
             asking = pool.submit(standing.learn_key, "k", 1)
-            assert began.wait(10)
+            assert began.wait(60)
             source.now_s += 1
             standing._look()
         asking.result()
@@ -442,7 +442,7 @@ def test_nothing_that_goes_wrong_ends_the_looking() -> None:
             raise answer
         return answer
 
-    standing = Standing(ask)
+    standing = Standing(ask, 60.0)
     with standing.kept(lambda: looks.set() if standing.is_fresh() else None):
         assert looks.wait(20)
 
