@@ -62,7 +62,8 @@ def write_figure(looks: Looks, path: Path) -> None:
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(2, 2).flat, _PLOTS, strict=True):
         _draw(axes, title, lines, looks)
-    svg = as_svg(figure, "What a log costs as it grows")
+    # White behind it: it stands in a file, and a page may be dark.
+    svg = as_svg(figure, "What a log costs as it grows", background="white")
     write_atomically(path, svg.encode())
 
 
@@ -73,7 +74,7 @@ def _draw(axes: Axes, title: str, lines: Sequence[_Line], looks: Looks) -> None:
         values = [look[field] for look in looks]
         axes.plot(records, values, "o-", color=colour, label=label)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(look[line.field] for look in looks for line in lines))
     axes.set_title(title, loc="left", color=INK, fontsize=10)
     axes.set_xlabel("records in the log", color=MUTED, fontsize=9)
     if lines[0].label:

@@ -34,10 +34,10 @@ def drawn(draw: Callable[[Axes], None], size: tuple[float, float], title: str) -
     return as_svg(figure, title)
 
 
-def as_svg(figure: Figure, title: str) -> str:
-    """A figure as an SVG element that stands in the page itself."""
+def as_svg(figure: Figure, title: str, background: str = "none") -> str:
+    """A figure as an SVG element that stands in the page itself, or in a file."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", facecolor=background, metadata={"Date": None})
     svg = buffer.getvalue()
     element = svg[svg.index("<svg") :]
     return element.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
