@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
+import orjson
 import rfc8785
 
 from core.errors import CorruptFileError, InvalidInput
 
 _LARGEST_EXACT: Final = 2**53 - 1  # beyond it a number is a float64 (RFC 7493)
-_SMALLEST: Final = 1e-4  # below it Python writes an exponent
-_SURELY_EXACT: Final = len(str(_LARGEST_EXACT)) - 1  # so many digits, or a sign
+_SMALLEST: Final = 1e-4  # below it a plain writer may take an exponent
 
 
 def canonical(value: Any) -> bytes:
@@ -58,27 +58,38 @@ def take_fields(document: Any, expected: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _written_plainly(value: Any) -> bytes | None:
-    """Write it with Python's own writer, thrice as fast; None: that might differ."""
+    """Write it with a plain JSON writer, ten times as fast; None: that might differ."""
     if not _is_plain(value):
         return None
-    text = _WRITER.encode(value)
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return None
     # Names beyond ASCII are in another order, that of their UTF-16 code units.
-    return text.encode("ascii") if text.isascii() else None
+    return data if data.isascii() else None
 
 
 def _is_plain(value: object) -> bool:
-    """Say if every number and name in it looks the same in Python as in RFC 8785."""
+    """Say if every number in it looks the same in plain JSON as in RFC 8785."""
     kind = type(value)
     if isinstance(value, dict) and kind is dict:
-        return set(map(type, value)) <= {str} and _are_plain(value.values())
+        return _are_plain(value.values())
+    if isinstance(value, int) and kind is int:
+        return -_LARGEST_EXACT <= value <= _LARGEST_EXACT
+    if isinstance(value, float) and kind is float:
+        # Plain is 1.0 and 1e-5, and RFC 8785 writes 1 and 0.00001.
+        return _SMALLEST <= abs(value) <= _LARGEST_EXACT and not value.is_integer()
     if isinstance(value, list) and kind is list:
         return _are_plain(value)
-    if isinstance(value, int) and kind is int:
-        return abs(value) <= _LARGEST_EXACT
-    if isinstance(value, float) and kind is float:
-        # Python writes 1.0 and 1e-05, and RFC 8785 1 and 0.00001.
-        return _SMALLEST <= abs(value) <= _LARGEST_EXACT and not value.is_integer()
     return kind is str or kind is bool or value is None
+
+
+def _are_plain(values: Iterable[object]) -> bool:
+    # Most are strings: a loop passes over them for a third of what a generator takes.
+    for each in values:  # noqa: SIM110
+        if type(each) is not str and not _is_plain(each):
+            return False
+    return True
 
 
 def _parse_any(data: bytes) -> Any:
@@ -96,33 +107,11 @@ def _parse_any(data: bytes) -> Any:
 
 
 def _parse_plain(data: bytes) -> Any:
-    """Read ASCII without unusual numbers, or raise: three times as fast.
-
-    Python's own writer differs from RFC 8785 only in the order of names beyond ASCII
-    and in how some numbers look; see `_plain_int` and `_plain_float`.
-    """
-    text = data.decode("ascii")
-    value, _ = _READER.raw_decode(text)
-    if _WRITER.encode(value) != text:
-        raise ValueError("not canonical")
+    """Read ASCII without unusual numbers, or raise `ValueError`."""
+    value = orjson.loads(data)
+    if _written_plainly(value) != data:
+        raise ValueError("perhaps not canonical")
     return value
-
-
-def _plain_int(digits: str) -> int:
-    if len(digits) > _SURELY_EXACT:
-        raise ValueError("perhaps not exact")
-    return int(digits)
-
-
-def _plain_float(digits: str) -> float:
-    """Python writes 1.0 and 1e-07, and RFC 8785 1 and 1e-7; else they agree."""
-    if digits.endswith(".0") or "e" in digits or "E" in digits:
-        raise ValueError("written differently")
-    return float(digits)
-
-
-def _are_plain(values: Iterable[object]) -> bool:
-    return all(_is_plain(each) for each in values if type(each) is not str)
 
 
 def _number(digits: str) -> int | float:
@@ -132,11 +121,3 @@ def _number(digits: str) -> int | float:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-_READER: Final = json.JSONDecoder(
-    parse_int=_plain_int, parse_float=_plain_float, parse_constant=_refuse
-)
-_WRITER: Final = json.JSONEncoder(
-    ensure_ascii=False, sort_keys=True, separators=(",", ":")
-)

@@ -6,7 +6,8 @@ Refused
 └── SignatureError
     └── AuditBroken          the stored log is not the log that was written
 NotFound
-└── NotInLog                 the log does not hold that record or that size yet
+├── NotInLog                 the log does not hold that record or that size yet
+└── NothingToErase           nothing that was typed was ever kept with that record
 Conflict
 ├── BudgetTooLow             more images are used than the new budget allows
 ├── BudgetMoved              the budget is not the one that was to be replaced
@@ -41,9 +42,9 @@ class RecordMalformed(InvalidInput):
 class AuditBroken(SignatureError):
     """The stored log is not the log that was written.
 
-    `part` is `record`, `node`, `tile`, `checkpoint`, `side file` or `registry`. `index`
-    is the record, the first record under the node or tile, or the checkpoint's size;
-    None: it names none.
+    `part` is `record`, `note`, `node`, `tile`, `checkpoint`, `side file` or `registry`.
+    `index` is the record, the first record under the node or tile, or the checkpoint's
+    size; None: it names none.
     """
 
     hint = "stop the orchestrator, keep the database file, and find out who changed it"
@@ -60,6 +61,12 @@ class NotInLog(NotFound):
     """The log does not hold that record, or has not that size yet."""
 
     hint = "ask for the newest checkpoint first"
+
+
+class NothingToErase(NotFound):
+    """Nothing that was typed was ever kept with that record."""
+
+    hint = "see `keymixer audit list`; what older records say themselves stays in them"
 
 
 class BudgetTooLow(Conflict):

@@ -304,6 +304,13 @@ class Operator:
         with remote_errors("orchestrator"):
             return self.audit.GetInclusionProof(request)
 
+    def erase_note(self, index: int, reason: str) -> list[int]:
+        """Erase what was typed with a record; gives the others with the same text."""
+        request = audit_pb2.EraseNoteRequest(index=index, reason=reason)
+        with remote_errors("orchestrator"):
+            answer = self.audit.EraseNote(request)
+        return list(answer.same_text)
+
     def entries(
         self, start: int = 0, kind: str = "", party: str = ""
     ) -> Iterator[audit_pb2.AuditEntry]:

@@ -52,6 +52,7 @@ POLICY: Final[Policy] = MappingProxyType(
             {KEY_HOLDER, INFERENCE_SERVER}
         ),
         "/keymixer.v1.AuditService/ListEntries": ANYONE,
+        "/keymixer.v1.AuditService/EraseNote": _OPERATOR,
         "/keymixer.v1.AuditService/GetCheckpoint": ANYONE,
         "/keymixer.v1.AuditService/GetInclusionProof": ANYONE,
         "/keymixer.v1.AuditService/GetConsistencyProof": ANYONE,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/audit.proto\x12\x0bkeymixer.v1\"\x87\x02\n\x0fInferenceRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x13\n\x0bkey_version\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\x03\x12\x0e\n\x06images\x18\x07 \x01(\x05\x12\x16\n\x0erequest_digest\x18\x08 \x01(\x0c\x12\x15\n\rresult_digest\x18\t \x01(\x0c\x12\x12\n\ncompute_ms\x18\n \x01(\x01\x12\x10\n\x08\x65vent_id\x18\x0b \x01(\t\x12\x12\n\nlatency_ms\x18\x0c \x01(\x01\x12\r\n\x05\x62\x61tch\x18\r \x01(\x05\"H\n\x17RecordInferencesRequest\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.keymixer.v1.InferenceRecord\"2\n\x10InferenceVerdict\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"K\n\x18RecordInferencesResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1d.keymixer.v1.InferenceVerdict\"\x99\x01\n\x05\x45vent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x30\n\x07subject\x18\x03 \x03(\x0b\x32\x1f.keymixer.v1.Event.SubjectEntry\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x1a.\n\x0cSubjectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x13RecordEventsRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Event\"\'\n\x14RecordEventsResponse\x12\x0f\n\x07indices\x18\x01 \x03(\x03\"\xdc\x01\n\x12ListEntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05party\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x14\n\x0corganisation\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x10\n\x08since_ms\x18\n \x01(\x03\x12\x10\n\x08until_ms\x18\x0b \x01(\x03\x12\x0f\n\x07refused\x18\x0c \x01(\x08\")\n\nAuditEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"a\n\x13ListEntriesResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.AuditEntry\x12\x12\n\nnext_start\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\":\n\x14GetCheckpointRequest\x12\x15\n\x08\x63overing\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x0b\n\t_covering\"?\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"<\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0c\n\x04path\x18\x02 \x03(\x0c\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x03\"+\n\x1bGetConsistencyProofResponse\x12\x0c\n\x04path\x18\x01 \x03(\x0c\".\n\x18SubmitCosignatureRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x1b\n\x19SubmitCosignatureResponse\"(\n\x17ListCosignaturesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\"N\n\x0b\x43osignature\x12\x0f\n\x07witness\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04\x61t_s\x18\x03 \x01(\x03\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"f\n\x18ListCosignaturesResponse\x12.\n\x0c\x63osignatures\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.Cosignature\x12\x0c\n\x04next\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\x32\x81\x06\n\x0c\x41uditService\x12_\n\x10RecordInferences\x12$.keymixer.v1.RecordInferencesRequest\x1a%.keymixer.v1.RecordInferencesResponse\x12S\n\x0cRecordEvents\x12 .keymixer.v1.RecordEventsRequest\x1a!.keymixer.v1.RecordEventsResponse\x12P\n\x0bListEntries\x12\x1f.keymixer.v1.ListEntriesRequest\x1a .keymixer.v1.ListEntriesResponse\x12V\n\rGetCheckpoint\x12!.keymixer.v1.GetCheckpointRequest\x1a\".keymixer.v1.GetCheckpointResponse\x12\x62\n\x11GetInclusionProof\x12%.keymixer.v1.GetInclusionProofRequest\x1a&.keymixer.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.keymixer.v1.GetConsistencyProofRequest\x1a(.keymixer.v1.GetConsistencyProofResponse\x12\x62\n\x11SubmitCosignature\x12%.keymixer.v1.SubmitCosignatureRequest\x1a&.keymixer.v1.SubmitCosignatureResponse\x12_\n\x10ListCosignatures\x12$.keymixer.v1.ListCosignaturesRequest\x1a%.keymixer.v1.ListCosignaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/audit.proto\x12\x0bkeymixer.v1\"\x87\x02\n\x0fInferenceRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x13\n\x0bkey_version\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\x03\x12\x0e\n\x06images\x18\x07 \x01(\x05\x12\x16\n\x0erequest_digest\x18\x08 \x01(\x0c\x12\x15\n\rresult_digest\x18\t \x01(\x0c\x12\x12\n\ncompute_ms\x18\n \x01(\x01\x12\x10\n\x08\x65vent_id\x18\x0b \x01(\t\x12\x12\n\nlatency_ms\x18\x0c \x01(\x01\x12\r\n\x05\x62\x61tch\x18\r \x01(\x05\"H\n\x17RecordInferencesRequest\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.keymixer.v1.InferenceRecord\"2\n\x10InferenceVerdict\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"K\n\x18RecordInferencesResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1d.keymixer.v1.InferenceVerdict\"\x99\x01\n\x05\x45vent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x30\n\x07subject\x18\x03 \x03(\x0b\x32\x1f.keymixer.v1.Event.SubjectEntry\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x1a.\n\x0cSubjectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x13RecordEventsRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Event\"\'\n\x14RecordEventsResponse\x12\x0f\n\x07indices\x18\x01 \x03(\x03\"\xdc\x01\n\x12ListEntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05party\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x14\n\x0corganisation\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x10\n\x08since_ms\x18\n \x01(\x03\x12\x10\n\x08until_ms\x18\x0b \x01(\x03\x12\x0f\n\x07refused\x18\x0c \x01(\x08\"O\n\nAuditEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12$\n\x04note\x18\x03 \x01(\x0b\x32\x16.keymixer.v1.AuditNote\"\'\n\tAuditNote\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\"a\n\x13ListEntriesResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.AuditEntry\x12\x12\n\nnext_start\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"1\n\x10\x45raseNoteRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\"&\n\x11\x45raseNoteResponse\x12\x11\n\tsame_text\x18\x01 \x03(\x03\":\n\x14GetCheckpointRequest\x12\x15\n\x08\x63overing\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x0b\n\t_covering\"?\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"<\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0c\n\x04path\x18\x02 \x03(\x0c\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x03\"+\n\x1bGetConsistencyProofResponse\x12\x0c\n\x04path\x18\x01 \x03(\x0c\".\n\x18SubmitCosignatureRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"\x1b\n\x19SubmitCosignatureResponse\"(\n\x17ListCosignaturesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\"N\n\x0b\x43osignature\x12\x0f\n\x07witness\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04\x61t_s\x18\x03 \x01(\x03\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"f\n\x18ListCosignaturesResponse\x12.\n\x0c\x63osignatures\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.Cosignature\x12\x0c\n\x04next\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\x32\xcd\x06\n\x0c\x41uditService\x12_\n\x10RecordInferences\x12$.keymixer.v1.RecordInferencesRequest\x1a%.keymixer.v1.RecordInferencesResponse\x12S\n\x0cRecordEvents\x12 .keymixer.v1.RecordEventsRequest\x1a!.keymixer.v1.RecordEventsResponse\x12P\n\x0bListEntries\x12\x1f.keymixer.v1.ListEntriesRequest\x1a .keymixer.v1.ListEntriesResponse\x12J\n\tEraseNote\x12\x1d.keymixer.v1.EraseNoteRequest\x1a\x1e.keymixer.v1.EraseNoteResponse\x12V\n\rGetCheckpoint\x12!.keymixer.v1.GetCheckpointRequest\x1a\".keymixer.v1.GetCheckpointResponse\x12\x62\n\x11GetInclusionProof\x12%.keymixer.v1.GetInclusionProofRequest\x1a&.keymixer.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.keymixer.v1.GetConsistencyProofRequest\x1a(.keymixer.v1.GetConsistencyProofResponse\x12\x62\n\x11SubmitCosignature\x12%.keymixer.v1.SubmitCosignatureRequest\x1a&.keymixer.v1.SubmitCosignatureResponse\x12_\n\x10ListCosignatures\x12$.keymixer.v1.ListCosignaturesRequest\x1a%.keymixer.v1.ListCosignaturesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,31 +52,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENTRIESREQUEST']._serialized_start=761
   _globals['_LISTENTRIESREQUEST']._serialized_end=981
   _globals['_AUDITENTRY']._serialized_start=983
-  _globals['_AUDITENTRY']._serialized_end=1024
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=1026
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=1123
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1125
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1183
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1185
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1248
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1250
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1310
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1312
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1372
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1374
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1443
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1445
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1488
-  _globals['_SUBMITCOSIGNATUREREQUEST']._serialized_start=1490
-  _globals['_SUBMITCOSIGNATUREREQUEST']._serialized_end=1536
-  _globals['_SUBMITCOSIGNATURERESPONSE']._serialized_start=1538
-  _globals['_SUBMITCOSIGNATURERESPONSE']._serialized_end=1565
-  _globals['_LISTCOSIGNATURESREQUEST']._serialized_start=1567
-  _globals['_LISTCOSIGNATURESREQUEST']._serialized_end=1607
-  _globals['_COSIGNATURE']._serialized_start=1609
-  _globals['_COSIGNATURE']._serialized_end=1687
-  _globals['_LISTCOSIGNATURESRESPONSE']._serialized_start=1689
-  _globals['_LISTCOSIGNATURESRESPONSE']._serialized_end=1791
-  _globals['_AUDITSERVICE']._serialized_start=1794
-  _globals['_AUDITSERVICE']._serialized_end=2563
+  _globals['_AUDITENTRY']._serialized_end=1062
+  _globals['_AUDITNOTE']._serialized_start=1064
+  _globals['_AUDITNOTE']._serialized_end=1103
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=1105
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=1202
+  _globals['_ERASENOTEREQUEST']._serialized_start=1204
+  _globals['_ERASENOTEREQUEST']._serialized_end=1253
+  _globals['_ERASENOTERESPONSE']._serialized_start=1255
+  _globals['_ERASENOTERESPONSE']._serialized_end=1293
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1295
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1353
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1355
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1418
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1420
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1480
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1482
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1542
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1544
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1613
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1615
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1658
+  _globals['_SUBMITCOSIGNATUREREQUEST']._serialized_start=1660
+  _globals['_SUBMITCOSIGNATUREREQUEST']._serialized_end=1706
+  _globals['_SUBMITCOSIGNATURERESPONSE']._serialized_start=1708
+  _globals['_SUBMITCOSIGNATURERESPONSE']._serialized_end=1735
+  _globals['_LISTCOSIGNATURESREQUEST']._serialized_start=1737
+  _globals['_LISTCOSIGNATURESREQUEST']._serialized_end=1777
+  _globals['_COSIGNATURE']._serialized_start=1779
+  _globals['_COSIGNATURE']._serialized_end=1857
+  _globals['_LISTCOSIGNATURESRESPONSE']._serialized_start=1859
+  _globals['_LISTCOSIGNATURESRESPONSE']._serialized_end=1961
+  _globals['_AUDITSERVICE']._serialized_start=1964
+  _globals['_AUDITSERVICE']._serialized_end=2809
 # @@protoc_insertion_point(module_scope)

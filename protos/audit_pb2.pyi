@@ -321,22 +321,56 @@ class AuditEntry(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     body: _builtins.bytes
     """RFC 8785 canonical JSON, exactly the bytes that were hashed."""
+    @_builtins.property
+    def note(self) -> Global___AuditNote:
+        """What was typed with it; absent: nothing was, or it was erased."""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         body: _builtins.bytes = ...,
+        note: Global___AuditNote | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "index", b"index", "note", b"note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class AuditNote(_message.Message):
+    """What a person typed, which is no part of the log: it can be erased. The record has, as
+    `reason_hmac`, HMAC-SHA256 of the text in UTF-8 under the salt, in hex.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SALT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    salt: _builtins.bytes
+    """32 random bytes."""
+    text: _builtins.str
+    """As it was typed."""
+    def __init__(
+        self,
+        *,
+        salt: _builtins.bytes = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["salt", b"salt", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditNote: _TypeAlias = AuditNote  # noqa: Y015
 
 @_typing.final
 class ListEntriesResponse(_message.Message):
@@ -369,6 +403,58 @@ class ListEntriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
+
+@_typing.final
+class EraseNoteRequest(_message.Message):
+    """Asks to erase what was typed with one record. To ask again is fine: nothing more is
+    recorded, and SQLite's write-ahead log is emptied if it could not be before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The record's."""
+    reason: _builtins.str
+    """Why it is erased: kept beside the record of the erasure, like any other reason."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseNoteRequest: _TypeAlias = EraseNoteRequest  # noqa: Y015
+
+@_typing.final
+class EraseNoteResponse(_message.Message):
+    """Text and salt are erased; docs/audit.md says what a database keeps all the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAME_TEXT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def same_text(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The other records that the same text is kept with."""
+
+    def __init__(
+        self,
+        *,
+        same_text: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["same_text", b"same_text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseNoteResponse: _TypeAlias = EraseNoteResponse  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):

@@ -51,6 +51,11 @@ class AuditServiceStub:
                 request_serializer=protos_dot_audit__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=protos_dot_audit__pb2.ListEntriesResponse.FromString,
                 _registered_method=True)
+        self.EraseNote = channel.unary_unary(
+                '/keymixer.v1.AuditService/EraseNote',
+                request_serializer=protos_dot_audit__pb2.EraseNoteRequest.SerializeToString,
+                response_deserializer=protos_dot_audit__pb2.EraseNoteResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/keymixer.v1.AuditService/GetCheckpoint',
                 request_serializer=protos_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
@@ -101,6 +106,14 @@ class AuditServiceServicer:
 
     def ListEntries(self, request, context):
         """Records as stored: an operator reads all, a party those that name it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseNote(self, request, context):
+        """An operator erases what was typed with a record, which itself stays; that it was
+        done is a record too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +172,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListEntries,
                     request_deserializer=protos_dot_audit__pb2.ListEntriesRequest.FromString,
                     response_serializer=protos_dot_audit__pb2.ListEntriesResponse.SerializeToString,
+            ),
+            'EraseNote': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseNote,
+                    request_deserializer=protos_dot_audit__pb2.EraseNoteRequest.FromString,
+                    response_serializer=protos_dot_audit__pb2.EraseNoteResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -269,6 +287,33 @@ class AuditService:
             '/keymixer.v1.AuditService/ListEntries',
             protos_dot_audit__pb2.ListEntriesRequest.SerializeToString,
             protos_dot_audit__pb2.ListEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseNote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.AuditService/EraseNote',
+            protos_dot_audit__pb2.EraseNoteRequest.SerializeToString,
+            protos_dot_audit__pb2.EraseNoteResponse.FromString,
             options,
             channel_credentials,
             insecure,

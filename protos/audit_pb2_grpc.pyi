@@ -44,6 +44,10 @@ class AuditServiceStub:
     """A party reports what it did or refused."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListEntriesRequest, _audit_pb2.ListEntriesResponse]
     """Records as stored: an operator reads all, a party those that name it."""
+    EraseNote: _grpc.UnaryUnaryMultiCallable[_audit_pb2.EraseNoteRequest, _audit_pb2.EraseNoteResponse]
+    """An operator erases what was typed with a record, which itself stays; that it was
+    done is a record too.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     """A signed checkpoint: over all records, or one that is new enough."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
@@ -73,6 +77,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """A party reports what it did or refused."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListEntriesRequest, _audit_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """Records as stored: an operator reads all, a party those that name it."""
+    EraseNote: _aio.UnaryUnaryMultiCallable[_audit_pb2.EraseNoteRequest, _audit_pb2.EraseNoteResponse]  # type: ignore[assignment]
+    """An operator erases what was typed with a record, which itself stays; that it was
+    done is a record too.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """A signed checkpoint: over all records, or one that is new enough."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -117,6 +125,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListEntriesResponse, _abc.Awaitable[_audit_pb2.ListEntriesResponse]]:
         """Records as stored: an operator reads all, a party those that name it."""
+
+    @_abc_1.abstractmethod
+    def EraseNote(
+        self,
+        request: _audit_pb2.EraseNoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.EraseNoteResponse, _abc.Awaitable[_audit_pb2.EraseNoteResponse]]:
+        """An operator erases what was typed with a record, which itself stays; that it was
+        done is a record too.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ from sqlalchemy.orm import Session
 from core.database.connections import (
     connect,
     empty_sqlite_log,
+    to_migrate,
     to_read,
     to_write,
+    waiting,
 )
 from core.database.failures import typed_errors
 from core.database.place import unmoved
@@ -34,8 +37,9 @@ T = TypeVar("T")
 # In a session: what `before_commit` was given.
 _LAST: Final = "keymixer_before_commit"
 
-# How long a writer waits for another one, in this process and in the database.
-WAIT_S: Final = 10.0
+# How long a writer waits for others, in this process and in the database: with what a
+# silent server costs, less than the ten seconds that most callers wait for an answer.
+WAIT_S: Final = 5.0
 
 
 class Database:
@@ -78,18 +82,20 @@ class Database:
         never goes behind what an earlier transaction wrote.
 
         Raises:
-            DatabaseBusyError: others held the database for longer than `wait_s`.
+            DatabaseBusyError: others held the database for longer than `wait_s`, or
+                its server fell silent. If that was at the end, the change may be
+                durable all the same.
             StorageError: the disk is full or not writable, or the file is gone.
             ConstraintConflict: a constraint forbids the change.
         """
         with (
-            self._only_writer(),
+            self._only_writer() as left_s,
             typed_errors(),
             Session(self._writer, expire_on_commit=False) as session,
             session.begin(),
         ):
             # It begins here, not with the first statement: whoever waits, waits here.
-            session.connection()
+            session.connection(execution_options=waiting(left_s))
             yield session
             for work in session.info.pop(_LAST, ()):
                 work()
@@ -135,11 +141,14 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _only_writer(self) -> Iterator[None]:
+    def _only_writer(self) -> Iterator[float]:
+        """Wait for our turn in this process; gives what is left of `wait_s`."""
+        end = time.monotonic() + self._wait_s
         if not self._one_writer.acquire(timeout=self._wait_s):
             raise DatabaseBusyError(f"another writer was busy for {self._wait_s:g} s")
         try:
-            yield
+            # Never 0, which to the database is no limit.
+            yield max(end - time.monotonic(), 0.001)
         finally:
             self._one_writer.release()
 
@@ -169,7 +178,7 @@ def open_database(url: str, migrations: Path, *, wait_s: float = WAIT_S) -> Data
     engine = connect(parsed, wait_s)
     try:
         with typed_errors():
-            upgrade(to_write(engine), migrations)
+            upgrade(to_migrate(engine), migrations)
     except KeymixerError:
         engine.dispose()
         raise

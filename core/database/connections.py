@@ -5,17 +5,21 @@ synchronous=FULL): a commit that returned survives a power cut. What is deleted 
 overwritten with zeros. PostgreSQL does the former by default and not the latter.
 
 One writer at a time, across processes: SQLite's `BEGIN IMMEDIATE` locks the file;
-on PostgreSQL a writer takes an advisory lock of the database before it reads.
+on PostgreSQL a writer takes an advisory lock of the database before it reads. A writer
+whose network is cut loses it: the server waits for the next statement no longer than
+`Silence` says.
 """
 
 from collections.abc import Mapping
+from math import ceil, inf
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from core.database.silence import Silence
 from core.errors import ConfigurationError
 
 _DURABLE: Final = (
@@ -30,15 +34,29 @@ _READER: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 # `keymixer` in ASCII: one lock for each database of a server.
 _WRITERS_LOCK: Final = int.from_bytes(b"keymixer")
+# The network stack gives up, too: for those who may wait for ever, such as the reader
+# of a whole log, and on the server's side for the session of somebody who is gone.
+_OPTIONS: Final = "-c tcp_keepalives_idle=10 -c tcp_user_timeout=25000"
+# What libpq is told unless the URL says it.
+_UNLESS_SAID: Final[Mapping[str, str]] = {
+    "connect_timeout": "3",
+    "keepalives_idle": "10",
+    "tcp_user_timeout": "25000",
+    "options": _OPTIONS,
+}
+_READ_ONLY: Final = "-c default_transaction_read_only=on"
+# Between two statements of a migration there may be work to do.
+_MIGRATION_IDLE_S: Final = 60.0
 
 
 def connect(url: URL, wait_s: float, *, read_only: bool = False) -> Engine:
     """Return a pool of connections to SQLite or PostgreSQL; none is made yet.
 
     Args:
-        url: SQLAlchemy's.
+        url: SQLAlchemy's; for a server with what `Silence` is, if not the usual.
         wait_s: How long to wait for a connection, and for other writers.
-        read_only: Whether the database refuses every change, even of its journal.
+        read_only: Whether the database refuses every change, even of its journal. It
+            may then take its time to answer.
     """
     backend = url.get_backend_name()
     if backend == "sqlite":
@@ -51,6 +69,16 @@ def connect(url: URL, wait_s: float, *, read_only: bool = False) -> Engine:
 def to_write(engine: Engine) -> Engine:
     """Return the engine whose transactions are the only ones that write."""
     return engine.execution_options(keymixer_writes=True)
+
+
+def waiting(left_s: float) -> Mapping[str, float]:
+    """Options of a connection that waits for other writers no longer than this."""
+    return {"keymixer_wait_s": left_s}
+
+
+def to_migrate(engine: Engine) -> Engine:
+    """Return the engine that writes, and whose statements may take any time."""
+    return engine.execution_options(keymixer_writes=True, keymixer_migrates=True)
 
 
 def to_read(engine: Engine) -> Engine:
@@ -85,24 +113,45 @@ def _sqlite(url: URL, wait_s: float, *, read_only: bool) -> Engine:
 
 
 def _postgresql(url: URL, wait_s: float, *, read_only: bool) -> Engine:
-    options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
+    silence, url = Silence.taken_from(url)
     try:
+        # Only with this extra is the driver there.
+        from core.database.listening import Listening  # noqa: PLC0415
+
         engine = create_engine(
             url,
             pool_timeout=wait_s,
             pool_pre_ping=True,
-            connect_args=options,
+            connect_args=_libpq_options(url, read_only=read_only),
             hide_parameters=True,
         )
     except (ArgumentError, ImportError) as error:
         message = "PostgreSQL's driver is missing: install keymixer[postgres]"
         raise ConfigurationError(message) from error
+    if engine.dialect.driver != "psycopg":
+        raise ConfigurationError("another driver: write postgresql://")
+
+    def listen(
+        _dialect: Dialect, _entry: object, where: list[Any], how: dict[str, Any]
+    ) -> Listening:
+        connection = Listening.connect(*where, **how)
+        if not read_only:
+            connection.answer_s = silence.answer_s
+        return connection
 
     def begin(connection: Connection) -> None:
-        _begin_postgresql(connection, wait_s)
+        _begin_postgresql(connection, wait_s, silence)
 
+    event.listen(engine, "do_connect", listen)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _libpq_options(url: URL, *, read_only: bool) -> dict[str, str]:
+    told = {name: how for name, how in _UNLESS_SAID.items() if name not in url.query}
+    if read_only:
+        told["options"] = f"{url.query.get('options', _OPTIONS)} {_READ_ONLY}"
+    return told
 
 
 def _take_over_transactions(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -122,12 +171,40 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _begin_postgresql(connection: Connection, wait_s: float) -> None:
-    if _writes(connection):
-        wait_ms = int(wait_s * 1000)
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
+def _begin_postgresql(connection: Connection, wait_s: float, silence: Silence) -> None:
+    """Wait for our turn to write; from then on the server is as impatient as we are.
+
+    It was not before: others may keep us waiting for longer than it for a statement.
+    """
+    if not _writes(connection):
+        return
+    if _migrates(connection):
+        # A pool would keep its patience.
+        connection.detach()
+        _driver(connection).answer_s = inf
+        silence = Silence(answer_s=0, idle_s=_MIGRATION_IDLE_S)  # 0: for ever
+    left_s = connection.get_execution_options().get("keymixer_wait_s", wait_s)
+    waits = _setting("lock_timeout", left_s)
+    idles = _setting("idle_in_transaction_session_timeout", silence.idle_s)
+    answers = _setting("statement_timeout", silence.answer_s)
+    connection.exec_driver_sql(f"SELECT {waits}, {idles}")
+    with _driver(connection).patient(left_s):
+        lock = f"pg_advisory_xact_lock({_WRITERS_LOCK})"
+        connection.exec_driver_sql(f"SELECT {lock}, {answers}")
+
+
+def _setting(name: str, limit_s: float) -> str:
+    """A setting for this transaction, in milliseconds; 0 is no limit."""
+    return f"set_config('{name}', '{ceil(limit_s * 1000)}', true)"
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
 
 
 def _writes(connection: Connection) -> bool:
     return bool(connection.get_execution_options().get("keymixer_writes", False))
+
+
+def _migrates(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("keymixer_migrates", False))

@@ -15,14 +15,14 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.orm import Session
 
-from core.errors import Unavailable
+from core.errors import DatabaseBusyError, Unavailable
 
 T = TypeVar("T")
 
 # The most changes in one commit.
 LARGEST: Final = 256
-# Those of the commit before are about to ask again: who leads next waits so long for
-# them. Without it callers fall into two halves, and each commit is half as large.
+# Those of the commit before are about to ask again: who leads next looks so often if
+# more have come. Else every second commit is that of the first who came back.
 _GATHER_S: Final = 0.0003
 
 Transaction: TypeAlias = Callable[[], AbstractContextManager[Session]]
@@ -42,6 +42,8 @@ class SharedTransactions:
         self._waiting: deque[_Place[object]] = deque()
         self._queueing = threading.Lock()
         self._led = False
+        # How many shared the commit before.
+        self._crowd = 0
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Return what `work` returns, once what it changed is durable.
@@ -57,23 +59,40 @@ class SharedTransactions:
                 self._led = place.leads = True
         if not place.leads:
             place.wait()
-            if place.leads:
-                time.sleep(_GATHER_S)
         if place.leads:
+            self._gather()
             self._lead()
         return place.result()
 
+    def _gather(self) -> None:
+        """Wait as long as more come, at most for as many as shared the last commit."""
+        seen = 0
+        while seen < (waiting := len(self._waiting)) < self._crowd:
+            seen = waiting
+            time.sleep(_GATHER_S)
+
     def _lead(self) -> None:
-        with self._queueing:
-            count = min(len(self._waiting), self._largest)
-            group = [self._waiting.popleft() for _ in range(count)]
+        group = self._next(self._largest)
+        self._crowd = len(group)
         try:
             self._commit(group)
+            if error := _away(group):
+                # Those who came meanwhile would wait as long again, and in vain.
+                late = self._next()
+                _fail(late, error)
+                group += late
         finally:
             self._hand_over()
             for place in group:
                 if not place.leads:
                     place.wake()
+
+    def _next(self, most: int | None = None) -> list["_Place[object]"]:
+        with self._queueing:
+            count = len(self._waiting) if most is None else most
+            return [
+                self._waiting.popleft() for _ in range(min(count, len(self._waiting)))
+            ]
 
     def _hand_over(self) -> None:
         with self._queueing:
@@ -83,7 +102,7 @@ class SharedTransactions:
                 self._waiting[0].wake()
 
     def _commit(self, group: Sequence["_Place[object]"]) -> None:
-        """Do all of it or, if one of them fails, each by itself.
+        """Do all of it or, if one of them fails, each by itself; if all must, none.
 
         A savepoint for each would be in the way of all: failures are rare, and after
         one of the database's there may be no transaction left to go on in.
@@ -95,11 +114,16 @@ class SharedTransactions:
                 committing = True
         except Exception as error:  # noqa: BLE001 - it is raised where it belongs
             # Whether a commit that failed is durable is not always known: once only.
-            if committing or len(group) == 1:
+            # And while the database is away each would wait as long again.
+            away = isinstance(error, DatabaseBusyError)
+            if committing or away or len(group) == 1:
                 _fail(group, error)
                 return
-            for place in group:
+            for number, place in enumerate(group):
                 self._commit([place])
+                if gone := _away([place]):
+                    _fail(group[number + 1 :], gone)
+                    return
         else:
             for place, result in zip(group, done, strict=True):
                 place.succeed(result)
@@ -149,3 +173,9 @@ class _Place(Generic[T]):
 def _fail(group: Sequence[_Place[object]], error: Exception) -> None:
     for place in group:
         place.error = error
+
+
+def _away(group: Sequence[_Place[object]]) -> Exception | None:
+    """The error of the last one, if it is that the database is away."""
+    error = group[-1].error
+    return error if isinstance(error, DatabaseBusyError) else None

@@ -19,6 +19,7 @@ from core.errors import (
 )
 from core.rpc.identity import INFERENCE_SERVER, KEY_HOLDER, SpiffeId
 from core.rpc.policy import Refusal
+from orchestrator.audit.notes import DIGEST, REASON
 from orchestrator.audit.repeats import Names
 from orchestrator.errors import EventReused
 from orchestrator.registry.store import Change, Registry, owner_of_key
@@ -51,6 +52,9 @@ KINDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         ),
     }
 )
+
+# Kept beside the log, which what parties report again is compared with.
+_PEOPLES: Final = frozenset({REASON, DIGEST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ def _check_event(role: str, event: PartyEvent) -> None:
     """Facts are short: a picture, a key or an answer does not fit."""
     if event.kind not in KINDS.get(role, frozenset()):
         raise NotAllowedError(f"a {role} does not report {event.kind!r}")
+    if not _PEOPLES.isdisjoint(event.subject):
+        raise InvalidInput("subject: a party gives no reasons, which people type")
     for name, fact in event.subject.items():
         if max(len(name), len(fact)) > LONGEST_FACT:
             raise InvalidInput(f"subject: at most {LONGEST_FACT} characters a fact")

@@ -1,6 +1,6 @@
 """What a transaction has appended to the log: inserted at once before its commit.
 
-A record costs its share of four statements, whatever they insert, and nothing is read
+A record costs its share of six statements, whatever they insert, and nothing is read
 from the database again: not the log's size, nor the tree.
 """
 
@@ -11,6 +11,7 @@ from sqlalchemy import Table, insert
 from sqlalchemy.orm import Session
 
 from core.merkle import leaf_hash
+from orchestrator.audit.notes import Note
 from orchestrator.audit.records import Entry
 from orchestrator.audit.tree import Frontier
 from orchestrator.registry.models import (
@@ -18,11 +19,15 @@ from orchestrator.registry.models import (
     AuditLeaf,
     AuditLeafParty,
     AuditNode,
+    AuditNote,
+    AuditRequestId,
     Base,
 )
 
 Row = dict[str, Any]
 
+# The fact that names a request.
+REQUEST: Final = "request_id"
 # In a session: what its transaction has appended.
 _PENDING: Final = "keymixer_audit_pending"
 
@@ -41,6 +46,8 @@ class Pending:
         self._leaves: list[Row] = []
         self._nodes: list[Row] = []
         self._parties: list[Row] = []
+        self._requests: list[Row] = []
+        self._notes: list[Row] = []
         self._names: dict[tuple[str, str], Row] = {}
 
     def add(self, entry: Entry, body: bytes, parties: Iterable[str]) -> None:
@@ -60,6 +67,12 @@ class Pending:
         self._parties += [
             {"index": entry.index, "spiffe_id": party} for party in sorted(parties)
         ]
+        if (request := entry.subject.get(REQUEST)) and isinstance(request, str):
+            self._requests.append({"request_id": request, "index": entry.index})
+
+    def keep(self, index: int, note: Note) -> None:
+        """Keep what was typed with one of these records beside it."""
+        self._notes.append({"index": index, "salt": note.salt, "text": note.text})
 
     def name(self, actor: str, event_id: str, index: int) -> None:
         """Note what the actor called one of these records."""
@@ -79,6 +92,8 @@ class Pending:
             (AuditLeaf, self._leaves),
             (AuditNode, self._nodes),
             (AuditLeafParty, self._parties),
+            (AuditRequestId, self._requests),
+            (AuditNote, self._notes),
             (AuditEventId, list(self._names.values())),
         ):
             if rows:

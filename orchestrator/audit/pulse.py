@@ -57,7 +57,7 @@ class Pulse:
 
     @contextmanager
     def kept(self, tell: Tell, every_s: float = EVERY_S) -> Iterator[None]:
-        """Beat now, and then on a thread until the block ends."""
+        """Tell that it serves, then beat on a thread until the block ends."""
         self._tell = tell
         self._say("")
         closing = Event()

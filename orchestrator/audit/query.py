@@ -16,7 +16,7 @@ from sqlalchemy.orm.attributes import InstrumentedAttribute
 
 from core.errors import InvalidInput
 from orchestrator.audit.writer import StoredEntry, log_size
-from orchestrator.registry.models import AuditLeaf, AuditLeafParty
+from orchestrator.registry.models import AuditLeaf, AuditLeafParty, AuditRequestId
 
 REFUSALS: Final = ("inference.refused", "refused")
 # Records read at once, and how often a call does so.
@@ -115,6 +115,8 @@ def _candidates(
     """
     if question.reader:
         return _naming(session, question.reader, start, size)
+    if question.request_id:
+        return _of_request(session, question.request_id, start, size)
     if kinds := question.kinds:
         found = [_of_kind(session, kind, start, size) for kind in kinds]
         return sorted(index for indices in found for index in indices)[:_CHUNK]
@@ -126,6 +128,13 @@ def _candidates(
 def _naming(session: Session, party: str, start: int, size: int) -> Sequence[int]:
     chosen = AuditLeafParty.spiffe_id == party
     return _indices(session, AuditLeafParty.index, chosen, start, size)
+
+
+def _of_request(
+    session: Session, request_id: str, start: int, size: int
+) -> Sequence[int]:
+    chosen = AuditRequestId.request_id == request_id
+    return _indices(session, AuditRequestId.index, chosen, start, size)
 
 
 def _of_kind(session: Session, kind: str, start: int, size: int) -> Sequence[int]:

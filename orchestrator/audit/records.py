@@ -31,6 +31,7 @@ _FIELDS: Final = {
     "actor": str,
     "subject": dict,
 }
+_NAMES: Final = frozenset({str})
 _FACTS: Final = frozenset({str, int, float})
 _KIND = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _KIND_LENGTH: Final = 64
@@ -88,9 +89,12 @@ def _check(entry: Entry) -> None:
         raise RecordMalformed("index and time count from zero")
     if len(entry.subject) > MAX_FACTS:
         raise RecordMalformed(f"{len(entry.subject)} facts, at most {MAX_FACTS} fit")
-    for name, fact in entry.subject.items():
-        if type(name) is not str or type(fact) not in _FACTS:
-            raise RecordMalformed("a fact is a name with a string or a number")
+    facts = entry.subject
+    if not (
+        _NAMES.issuperset(map(type, facts))
+        and _FACTS.issuperset(map(type, facts.values()))
+    ):
+        raise RecordMalformed("a fact is a name with a string or a number")
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
 """The audit log's gRPC service: decode, call, encode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import grpc
@@ -12,9 +12,11 @@ from core.rpc.policy import current_caller
 from orchestrator.audit.admission import Claim
 from orchestrator.audit.cosignatures import cosignatures, keep_cosignature
 from orchestrator.audit.decisions import Inference, Verdict, record_inferences
+from orchestrator.audit.erasure import erase, notes_of
 from orchestrator.audit.events import PartyEvent, check_batch, record_events
+from orchestrator.audit.notes import Note
 from orchestrator.audit.query import Question, read_page
-from orchestrator.audit.writer import log_size
+from orchestrator.audit.writer import StoredEntry, log_size
 from orchestrator.registry import store
 from orchestrator.registry.models import Cosignature
 from orchestrator.registry.store import Change, Registry
@@ -81,14 +83,21 @@ class AuditService(rpc.AuditServiceServicer):
             question = _question(caller, request)
             with self._registry.reading(caller) as session:
                 page = read_page(session, question, request.start, limit)
+                notes = notes_of(session, (each.index for each in page.entries))
             return pb.ListEntriesResponse(
-                entries=[
-                    pb.AuditEntry(index=each.index, body=each.body)
-                    for each in page.entries
-                ],
+                entries=[_entry(each, notes) for each in page.entries],
                 next_start=page.next_start,
                 size=page.size,
             )
+
+    def EraseNote(
+        self, request: pb.EraseNoteRequest, context: grpc.ServicerContext
+    ) -> pb.EraseNoteResponse:
+        with rpc_errors(context):
+            with self._registry.change(current_caller()) as change:
+                others = erase(change, request.index, request.reason)
+            self._registry.database.empty_log()
+            return pb.EraseNoteResponse(same_text=others)
 
     def GetCheckpoint(
         self, request: pb.GetCheckpointRequest, context: grpc.ServicerContext
@@ -186,6 +195,13 @@ def _page_size(request: pb.ListEntriesRequest) -> int:
     if request.start < 0 or not 0 <= request.limit <= LARGEST_PAGE:
         raise InvalidInput(f"expected start >= 0 and 0 <= limit <= {LARGEST_PAGE}")
     return request.limit or LARGEST_PAGE
+
+
+def _entry(entry: StoredEntry, notes: Mapping[int, Note]) -> pb.AuditEntry:
+    told = pb.AuditEntry(index=entry.index, body=entry.body)
+    if note := notes.get(entry.index):
+        told.note.MergeFrom(pb.AuditNote(salt=note.salt, text=note.text))
+    return told
 
 
 def _cosignature(row: Cosignature) -> pb.Cosignature:

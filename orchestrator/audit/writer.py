@@ -21,6 +21,7 @@ from core.database import Database, before_commit
 from core.errors import CorruptFileError, SignatureError, StorageError
 from core.wire import write_atomically
 from orchestrator.audit import tree
+from orchestrator.audit.notes import set_apart
 from orchestrator.audit.pending import Pending, begin_pending, pending
 from orchestrator.audit.records import Entry, Fact
 from orchestrator.audit.tree import Frontier
@@ -124,15 +125,19 @@ class AuditLog:
             session: From `Database.transaction`; the record is durable when that ends.
             kind: What happened, such as `key.created`.
             actor: Who did it, a SPIFFE ID; empty if the caller proved no identity.
-            subject: Short facts: names, versions, digests in hex. Never content.
+            subject: Short facts: names, versions, digests in hex. Never content. What
+                people typed, `reason`, is kept beside the record.
             parties: SPIFFE IDs, beside the actor, that may read the record.
 
         Raises:
             RecordMalformed: if kind or subject breaks the layout.
         """
         mine = pending(session) or self._begin(session)
-        entry = Entry(mine.frontier.size, self._clock(), kind, actor, subject)
+        facts, note = set_apart(subject)
+        entry = Entry(mine.frontier.size, self._clock(), kind, actor, facts)
         mine.add(entry, entry.to_bytes(), {actor, *parties} - {""})
+        if note is not None:
+            mine.keep(entry.index, note)
         return entry.index
 
     def size(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
@@ -38,7 +39,8 @@ class Book:
 
     def append(self, session: Session) -> None:
         """Append one record, the like of an answer's."""
-        self.log.append(session, "inference", _SERVER, _ANSWER, [_OWNER])
+        facts = {**_ANSWER, "request_id": str(uuid4())}
+        self.log.append(session, "inference", _SERVER, facts, [_OWNER])
 
     def append_alone(self) -> None:
         """Append with a commit of its own."""
@@ -91,7 +93,7 @@ _INTRODUCTION: Final[tuple[tuple[str, Mapping[str, Fact]], ...]] = (
     ("issued.live", {**_KEY, "issued_state": "live", "model_version": 1}),
     ("key.activated", {**_KEY, "state": "active"}),
 )
-# What the record of one answer says.
+# What the record of one answer says, beside its request.
 _ANSWER: Final[Mapping[str, Fact]] = MappingProxyType(
     {
         **_KEY,
@@ -100,7 +102,6 @@ _ANSWER: Final[Mapping[str, Fact]] = MappingProxyType(
         "organisation": "clinic",
         "images": 1,
         "batch": 1,
-        "request_id": "3" * 36,
         "request_digest": "1" * 64,
         "result_digest": "2" * 64,
         "compute_ms": 3.25,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from core.console import EXIT_CODES, print_json
+from core.console import EXIT_CODES, print_json, say
 from core.errors import NotFound, Refused
-from orchestrator.cli import audit_query, receipts, witnesses
+from orchestrator.cli import audit_query, erasing, receipts, witnesses
 from orchestrator.cli.options import LATEST, As, AsJson, Run, read_public_key
 from orchestrator.cli.session import ask, tell
 
@@ -27,6 +26,7 @@ app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 app.add_typer(audit_query.app)
 app.add_typer(receipts.app, name="receipt")
 app.add_typer(witnesses.app)
+app.add_typer(erasing.app)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -37,17 +37,23 @@ def show(
     as_: As = "",
     json_: AsJson = False,
 ) -> None:
-    """Show one record, exactly as it was hashed.
+    """Show one record, exactly as it was hashed, and the reason kept beside it.
 
     Example: keymixer audit show 12
     """
-    found = _records(run, as_, index, "", 1)
-    if not found or found[0][0] != index:
+    from orchestrator.audit.notes import REASON
+    from orchestrator.audit.reading import record_of
+    from orchestrator.cli.audit_rows import plain
+
+    found = ask(run, as_, lambda operator: next(operator.entries(index), None))
+    if found is None or found.index != index:
         raise NotFound(f"the log has no record {index}: see `keymixer audit list`")
     if json_:
-        print_json(json.loads(found[0][1]))
-    else:
-        Console().print_json(found[0][1].decode())
+        print_json(json.loads(found.body))
+        return
+    Console().print_json(found.body.decode())
+    if reason := record_of(found)["subject"].get(REASON):
+        say(f"reason: {plain(reason)}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -88,12 +94,13 @@ def verify(
                 "size": report.size,
                 "signed_size": report.signed_size,
                 "root": report.root.hex(),
+                "erased": report.erased,
             }
         )
     else:
         Console().print(
             f"{report.size} records verified, the first {report.signed_size} of them "
-            f"signed; root {report.root.hex()}",
+            f"signed; root {report.root.hex()}{_erased(report)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -135,6 +142,10 @@ class NotSignedError(Refused):
     hint = "start the orchestrator, which signs its log, and verify again"
 
 
+def _erased(report: "LogReport") -> str:
+    return f"; notes erased on record: {report.erased}" if report.erased else ""
+
+
 def _folder(run: Path) -> Path:
     """The orchestrator's folder of a run."""
     from core.rpc.identity import ORCHESTRATOR
@@ -173,15 +184,6 @@ def _opened(source: "Database | Path") -> "Iterator[Database]":
         return
     with open_existing(source) as database:
         yield database
-
-
-def _records(
-    run: Path, as_: str, start: int, kind: str, limit: int
-) -> list[tuple[int, bytes]]:
-    entries = ask(
-        run, as_, lambda operator: list(islice(operator.entries(start, kind), limit))
-    )
-    return [(entry.index, entry.body) for entry in entries]
 
 
 def _own_key(folder: Path) -> bytes:

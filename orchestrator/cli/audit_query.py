@@ -4,19 +4,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import sleep
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from rich.console import Console
 
 from core.console import EXIT_CODES, INTERRUPTED, print_json, print_rows
-from core.errors import KeymixerError
+from orchestrator.cli.filters import Filters, Since, Until, filtered, span, wanted
 from orchestrator.cli.options import LATEST, As, AsJson, Run
 from orchestrator.cli.session import Session, connected
-from orchestrator.cli.times import moment_ms, now_ms
 
 if TYPE_CHECKING:
-    from protos.audit_pb2 import ListEntriesRequest
+    from protos.audit_pb2 import AuditEntry, ListEntriesRequest
 
 app = typer.Typer()
 
@@ -33,40 +32,7 @@ _SUMMARY: Final = {
     "last": "last (UTC)",
 }
 _LARGEST_PAGE: Final = 1000
-_SPIFFE: Final = "spiffe://"
 
-
-def _moment(text: str) -> str:
-    """The moment in milliseconds, as text; what is none is wrong usage."""
-    try:
-        return str(moment_ms(text, now_ms())) if text else ""
-    except KeymixerError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-OfOwner = Annotated[
-    str, typer.Option("--owner", help="Only records that name this data owner.")
-]
-OfOrganisation = Annotated[
-    str, typer.Option("--organisation", help="Only by, or about, one of its parties.")
-]
-OfModel = Annotated[str, typer.Option("--model", help="Only about this model.")]
-OfKey = Annotated[str, typer.Option("--key", help="Only about the key of this id.")]
-OfKind = Annotated[str, typer.Option("--kind", help="Only records of this kind.")]
-Since = Annotated[
-    str,
-    typer.Option(
-        metavar="TIME",
-        callback=_moment,
-        help="Not before: an ISO 8601 time, or a duration ago such as 2h.",
-    ),
-]
-Until = Annotated[
-    str, typer.Option(metavar="TIME", callback=_moment, help="Before; as --since.")
-]
-Refusals = Annotated[
-    bool, typer.Option("--refused", help="Only refusals, of calls and of answers.")
-]
 As_ = Annotated[
     Format,
     typer.Option("--format", help="A table, records as hashed, or a spreadsheet."),
@@ -74,17 +40,11 @@ As_ = Annotated[
 
 
 @app.command("list", epilog=EXIT_CODES)
+@filtered
 def list_(
     run: Run = LATEST,
     *,
-    owner: OfOwner = "",
-    organisation: OfOrganisation = "",
-    model: OfModel = "",
-    key: OfKey = "",
-    kind: OfKind = "",
-    since: Since = "",
-    until: Until = "",
-    refused: Refusals = False,
+    filters: Filters,
     start: Annotated[int, typer.Option(help="The first index.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
     format_: As_ = "table",
@@ -98,38 +58,21 @@ def list_(
     from orchestrator.cli.audit_rows import rows
 
     with connected(run, as_) as session:
-        wanted = _wanted(
-            session,
-            owner,
-            organisation=organisation,
-            model=model,
-            key_id=key,
-            kind=kind,
-            since_ms=int(since or 0),
-            until_ms=int(until or 0),
-            refused=refused,
-            start=start,
-            limit=min(limit, _LARGEST_PAGE),
-        )
-        bodies = islice(_bodies(session, wanted), limit)
+        page = {"start": start, "limit": min(limit, _LARGEST_PAGE)}
+        question = filters.question(session, **page)
+        entries = islice(session.operator.find_entries(question), limit)
         if json_:
-            print_json(rows(bodies))
+            print_json(rows(entries))
         else:
-            _printer(format_)(bodies)
+            _printer(format_)(entries)
 
 
 @app.command(epilog=EXIT_CODES)
+@filtered
 def tail(
     run: Run = LATEST,
     *,
-    owner: OfOwner = "",
-    organisation: OfOrganisation = "",
-    model: OfModel = "",
-    key: OfKey = "",
-    kind: OfKind = "",
-    since: Since = "",
-    until: Until = "",
-    refused: Refusals = False,
+    filters: Filters,
     start: Annotated[
         int | None, typer.Option(help="The first index; default: the end.", min=0)
     ] = None,
@@ -143,20 +86,10 @@ def tail(
     from orchestrator.cli.audit_tail import Tail
 
     with connected(run, as_) as session:
-        wanted = _wanted(
-            session,
-            owner,
-            organisation=organisation,
-            model=model,
-            key_id=key,
-            kind=kind,
-            since_ms=int(since or 0),
-            until_ms=int(until or 0),
-            refused=refused,
-        )
+        question = filters.question(session)
         following = Tail(session.operator.entries_page, _whisper, sleep)
         try:
-            _live_printer(format_)(following.follow(wanted, start))
+            _live_printer(format_)(following.follow(question, start))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
@@ -178,9 +111,8 @@ def summary(
     """
     from orchestrator.cli.audit_summary import summary_fields, summary_row, summed
 
-    span = {"since_ms": int(since or 0), "until_ms": int(until or 0)}
     with connected(run, as_) as session:
-        sums = summed(_traffic(session, span))
+        sums = summed(_traffic(session, span(since, until)))
     fields = list(summary_fields(sums))
     rows = fields if json_ else [summary_row(each) for each in fields]
     print_rows("Traffic", rows, _SUMMARY, as_json=json_)
@@ -208,25 +140,16 @@ def trace(
         Console().print(tree(request, traces))
 
 
-def _wanted(session: Session, owner: str, **filters: Any) -> "ListEntriesRequest":
-    """The question; an owner is named by its organisation, its key's id or itself."""
-    from protos.audit_pb2 import ListEntriesRequest
-
-    if owner and not owner.startswith(_SPIFFE):
-        owner = session.key(owner, "").owner
-    return ListEntriesRequest(owner=owner, **filters)
-
-
 def _bodies(session: Session, wanted: "ListEntriesRequest") -> Iterator[bytes]:
     return (entry.body for entry in session.operator.find_entries(wanted))
 
 
-def _traffic(session: Session, span: dict[str, int]) -> Iterator[bytes]:
-    yield from _bodies(session, _wanted(session, "", kind="inference", **span))
-    yield from _bodies(session, _wanted(session, "", refused=True, **span))
+def _traffic(session: Session, when: dict[str, int]) -> Iterator[bytes]:
+    yield from _bodies(session, wanted(session, "", kind="inference", **when))
+    yield from _bodies(session, wanted(session, "", refused=True, **when))
 
 
-def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     from orchestrator.cli import audit_rows
 
     return {
@@ -236,7 +159,7 @@ def _printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
     }[format_]
 
 
-def _live_printer(format_: Format) -> Callable[[Iterable[bytes]], None]:
+def _live_printer(format_: Format) -> "Callable[[Iterable[AuditEntry]], None]":
     """As `_printer`; who watches reads sentences, as a table has no end yet."""
     from orchestrator.cli.audit_rows import print_told
 

@@ -5,12 +5,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from core.console import print_rows
+from orchestrator.audit.reading import Record, record_of
 from orchestrator.simulation.sentences import sentence, short
+from protos.audit_pb2 import AuditEntry
 
-Record = dict[str, Any]
 COLUMNS: Final = (
     *("index", "time", "kind", "actor", "owner", "model", "key_id", "key_version"),
     *("request_id", "refusal", "facts"),
@@ -23,37 +24,37 @@ _DIGEST_DIGITS: Final = 64
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-def print_table(bodies: Iterable[bytes]) -> None:
+def print_table(entries: Iterable[AuditEntry]) -> None:
     """Print records for a person, with digests cut short."""
-    print_rows("Audit log", rows(bodies), _TABLE, as_json=False)
+    print_rows("Audit log", rows(entries), _TABLE, as_json=False)
 
 
-def rows(bodies: Iterable[bytes]) -> list[Record]:
+def rows(entries: Iterable[AuditEntry]) -> list[Record]:
     """Records with a readable time, and their facts in one line."""
-    return [_row(json.loads(body)) for body in bodies]
+    return [_row(record_of(entry)) for entry in entries]
 
 
-def print_lines(bodies: Iterable[bytes]) -> None:
+def print_lines(entries: Iterable[AuditEntry]) -> None:
     """Print records a line each, exactly as they were hashed."""
-    for body in bodies:
-        sys.stdout.write(body.decode() + "\n")
+    for entry in entries:
+        sys.stdout.write(entry.body.decode() + "\n")
         sys.stdout.flush()
 
 
-def print_csv(bodies: Iterable[bytes], *, heading: bool = True) -> None:
+def print_csv(entries: Iterable[AuditEntry], *, heading: bool = True) -> None:
     """Print records as CSV (RFC 4180) of `COLUMNS`, which stay what they are."""
     writer = csv.writer(sys.stdout)
     if heading:
         writer.writerow(COLUMNS)
-    for body in bodies:
-        writer.writerow(map(_cell, _fields(json.loads(body))))
+    for entry in entries:
+        writer.writerow(map(_cell, _fields(record_of(entry))))
         sys.stdout.flush()
 
 
-def print_told(bodies: Iterable[bytes]) -> None:
+def print_told(entries: Iterable[AuditEntry]) -> None:
     """Print records as sentences, a line each."""
-    for body in bodies:
-        record = json.loads(body)
+    for entry in entries:
+        record = record_of(entry)
         what = sentence(record["kind"], record["subject"])
         who = short(record["actor"]) or "nobody"
         line = f"{record['index']:>8}  {_seconds(record['time_ms'])}  {who} {what}"

@@ -39,8 +39,8 @@ class Tail:
 
     def follow(
         self, wanted: pb.ListEntriesRequest, start: int | None
-    ) -> Iterator[bytes]:
-        """Yield the bodies of records that fit, from `start` or the log's end on.
+    ) -> Iterator[pb.AuditEntry]:
+        """Yield the records that fit, from `start` or the log's end on.
 
         Raises:
             LogShrunk: records that were seen are gone.
@@ -49,7 +49,7 @@ class Tail:
         while True:
             page = self._page(from_index(wanted, at))
             if page is not None:
-                yield from (entry.body for entry in page.entries)
+                yield from page.entries
                 at = page.next_start or max(at, page.size)
             if page is None or not page.next_start:
                 self.pause(POLL_S)

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from core.console import (
 from orchestrator.cli.options import AsJson
 
 app = typer.Typer(help="Measure on this machine what keymixer costs.")
+
+# The log's introduction alone takes a few records.
+_SMALLEST_LOG: Final = 100
 
 Keep = Annotated[
     Path | None,
@@ -101,6 +104,56 @@ def audit(
         _print_appends(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def growth(
+    sizes: Annotated[
+        str, typer.Option(help="The numbers of records to look at, ascending.")
+    ] = "10000,100000,1000000",
+    *,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it, as SVG, into this file.")
+    ] = None,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Fill an audit log, and say what it costs at each size.
+
+    A million records take some minutes, and 1.5 GB of disk. docs/growth.md explains
+    the figures.
+
+    Example: keymixer bench growth --sizes 1000,10000
+    """
+    from orchestrator.bench.growth import Plan, measure_growth
+    from orchestrator.simulation.narrator import Narrator
+
+    plan = Plan(_sizes(sizes))
+    try:
+        with _folder(keep) as folder:
+            report = measure_growth(plan, folder, Narrator(Console(stderr=True)))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if figure is not None:
+        from orchestrator.bench.growth_figure import write_figure
+
+        write_figure(report["looks"], figure)
+    if json_:
+        print_json(report)
+    else:
+        _print_growth(report)
+
+
+def _sizes(listed: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(each) for each in listed.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < _SMALLEST_LOG:
+        raise typer.BadParameter(
+            f"expected ascending numbers from {_SMALLEST_LOG} on, such as 1000,10000"
+        )
+    return sizes
+
+
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     """Where the run is: the folder to keep, or one that is gone afterwards."""
@@ -138,6 +191,26 @@ def _print_appends(report: dict[str, Any]) -> None:
         **{word: str(fact) for word, fact in report["machine"].items()},
     }
     print_facts(f"Appends of {report['callers']} callers", told)
+
+
+def _print_growth(report: dict[str, Any]) -> None:
+    rows = [
+        {word: f"{number:,g}" for word, number in look.items()}
+        for look in report["looks"]
+    ]
+    columns = {
+        "records": "records",
+        "appends_per_s": "appended a second",
+        "inclusion_ms": "prove a record, ms",
+        "consistency_ms": "prove an extension, ms",
+        "request_ms": "find a request, ms",
+        "verified_per_s": "verified a second",
+        "verify_mb": "verifying takes, MB",
+        "bytes_a_record": "bytes a record",
+    }
+    print_rows("A log as it grows", rows, columns, as_json=False)
+    facts = {word: str(fact) for word, fact in report["machine"].items()}
+    print_facts("The machine", facts)
 
 
 def _print_passages(title: str, passages: dict[str, dict[str, float]]) -> None:

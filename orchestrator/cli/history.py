@@ -3,6 +3,7 @@
 import json
 from typing import Any, Final
 
+from orchestrator.audit.reading import record_of
 from orchestrator.cli.session import KeyName
 from orchestrator.cli.times import when
 from orchestrator.operator import Operator
@@ -23,7 +24,7 @@ def records_of(operator: Operator, key: KeyName) -> list[Record]:
     for kind in (each for each in SENTENCES if each.startswith(_KINDS)):
         party = "" if kind.startswith(_OF_NOBODY) else key.owner
         for entry in operator.entries(kind=kind, party=party):
-            record = {"index": entry.index, **json.loads(entry.body)}
+            record = {"index": entry.index, **record_of(entry)}
             if _about(record["subject"], key):
                 found[entry.index] = record
     return [found[index] for index in sorted(found)]

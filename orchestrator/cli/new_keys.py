@@ -27,6 +27,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+OneOwner = Annotated[
+    str, typer.Argument(help="A data owner's organisation, or its key's id.")
+]
+Everybody = Annotated[bool, typer.Option("--all", help="Every owner's key.")]
+OlderThan = Annotated[
+    float | None,
+    typer.Option(parser=duration, metavar="DURATION", help="Every key as old as this."),
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        parser=duration,
+        metavar="DURATION",
+        help="How long the old version is served after the new one is live; "
+        "default: the federation's policy.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
+
 _DRY: Final = {
     "key_id": "key",
     "from_version": "version",
@@ -75,30 +94,13 @@ def create(
 
 @app.command(epilog=EXIT_CODES)
 def rotate(
-    owner: Annotated[
-        str, typer.Argument(help="A data owner's organisation, or its key's id.")
-    ] = "",
+    owner: OneOwner = "",
     run: Run = LATEST,
     *,
-    all_: Annotated[bool, typer.Option("--all", help="Every owner's key.")] = False,
-    older_than: Annotated[
-        float | None,
-        typer.Option(
-            parser=duration, metavar="DURATION", help="Every key as old as this."
-        ),
-    ] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            parser=duration,
-            metavar="DURATION",
-            help="How long the old version is served after the new one is live; "
-            "default: the federation's policy.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would happen.")
-    ] = False,
+    all_: Everybody = False,
+    older_than: OlderThan = None,
+    overlap: Overlap = None,
+    dry_run: DryRun = False,
     model: Model = "",
     no_wait: NoWait = False,
     patience: Patience = 10.0,
@@ -116,19 +118,18 @@ def rotate(
         raise typer.BadParameter("name one OWNER, or --all, or --older-than")
     with connected(run, as_) as session:
         key = session.key(owner, model) if owner else None
-        policy = session.policies.rotation_overlap_s
         answer = session.operator.rotate_keys(
             key.model if key else session.model(model),
-            policy if overlap is None else overlap,
+            session.policies.rotation_overlap_s if overlap is None else overlap,
             owner=key.owner if key else "",
             older_than_s=older_than or 0.0,
             dry_run=dry_run,
         )
         if dry_run:
             _tell_plan(answer, as_json=json_)
-        else:
-            _require_one(key, answer)
-            _follow_rotations(session, answer, no_wait, patience, as_json=json_)
+            return
+        _require_one(key, answer)
+        _follow_rotations(session, answer, no_wait, patience, as_json=json_)
 
 
 def _follow_rotations(

@@ -463,6 +463,22 @@ class AuditLeafParty(Base):
     spiffe_id: Mapped[str] = mapped_column(String(512), primary_key=True)
 
 
+class AuditRequestId(Base):
+    """Which records tell of a request. An index, not evidence."""
+
+    __tablename__ = "audit_request_ids"
+    # One tree in the file rather than two, for every answer writes here.
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    request_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    index: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("audit_leaves.index"),
+        primary_key=True,
+        autoincrement=False,
+    )
+
+
 class AuditNode(Base):
     """The hash over 2**level leaves from position * 2**level on; level is 1 or more."""
 
@@ -478,6 +494,23 @@ class AuditNode(Base):
         BigInteger, primary_key=True, autoincrement=False
     )
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditNote(Base):
+    """What was typed with a record, kept beside it so that it can be erased."""
+
+    __tablename__ = "audit_notes"
+    __table_args__ = (_bytes_long("salt", 32),)
+
+    index: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("audit_leaves.index"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    # Of the text's digest in the record.
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    text: Mapped[str] = mapped_column(Text)
 
 
 class Checkpoint(Base):

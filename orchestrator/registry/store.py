@@ -35,6 +35,7 @@ from core.rpc.identity import (
 )
 from core.sealing import check_public_key, fingerprint
 from core.statements import MANIFEST, verify
+from orchestrator.audit.notes import check_reason
 from orchestrator.audit.records import Fact
 from orchestrator.audit.writer import AuditLog, log_size
 from orchestrator.registry.lifecycle import (
@@ -74,7 +75,6 @@ _SEALING_KEY_BYTES_AT_MOST: Final = 4096
 _ALIAS_LENGTH: Final = 64
 # In a session: this transaction gives the workflows something to do.
 _WORK: Final = "keymixer_work"
-_REASON_LENGTH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +224,9 @@ def revoke_party(change: Change, spiffe_id: str, reason: str) -> Party:
     Raises:
         NotFound: no such party.
         Conflict: it is the orchestrator, or the last operator: nobody could command.
-        InvalidInput: the reason is longer than a record should say.
+        InvalidInput: the reason is blank or long.
     """
-    if len(reason) > _REASON_LENGTH:
-        raise InvalidInput(f"reason: at most {_REASON_LENGTH} characters")
+    check_reason(reason)
     party = _party_named(change.session, spiffe_id)
     if party.state == PartyState.REVOKED:
         return party

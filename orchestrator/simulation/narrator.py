@@ -1,10 +1,10 @@
 """Tell a person what each party is doing, and keep the same story for the report."""
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -96,9 +96,8 @@ class Narrator:
 
             yield update
 
-    def tells(self, body: bytes) -> None:
+    def tells(self, record: Mapping[str, Any]) -> None:
         """Tell one record of the audit log, unless it is one of many inferences."""
-        record = json.loads(body)
         at_s = record["time_ms"] / 1000 - self.epoch_s
         # What happened before we began is another run's story.
         if record["kind"] == "inference" or at_s < -1:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+_KEPT_APART: Final = "(kept beside the log)"
 # Of `federation/organisation/role`; a party may report a fact that only begins alike.
 _SLASHES: Final = 2
 
@@ -62,6 +63,7 @@ SENTENCES = {
     "approval.executed": "has {action} done, approval {approval}",
     "approval.rejected": "rejects {action}, approval {approval}: {reason}",
     "approval.expired": "lets approval {approval}, {action}, expire",
+    "note.erased": "erases what was typed with record {record}: {reason}",
     "refused": "refuses {caller}: {kind}",
     "failed": "cannot answer {caller}: {kind}",
     "inference.refused": "refuses to release an answer to {owner}: {refusal}",
@@ -75,7 +77,9 @@ def sentence(kind: str, subject: Mapping[str, Any]) -> str:
         kind: such as `key.drawn`.
         subject: the record's facts.
     """
-    facts = {name: short(value) for name, value in subject.items()}
+    # Where no note was looked up, as of a receipt, its place is still named.
+    noted = {"reason": _KEPT_APART} if "reason_hmac" in subject else {}
+    facts = {name: short(value) for name, value in {**noted, **subject}.items()}
     try:
         return SENTENCES[kind].format_map(facts)
     except KeyError:

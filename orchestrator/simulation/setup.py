@@ -20,6 +20,7 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     load_identity,
 )
+from orchestrator.audit.reading import record_of
 from orchestrator.federation import ModelSection
 from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
@@ -109,7 +110,7 @@ class Stage:
         """Tell what the audit log has recorded since the last time."""
         with self.operator() as connected:
             for entry in connected.entries(self.told):
-                self.narrator.tells(entry.body)
+                self.narrator.tells(record_of(entry))
                 self.told = entry.index + 1
 
 

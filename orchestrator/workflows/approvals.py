@@ -15,8 +15,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.canonical import canonical, parse
-from core.errors import Conflict, InvalidInput, NotAllowedError, NotFound
+from core.errors import Conflict, NotAllowedError, NotFound
 from core.rpc.identity import OPERATOR, SpiffeId
+from orchestrator.audit.notes import check_reason
 from orchestrator.federation import Policies
 from orchestrator.registry.lifecycle import ApprovalState, PartyState
 from orchestrator.registry.models import Approval, ApprovalVote, Job, Party
@@ -25,7 +26,6 @@ from orchestrator.workflows import asked, jobs
 from orchestrator.workflows.jobs import Step
 
 VALID_MS: Final = 24 * 3600 * 1000
-LONGEST_REASON: Final = 500
 _OPERATORS_NEEDED: Final = 2
 
 
@@ -99,7 +99,7 @@ def request(
     change.session.flush()
     if SpiffeId.parse(change.actor).role == OPERATOR:
         _vote(change, made)
-    change.record("approval.requested", asked.facts(made))
+    change.record("approval.requested", asked.facts_when_made(made))
     return made
 
 
@@ -128,8 +128,7 @@ def reject(
     change: Change, policies: Policies, approval_id: int, reason: str
 ) -> Approval:
     """Decide against a request; the one who made it may do so too."""
-    if len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"reason: at most {LONGEST_REASON} characters")
+    check_reason(reason)
     approval = named(change.session, approval_id)
     if approval.state not in asked.OPEN:
         raise Conflict(f"the request is {approval.state} already")

@@ -4,6 +4,8 @@ from typing import Final
 
 from sqlalchemy import select
 
+from core.canonical import canonical, parse
+from orchestrator.audit.notes import REASON
 from orchestrator.audit.records import Fact
 from orchestrator.registry.lifecycle import ApprovalState
 from orchestrator.registry.models import Approval, Job
@@ -34,10 +36,19 @@ def end_with(change: Change, job: Job) -> None:
 
 
 def facts(approval: Approval) -> dict[str, Fact]:
-    """What every record about a request says."""
+    """What every record about a request says; its reason is said when it is made."""
+    arguments = parse(approval.arguments)
+    arguments.pop(REASON, None)
     return {
         "approval": approval.id,
         "action": approval.action,
-        "arguments": approval.arguments.decode(),
+        "arguments": canonical(arguments).decode(),
         "requested_by": approval.requested_by,
     }
+
+
+def facts_when_made(approval: Approval) -> dict[str, Fact]:
+    """What is recorded of a request when it is made: why it is wanted, too."""
+    arguments = parse(approval.arguments)
+    reason = {REASON: arguments[REASON]} if REASON in arguments else {}
+    return {**facts(approval), **reason}

@@ -6,6 +6,7 @@ from typing import Final
 from sqlalchemy import select
 
 from core.errors import Conflict, KeyRefusedError
+from orchestrator.audit.notes import check_reason
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import (
     USABLE,
@@ -43,7 +44,7 @@ def suspend(
         InvalidInput: the reason is blank or long.
         NotFound: the owner never had a key for this model.
     """
-    keys.check_reason(reason)
+    check_reason(reason)
     key = keys.key_named(change, owner, model)
     versions = store.versions_of(change.session, key)
     found = [version for version in versions if version.state in USABLE]

@@ -20,6 +20,7 @@ from core.errors import (
 )
 from core.manifest import Manifest
 from core.rpc.identity import DATA_OWNER, SpiffeId
+from orchestrator.audit.notes import check_reason
 from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.budgets import UNLIMITED, Budget, set_budget
@@ -29,7 +30,6 @@ from orchestrator.registry.store import Change
 from orchestrator.workflows import ending, jobs
 from orchestrator.workflows.jobs import Kind, Step
 
-LONGEST_REASON = 500
 LONGEST_KEY_ID = 64
 
 _ENDED = frozenset({KeyState.DESTROY_SCHEDULED, KeyState.DESTROYED})
@@ -219,12 +219,6 @@ def key_id(owner: SpiffeId, model: str) -> str:
             f"organisation and model: at most {LONGEST_KEY_ID - 1} characters together"
         )
     return name
-
-
-def check_reason(reason: str) -> None:
-    """Refuse a reason that says nothing, or too much for a record."""
-    if not reason.strip() or len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"reason: expected 1 to {LONGEST_REASON} characters")
 
 
 def next_number(versions: Sequence[KeyVersion]) -> int:

@@ -20,6 +20,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from orchestrator.audit.notes import check_reason
 from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import (
@@ -96,7 +97,7 @@ def report(
         InvalidInput: the reason is blank or long.
         NotFound: the owner never had a key for this model.
     """
-    keys.check_reason(reason)
+    check_reason(reason)
     key = keys.key_named(change, owner, model)
     if key.held_for == reason:
         # It was held only until a second operator would agree to this report.

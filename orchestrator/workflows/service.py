@@ -10,6 +10,7 @@ from core.errors import InvalidInput, Unavailable
 from core.rpc.errors import rpc_errors
 from core.rpc.identity import SpiffeId
 from core.rpc.policy import current_caller
+from orchestrator.audit.notes import check_reason
 from orchestrator.errors import ExportInterrupted
 from orchestrator.federation import Policies
 from orchestrator.registry import budgets, models, periods
@@ -102,7 +103,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             "reason": request.reason,
         }
         with self._changing(context) as change:
-            keys.check_reason(request.reason)
+            check_reason(request.reason)
             if waits := self._request(change, Action.REVOKE_KEY, asked):
                 return pb.RevokeKeyResponse(approval_id=waits)
             key_id, versions = keys.revoke(change, self._policies, **asked)
@@ -186,7 +187,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     ) -> pb.RevokePartyResponse:
         asked = {"spiffe_id": request.spiffe_id, "reason": request.reason}
         with self._changing(context) as change:
-            keys.check_reason(request.reason)
+            check_reason(request.reason)
             if waits := self._request(change, Action.REVOKE_PARTY, asked):
                 return pb.RevokePartyResponse(approval_id=waits)
             key_ids = keys.revoke_party(change, self._policies, **asked)

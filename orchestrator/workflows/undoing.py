@@ -1,6 +1,7 @@
 """Give a job up: what it has begun is undone, or ended by a job of its own."""
 
-from core.errors import Conflict, InvalidInput
+from core.errors import Conflict
+from orchestrator.audit.notes import check_reason
 from orchestrator.errors import TwoOperatorsNeeded
 from orchestrator.federation import Policies
 from orchestrator.registry.lifecycle import KeyState
@@ -9,8 +10,6 @@ from orchestrator.registry.store import Change
 from orchestrator.workflows import approvals, ending, holding, jobs
 from orchestrator.workflows.approvals import Action
 from orchestrator.workflows.jobs import Kind, Step
-
-LONGEST_REASON = 500
 
 
 def give_up(change: Change, policies: Policies, job_id: int, reason: str) -> Job:
@@ -25,8 +24,7 @@ def give_up(change: Change, policies: Policies, job_id: int, reason: str) -> Job
         TwoOperatorsNeeded: it would take back what only two operators take back.
         Conflict: it has ended, or has come too far to be given up.
     """
-    if len(reason) > LONGEST_REASON:
-        raise InvalidInput(f"reason: at most {LONGEST_REASON} characters")
+    check_reason(reason)
     job = jobs.named(change.session, job_id)
     if not jobs.is_open(job):
         raise Conflict(f"the job is {job.state} already")

@@ -25,6 +25,7 @@ PATIENCE_S: Final = 10.0
 # Of the time that is left, what the answer's way back to its caller may take.
 _WAY_BACK: Final = 0.1
 _WAY_BACK_AT_MOST_S: Final = 0.5
+_STOPS: Final = "the server stops"
 
 
 class Releases:
@@ -45,9 +46,7 @@ class Releases:
         try:
             yield
         finally:
-            with self._changed:
-                self._closing = True
-                self._changed.notify()
+            self._close()
             thread.join()
 
     def verdict(
@@ -66,6 +65,8 @@ class Releases:
         left_s = _without_way_back(timeout_s)
         place = _Place(record, monotonic() + left_s)
         with self._changed:
+            if self._closing:
+                raise AuditUnavailable(_STOPS)
             self._waiting.append(place)
             self._changed.notify()
         if not place.done.wait(left_s):
@@ -88,9 +89,15 @@ class Releases:
                 if group := self._take():
                     return group
                 self._changed.wait()
-            while self._waiting:
-                self._waiting.popleft().give_up("the server stops")
         return []
+
+    def _close(self) -> None:
+        """Give up those who wait: the call on its way may take its time to end."""
+        with self._changed:
+            self._closing = True
+            while self._waiting:
+                self._waiting.popleft().give_up(_STOPS)
+            self._changed.notify()
 
     def _take(self) -> list["_Place"]:
         group: list[_Place] = []

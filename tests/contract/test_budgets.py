@@ -4,13 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from sqlalchemy import text
 
-from core.errors import ConstraintConflict
+from core.errors import ConstraintConflict, DatabaseBusyError
 from core.rpc.policy import acting_as
+from orchestrator.audit import decisions
 from orchestrator.audit.records import Entry
 from orchestrator.audit.service import AuditService
 from orchestrator.registry import budgets
@@ -160,6 +161,32 @@ def test_a_batch_is_refused_one_by_one(office: Office) -> None:
 
     assert verdicts(office, *batch) == ["", "BudgetSpent", "", "BudgetSpent"]
     assert used(office) == 10
+
+
+def test_two_versions_of_a_key_draw_on_one_budget_in_one_batch(office: Office) -> None:
+    """While a rotation overlaps, both are answered."""
+    (made,) = office.rotate()
+    office.bring_into_use(made.key_id, made.to_version)
+    set_budget(office, 10)
+    batch = [inference(key_version=n, images=4) for n in (1, 2, 1, 2)]
+
+    assert verdicts(office, *batch) == ["", "", "BudgetSpent", "BudgetSpent"]
+    assert used(office) == 8
+
+
+def test_what_may_work_later_is_no_refusal_on_record(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a busy moment would be held against the owner for good."""
+
+    def busy(*_: object) -> NoReturn:
+        raise DatabaseBusyError("for now")
+
+    monkeypatch.setattr(decisions, "require_admitted", busy)
+    with pytest.raises(Aborted):
+        verdicts(office, inference())
+
+    assert office.entries("inference.refused") == []
 
 
 def test_what_is_reported_again_is_counted_once(office: Office) -> None:

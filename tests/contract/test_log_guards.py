@@ -9,6 +9,7 @@ from core.database import Database
 from core.errors import KeymixerError
 from core.merkle import leaf_hash
 from orchestrator.audit.verify import verify_log
+from orchestrator.errors import AuditBroken
 from orchestrator.registry.models import Base
 from tests.unit.orchestrator.logs import OPERATOR, PUBLIC_KEY, append, new_log
 
@@ -27,6 +28,8 @@ FORGED: dict[str, dict[str, object]] = {
     "audit_leaf_parties": {"index": 1, "spiffe_id": OPERATOR},
     "audit_event_ids": {"actor": OPERATOR, "event_id": "e", "index": 0},
     "audit_nodes": {"level": 1, "position": 0, "hash": HASH},
+    "audit_request_ids": {"request_id": "r", "index": 2},
+    "audit_notes": {"index": 2, "salt": b"s" * 32, "text": "forged"},
     "checkpoints": {"size": 3, "note": b"forged"},
 }
 KEYS = {
@@ -34,15 +37,22 @@ KEYS = {
     "audit_leaf_parties": '"index", spiffe_id',
     "audit_event_ids": "actor, event_id",
     "audit_nodes": "level, position",
+    "audit_request_ids": 'request_id, "index"',
+    "audit_notes": '"index"',
     "checkpoints": "size",
 }
+# Of a note, the table keeps nothing once it is erased.
+KEPT = sorted(FORGED.keys() - {"audit_notes"})
 
 
 @pytest.fixture
 def log(database: Database, tmp_path: Path) -> Database:
-    """A log of three records, one of which its reporter has named."""
+    """A log of three records: the second has a name, the last a note and a request."""
     written = new_log(database, tmp_path / "checkpoint.txt")
-    append(database, written, 3)
+    append(database, written, 2)
+    with database.transaction() as session:
+        facts = {"reason": "lost", "request_id": "r"}
+        written.append(session, "key.held", OPERATOR, facts)
     written.checkpoint()
     with database.transaction() as session:
         names = Base.metadata.tables["audit_event_ids"]
@@ -73,9 +83,18 @@ def test_no_row_is_changed(log: Database, table: str) -> None:
     refused(log, f"UPDATE {table} SET {name} = {name}", {}, "append-only")  # noqa: S608 - constants
 
 
-@pytest.mark.parametrize("table", FORGED)
+@pytest.mark.parametrize("table", KEPT)
 def test_no_row_is_deleted(log: Database, table: str) -> None:
     refused(log, f"DELETE FROM {table}", {}, "append-only|keeps its rows")  # noqa: S608 - constants
+
+
+def test_a_note_that_is_deleted_by_hand_is_missed(log: Database) -> None:
+    """The database lets it go, as an erasure must; but no record says so."""
+    with log.transaction() as session:
+        session.execute(text("DELETE FROM audit_notes"))
+
+    with pytest.raises(AuditBroken, match="note 2: it is gone, and nobody erased it"):
+        verify_log(log, PUBLIC_KEY)
 
 
 @pytest.mark.parametrize("table", FORGED)

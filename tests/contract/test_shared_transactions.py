@@ -11,7 +11,13 @@ from sqlalchemy.orm import Session
 
 from core.database import Database
 from core.database.shared import SharedTransactions
-from core.errors import ConstraintConflict, InvalidInput, StorageError, Unavailable
+from core.errors import (
+    ConstraintConflict,
+    DatabaseBusyError,
+    InvalidInput,
+    StorageError,
+    Unavailable,
+)
 from orchestrator.registry.models import Organisation
 
 AT_ONCE = 8
@@ -134,6 +140,64 @@ def test_a_commit_that_fails_fails_for_all_and_is_not_tried_again(
             result.result()
     assert names(database) == []
     assert counting.begun == 2
+
+
+def test_a_server_that_is_away_is_not_asked_again_for_each(
+    database: Database, counting: Counting
+) -> None:
+    """Each would wait for it as long as all did together."""
+    works = [adding("a"), adding("b"), falling_silent, adding("c")]
+
+    results = side_by_side(SharedTransactions(counting), counting, works)
+
+    assert results[0].result() == "a"
+    for result in results[1:]:
+        with pytest.raises(DatabaseBusyError):
+            result.result()
+    assert names(database) == ["a"]
+    assert counting.begun == 2
+
+
+def test_nor_for_those_who_came_meanwhile(
+    database: Database, counting: Counting
+) -> None:
+    shared = SharedTransactions(counting)
+    late: list[Future[str]] = []
+
+    def falling_silent_for_long(session: Session) -> str:
+        late.extend(pool.submit(shared.run, adding(name)) for name in ("b", "c"))
+        wait_until_queued(shared, len(late))
+        return falling_silent(session)
+
+    with ThreadPoolExecutor(2) as pool:
+        side_by_side(shared, counting, [adding("a"), falling_silent_for_long])
+
+    for each in late:
+        with pytest.raises(DatabaseBusyError):
+            each.result()
+    assert counting.begun == 2
+    assert shared.run(adding("d")) == "d"
+    assert names(database) == ["a", "d"]
+
+
+def test_nor_when_each_is_done_by_itself(
+    database: Database, counting: Counting
+) -> None:
+    works = [adding("a"), adding("b"), refused, falling_silent, adding("c")]
+
+    results = side_by_side(SharedTransactions(counting), counting, works)
+
+    for result in results[3:]:
+        with pytest.raises(DatabaseBusyError):
+            result.result()
+    assert names(database) == ["a", "b"]
+    # The first, the group, and three of its four.
+    assert counting.begun == 5
+
+
+def falling_silent(session: Session) -> str:
+    adding("half")(session)
+    raise DatabaseBusyError("the server was silent for 4 s")
 
 
 def test_after_a_failure_others_are_served(

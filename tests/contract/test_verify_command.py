@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from core.rpc.identity import ORCHESTRATOR
+from orchestrator.audit.erasure import ERASURE
 from orchestrator.audit.keys import ensure_log_key
 from orchestrator.audit.writer import SIDE_FILE, AuditLog, beside
 from orchestrator.registry.database import open_database
+from orchestrator.registry.models import AuditNote
 from orchestrator.simulation.workspace import create_workspace
 from tests.unit.orchestrator.cli.desk import SCENARIO, Terminal
+from tests.unit.orchestrator.logs import ORIGIN, SIGNING_KEY
 
 ACTOR = "spiffe://digits.keymixer/consortium/operator"
 
@@ -46,10 +50,28 @@ def test_the_log_is_verified_where_the_settings_put_it(terminal: Terminal) -> No
     assert (verified["size"], verified["signed_size"]) == (3, 3)
 
 
+def test_how_many_notes_were_erased_is_told(terminal: Terminal, url: str) -> None:
+    kept = terminal.json("audit", "verify")
+    with open_database(url) as database:
+        log = AuditLog(database, ORIGIN, SIGNING_KEY, lambda: 1)
+        with database.transaction() as session:
+            log.append(session, "key.held", ACTOR, {"reason": "lost"})
+        with database.transaction() as session:
+            session.execute(delete(AuditNote))
+            log.append(session, ERASURE, ACTOR, {"record": 3})
+    told = terminal.json("audit", "verify")
+
+    assert (0, 1) == (kept["erased"], told["erased"])
+    assert "notes erased on record: 1" in terminal.text("audit", "verify")
+
+
 def test_the_log_is_exported_from_where_the_settings_put_it(
     terminal: Terminal, tmp_path: Path
 ) -> None:
     tiles = str(tmp_path / "tiles")
 
     assert terminal.json("audit", "export", tiles)["size"] == 3
-    assert terminal.json("audit", "verify", "--from-tiles", tiles)["signed_size"] == 3
+    verified = terminal.json("audit", "verify", "--from-tiles", tiles)
+    assert verified["signed_size"] == 3
+    # Tiles hold no notes, erased or not.
+    assert verified["erased"] is None

@@ -135,6 +135,9 @@ class AuditStandIn(audit_pb2_grpc.AuditServiceServicer):
     def ListEntries(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def EraseNote(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def GetCheckpoint(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

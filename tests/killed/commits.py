@@ -64,6 +64,8 @@ _SEEN_OTHERWISE: Final = frozenset(
         "audit_leaf_parties",
         "audit_leaves",
         "audit_nodes",
+        "audit_notes",
+        "audit_request_ids",
         "checkpoints",
         "cosignatures",
         "jobs",

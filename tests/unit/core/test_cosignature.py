@@ -7,9 +7,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.checkpoint import open_checkpoint, sign_checkpoint
-from core.cosignature import cosign, open_cosigned, witness_key
+from core.cosignature import (
+    CosignatureV1,
+    cosign,
+    open_cosigned,
+    witness_key,
+    witness_name,
+)
 from core.errors import CorruptFileError, SignatureError
-from core.notes import sign_note
+from core.notes import add_signature, sign_note
 
 LOG = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
@@ -18,6 +24,7 @@ ORIGIN = "ward.example/keymixer-audit"
 NAME = "witness.example/w1"
 NOTE = sign_checkpoint(LOG, ORIGIN, 42, bytes(range(100, 132)))
 AT_S = 1_679_315_147
+LATEST = 2**63 - 1
 COSIGNED = cosign(NOTE, WITNESS, NAME, AT_S)
 
 
@@ -90,6 +97,33 @@ def test_an_unknown_type_of_signature_is_passed_over() -> None:
 def test_a_time_that_no_cosignature_can_say_is_refused(at_s: int) -> None:
     with pytest.raises(CorruptFileError):
         cosign(NOTE, WITNESS, NAME, at_s)
+
+
+def test_the_last_time_there_is_can_be_said() -> None:
+    assert open_cosigned(cosign(NOTE, WITNESS, NAME, LATEST), PUBLIC, NAME) == LATEST
+
+
+def test_a_later_time_is_refused_though_the_witness_signed_it() -> None:
+    """Read as a signed number, as others do, it would be long before the epoch."""
+    late = add_signature(NOTE, WITNESS, NAME, TooLate())
+
+    with pytest.raises(SignatureError):
+        open_cosigned(late, PUBLIC, NAME)
+
+
+def test_a_witness_is_named_without_the_scheme() -> None:
+    """A verifier's key is `name+key id+key`, and other tools read it."""
+    name = witness_name("spiffe://clinics.example/alder/data-owner")
+
+    assert name == "clinics.example/alder/data-owner"
+
+
+class TooLate(CosignatureV1):
+    """Signs 2^63, which a witness of ours refuses to."""
+
+    def sign(self, private_key: Ed25519PrivateKey, text: bytes) -> bytes:
+        said = b"cosignature/v1\ntime %d\n" % (LATEST + 1) + text
+        return (LATEST + 1).to_bytes(8, "big") + private_key.sign(said)
 
 
 def open_both(note: bytes) -> None:

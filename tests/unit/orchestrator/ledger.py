@@ -18,6 +18,8 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from orchestrator.audit.erasure import notes_of
+from orchestrator.audit.notes import put_back
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.writer import AuditLog, log_size
 from orchestrator.registry import store
@@ -92,8 +94,15 @@ class Ledger:
             store.revoke_party(change, str(party), reason)
 
     def entries(self, kind: str = "") -> list[Entry]:
+        """What was recorded, as it was hashed."""
         found = self.registry.log.entries(0, 10_000, kind=kind)
         return [parse_entry(entry.body) for entry in found]
+
+    def reason(self, entry: Entry) -> str:
+        """What was typed with a record."""
+        with self.registry.database.reading() as session:
+            note = notes_of(session, [entry.index]).get(entry.index)
+        return str(put_back(entry.subject, note, entry.index)["reason"])
 
     def images_used(self, owner: SpiffeId = ALDER_ID, number: int = 1) -> int:
         with self.change() as change:

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from core.rpc.identity import (
     SpiffeId,
 )
 from core.statements import MANIFEST, sign
+from orchestrator.audit.erasure import notes_of
+from orchestrator.audit.notes import put_back
 from orchestrator.audit.records import Entry, parse_entry
 from orchestrator.audit.writer import AuditLog
 from orchestrator.federation import Policies
@@ -171,8 +173,15 @@ class Office:
         self.settle()
 
     def entries(self, kind: str = "") -> list[Entry]:
+        """What was recorded, with what was typed put back as a reader sees it."""
         found = self.registry.log.entries(0, 10_000, kind=kind)
-        return [parse_entry(entry.body) for entry in found]
+        with self.database.reading() as session:
+            notes = notes_of(session, [entry.index for entry in found])
+        entries = [parse_entry(entry.body) for entry in found]
+        return [
+            replace(e, subject=put_back(e.subject, notes.get(e.index), e.index))
+            for e in entries
+        ]
 
     def kinds(self) -> list[str]:
         return [entry.kind for entry in self.entries()]

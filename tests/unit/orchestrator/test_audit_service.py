@@ -317,6 +317,16 @@ def test_a_picture_does_not_fit_into_a_fact(office: Office) -> None:
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("fact", ["reason", "reason_hmac"])
+def test_a_party_gives_no_reason(office: Office, fact: str) -> None:
+    """Only what an operator types is kept beside the log."""
+    events = [pb.Event(kind="refused", subject={fact: "because"})]
+    request = pb.RecordEventsRequest(events=events)
+    code, _ = refusal(office, SERVER_ID, AuditService.RecordEvents, request)
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_party_reads_only_what_names_it(office: Office) -> None:
     office.active_key(ALDER_ID)
     office.active_key(BIRCH_ID)

@@ -1,11 +1,13 @@
 """Exported tiles are those the format defines, and any change to them is found."""
 
+import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
@@ -35,8 +37,11 @@ from tests.unit.orchestrator.logs import (
     append,
     opened,
 )
+from tests.vectors.generate import FOLDER
 
 Files = dict[str, bytes]
+# The examples in the format's own text.
+PUBLISHED = json.loads((FOLDER / "tiles.json").read_text())
 
 
 def body(index: int, kind: str = "a") -> bytes:
@@ -139,9 +144,12 @@ SIZES = [1, 2, 255, 256, 257, 511, 512, 513]
 BODIES = [body(index) for index in range(600)]
 
 
-def test_a_path_is_written_as_published() -> None:
-    assert Tile("0", 1234067, 256).path == "tile/0/x001/x234/067"
-    assert Tile("entries", 0, 17).path == "tile/entries/000.p/17"
+@pytest.mark.parametrize("vector", PUBLISHED["paths"], ids=lambda v: v["path"])
+def test_a_path_is_written_as_published(vector: dict[str, Any]) -> None:
+    tile = Tile(vector["kind"], vector["number"], vector["width"])
+
+    assert vector["path"] == tile.path
+    assert tile == parse_path(vector["path"])
 
 
 @pytest.mark.parametrize("number", [0, 7, 999, 1000, 1234067, 10**15, 2**55])
@@ -183,13 +191,17 @@ def test_another_path_is_no_tiles(path: str) -> None:
     assert parse_path(path) is None
 
 
-def test_a_log_has_the_published_tiles() -> None:
-    """The text's example: 70,000 records, and a tree of exactly one full tile."""
-    by_level = [list(tiles(str(level), 70_000)) for level in levels(70_000)]
+@pytest.mark.parametrize("vector", PUBLISHED["trees"], ids=lambda v: v["size"])
+def test_a_log_has_the_published_tiles(vector: dict[str, Any]) -> None:
+    size = vector["size"]
+    by_level = [list(tiles(str(level), size)) for level in levels(size)]
     widths = [[tile.width for tile in row] for row in by_level]
+    expected = [
+        [256] * each["full"] + [each["partial"]] * (each["partial"] > 0)
+        for each in vector["levels"]
+    ]
 
-    assert [[256] * 273 + [112], [256, 17], [1]] == widths
-    assert [Tile("1", 0, 1)] == list(tiles("1", 256))
+    assert expected == widths
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -18,6 +18,7 @@ from orchestrator.audit.records import Entry
 from orchestrator.audit.verify import verify_log
 from orchestrator.errors import AuditBroken
 from tests.unit.orchestrator.logs import (
+    OPERATOR,
     ORIGIN,
     PUBLIC_KEY,
     SIGNING_KEY,
@@ -224,6 +225,11 @@ CHANGES: dict[str, tuple[Change, str, int]] = {
         "record",
         -3,
     ),
+    "a request of no record": (
+        sql("INSERT INTO audit_request_ids VALUES ('r', 16)"),
+        "record",
+        16,
+    ),
     "everything deleted": (sql("DELETE FROM audit_leaves"), "checkpoint", SIGNED),
     "a changed node": (
         sql("UPDATE audit_nodes SET hash = zeroblob(32) WHERE level=2 AND position=1"),
@@ -325,12 +331,26 @@ def test_every_changed_byte_of_a_record_is_found(path: Path, index: int) -> None
     assert verify_log(path, PUBLIC_KEY).size == SIZE
 
 
-@pytest.mark.parametrize("table", ["audit_leaf_parties", "audit_event_ids"])
+@pytest.mark.parametrize(
+    "table", ["audit_leaf_parties", "audit_event_ids", "audit_request_ids"]
+)
 def test_an_erased_index_leaves_the_log_whole(path: Path, table: str) -> None:
     """Who may read a record, and what its reporter called it, is not evidence."""
     alter(path, sql(f"DELETE FROM {table}"))  # noqa: S608 - constants
 
     assert verify_log(path, PUBLIC_KEY).size == SIZE
+
+
+@pytest.mark.parametrize("change", ["salt = 'salt'", "text = x'6c6f7374'"])
+def test_a_note_of_another_type_is_found(tmp_path: Path, change: str) -> None:
+    """SQLite keeps what it is given, whatever the column's type is."""
+    with opened(tmp_path) as (database, log), database.transaction() as session:
+        log.append(session, "key.held", OPERATOR, {"reason": "lost"})
+    path = tmp_path / "registry.db"
+    alter(path, sql(f"UPDATE audit_notes SET {change}"))  # noqa: S608 - constants
+
+    with pytest.raises(AuditBroken, match="note 0: it is not stored as"):
+        verify_log(path, PUBLIC_KEY)
 
 
 def test_dropping_the_triggers_alone_changes_nothing(path: Path) -> None:

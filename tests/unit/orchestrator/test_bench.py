@@ -6,19 +6,23 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from core.errors import ConfigurationError
 from core.manifest import Manifest
 from core.wire import file_digest, load_tensors
-from orchestrator.bench import machine
+from orchestrator.bench import growth, machine
 from orchestrator.bench.appends import Plan, measure_appends
 from orchestrator.bench.federation import MODEL, federation_of, write_federation
+from orchestrator.bench.growth_figure import write_figure
 from orchestrator.bench.milestones import CREATION, ROTATION, Journal, Milestone
 from orchestrator.bench.release import architecture_of, write_untrained
 from orchestrator.bench.usage import Usage
+from orchestrator.cli.bench import app
 from orchestrator.federation import read_federation
 from orchestrator.simulation.narrator import Narrator
 
@@ -218,3 +222,35 @@ def test_appends_are_counted_and_their_logs_recomputed(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / name / "registry.db") as database:
             query = "SELECT count(*) FROM audit_leaves"
             assert database.execute(query).fetchone() == (records,)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    plan = growth.Plan(sizes=(100, 150), looks=3)
+    folder = tmp_path_factory.mktemp("growth")
+    return growth.measure_growth(plan, folder, Narrator(Console(quiet=True)))
+
+
+def test_a_log_is_looked_at_at_each_size(grown: dict[str, Any]) -> None:
+    assert [look["records"] for look in grown["looks"]] == [100, 150]
+    for look in grown["looks"]:
+        assert min(look.values()) > 0
+        # A body alone is larger, and so is Python.
+        assert look["bytes_a_record"] > 500
+        assert look["verify_mb"] > 20
+
+
+def test_growth_is_drawn(grown: dict[str, Any], tmp_path: Path) -> None:
+    write_figure(grown["looks"], tmp_path / "growth.svg")
+
+    drawn = (tmp_path / "growth.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert 'aria-label="What a log costs as it grows"' in drawn
+
+
+@pytest.mark.parametrize("sizes", ["", "100,x", "200,100", "100,100", "99", "1e3"])
+def test_sizes_that_do_not_ascend_are_refused(sizes: str) -> None:
+    done = CliRunner().invoke(app, ["growth", "--sizes", sizes])
+
+    assert done.exit_code == 2
+    assert "expected ascending numbers" in done.output

@@ -17,7 +17,10 @@ from core.database import schema
 from orchestrator.registry.database import MIGRATIONS, open_database
 from orchestrator.registry.models import Base
 
-LOG_TABLES = ("audit_leaves", "audit_leaf_parties", "audit_nodes", "checkpoints")
+LOG_TABLES = (
+    *("audit_leaves", "audit_leaf_parties", "audit_nodes", "audit_request_ids"),
+    "checkpoints",
+)
 KEPT_TABLES = (
     *("parties", "models", "model_versions", "keys", "key_versions", "issued_models"),
     *("jobs", "approvals", "approval_votes", "audit_event_ids"),
@@ -85,7 +88,11 @@ def test_every_table_of_the_log_is_guarded_on_sqlite(connection: Connection) -> 
     guards = ("no_delete", "no_replace", "no_update")
 
     expected = {f"{table}_{guard}" for table in LOG_TABLES for guard in guards}
-    names = {f"audit_event_ids_{guard}" for guard in ("no_replace", "no_update")}
+    names = {
+        f"{table}_{guard}"
+        for table in ("audit_event_ids", "audit_notes")
+        for guard in ("no_replace", "no_update")
+    }
     assert expected | names == {name for name in triggers(connection) if "_no_" in name}
 
 

@@ -1,9 +1,9 @@
 """The story a person reads: sentences for records, times by the log's own clock."""
 
 import io
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,10 +20,8 @@ def narrator() -> Narrator:
     return Narrator(Console(file=io.StringIO(), width=200))
 
 
-def _record(kind: str, time_ms: float, **subject: object) -> bytes:
-    return json.dumps(
-        {"kind": kind, "actor": OWNER, "subject": subject, "time_ms": time_ms}
-    ).encode()
+def _record(kind: str, time_ms: float, **subject: object) -> dict[str, Any]:
+    return {"kind": kind, "actor": OWNER, "subject": subject, "time_ms": time_ms}
 
 
 def test_a_record_is_told_with_the_time_it_has_in_the_log(narrator: Narrator) -> None:
@@ -54,6 +52,13 @@ def test_a_sentence_names_organisations_instead_of_identities() -> None:
     subject = {"owner": OWNER, "model": "digits"}
 
     assert "lets st-anna use digits" == sentence("model.granted", subject)
+
+
+def test_a_reason_that_was_not_looked_up_is_said_to_be_elsewhere() -> None:
+    """A receipt has the record alone."""
+    told = sentence("key.held", {"key_id": "a", "reason_hmac": "ab" * 32})
+
+    assert "holds a, with all versions to come: (kept beside the log)" == told
 
 
 def test_an_unknown_kind_is_told_as_it_is() -> None:

@@ -95,3 +95,42 @@ def test_after_a_failure_there_must_be_room_for_as_much_as_a_batch(
         pulse.beat()
 
     assert row(database)[1] == 0
+
+
+def test_it_serves_before_the_first_beat(database: Database) -> None:
+    health = Health()
+    with Pulse(database, FakeClock()).kept(health.tell, every_s=60):
+        assert health.told == [(True, "")]
+
+
+def test_whatever_breaks_a_beat_is_told_and_the_next_one_comes(
+    database: Database,
+) -> None:
+    """To stop beating would be to say for good what was so once."""
+    health, broken = Health(), threading.Event()
+    broken.set()
+
+    def clock() -> int:
+        return 1 // (not broken.is_set())
+
+    with Pulse(database, clock).kept(health.tell, every_s=0.02):
+        assert health.wait(serving=False).startswith("Storage: ")
+        broken.clear()
+        health.wait(serving=True)
+
+
+def test_when_the_block_ends_it_writes_no_more(database: Database) -> None:
+    """The database may be closed by then."""
+    begun, go_on, ended = (threading.Event() for _ in range(3))
+
+    def clock() -> int:
+        begun.set()
+        assert go_on.wait(LONG_S)
+        ended.set()
+        return 1
+
+    with Pulse(database, clock).kept(lambda _serving, _why: None, every_s=0.02):
+        assert begun.wait(LONG_S)
+        threading.Timer(0.05, go_on.set).start()
+
+    assert ended.is_set()

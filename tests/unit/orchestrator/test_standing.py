@@ -145,8 +145,9 @@ def test_a_revocation_is_recorded_for_the_party_to_read(ledger: Ledger) -> None:
     assert entry.subject == {
         "party": str(ALDER_ID),
         "role": "data-owner",
-        "reason": "its contract ended",
+        "reason_hmac": entry.subject["reason_hmac"],
     }
+    assert "its contract ended" == ledger.reason(entry)
     mine = ledger.registry.log.entries(0, 100, kind=entry.kind, party=str(ALDER_ID))
     assert [each.index for each in mine] == [entry.index]
 

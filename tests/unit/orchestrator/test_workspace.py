@@ -9,12 +9,14 @@ import yaml
 
 from core.errors import NotFound
 from core.rpc.identity import (
+    DATA_OWNER,
     INFERENCE_SERVER,
     KEY_HOLDER,
     MODEL_PROVIDER,
     ORCHESTRATOR,
     load_identity,
 )
+from orchestrator.audit.keys import public_log_key
 from orchestrator.simulation.workspace import (
     Workspace,
     assign_ports,
@@ -88,6 +90,23 @@ def test_who_does_not_serve_has_no_address_to_listen_on(workspace: Workspace) ->
 
     assert {"orchestrator", "key_holder", "inference_server"} < set(told)
     assert "listen" not in told
+
+
+def test_only_data_owners_are_told_the_logs_public_key(workspace: Workspace) -> None:
+    """Who verifies the log must not learn its key from it."""
+    parties = workspace.federation.parties()
+    told = {p: _settings(workspace.folder(p)).get("log_public_key") for p in parties}
+    key = public_log_key(workspace.server_folder(ORCHESTRATOR)).hex()
+
+    assert {p: key if p.role == DATA_OWNER else None for p in parties} == told
+
+
+def test_a_resumed_run_has_the_same_log_and_key(workspace: Workspace) -> None:
+    owner = workspace.folder(workspace.federation.first(DATA_OWNER))
+    before = _settings(owner)["log_public_key"]
+    assign_ports(workspace)
+
+    assert before == _settings(owner)["log_public_key"]
 
 
 def test_what_a_person_added_to_the_settings_stays_when_a_run_is_resumed(

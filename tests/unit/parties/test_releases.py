@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import AuditUnavailable
 from parties.audit import RecordsRefused
-from parties.inference_server.releases import Releases
+from parties.inference_server import releases
+from parties.inference_server.releases import PATIENCE_S, Releases
 from protos import audit_pb2 as pb
 
 LONG_S = 60.0
@@ -26,6 +27,7 @@ class Gate:
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     away: bool = False
+    given: list[float | None] = field(default_factory=list)
 
     def record_events(self, events: Sequence[pb.Event]) -> None:
         raise NotImplementedError
@@ -35,6 +37,7 @@ class Gate:
     ) -> list[pb.InferenceVerdict]:
         names = [record.event_id for record in records]
         self.calls.append(names)
+        self.given.append(timeout_s)
         self.begun.release()
         assert self.go_on.acquire(timeout=LONG_S)
         if self.away:
@@ -48,6 +51,12 @@ class Gate:
     def wait_begun(self) -> None:
         assert self.begun.acquire(timeout=LONG_S)
 
+    def time_given(self) -> float:
+        """How long the newest call may take."""
+        newest = self.given[-1]
+        assert newest is not None
+        return newest
+
     def let_go_on(self, calls: int = 1) -> None:
         self.go_on.release(calls)
 
@@ -57,6 +66,8 @@ class Desk:
     gate: Gate
     releases: Releases
     pool: ThreadPoolExecutor
+    # Ends the sending; done twice it is done once.
+    stop: Callable[[], None]
 
     def hand_in(
         self, name: str, timeout_s: float = LONG_S
@@ -85,10 +96,11 @@ def desk() -> Iterator[Desk]:
 @contextmanager
 def opened(largest: int = 256) -> Iterator[Desk]:
     gate = Gate()
-    releases = Releases(gate, largest)
-    with releases.sending(), ThreadPoolExecutor(64) as pool:
+    made = Releases(gate, largest)
+    with ThreadPoolExecutor(64) as pool, ExitStack() as sending:
+        sending.enter_context(made.sending())
         try:
-            yield Desk(gate, releases, pool)
+            yield Desk(gate, made, pool, sending.close)
         finally:
             gate.let_go_on(1000)
 
@@ -166,17 +178,52 @@ def test_whatever_goes_wrong_the_next_are_sent(desk: Desk) -> None:
     assert desk.hand_in("7").result(LONG_S).index == 7
 
 
-def test_what_waits_when_the_server_stops_is_given_up() -> None:
-    gate = Gate()
-    releases = Releases(gate)
-    with ThreadPoolExecutor(2) as pool:
-        with releases.sending():
-            desk = Desk(gate, releases, pool)
-            desk.hand_in("0")
-            gate.wait_begun()
-            (waiting,) = desk.gathered("1")
-            threading.Timer(0.05, gate.let_go_on, [1000]).start()
-        # It is either given up, or was just taken along.
-        assert waiting.exception(LONG_S) is None or isinstance(
-            waiting.exception(LONG_S), AuditUnavailable
-        )
+def test_what_waits_when_the_server_stops_is_given_up_at_once() -> None:
+    """What is on its way then still comes home, and nothing more is taken in."""
+    with opened() as desk:
+        on_its_way = desk.hand_in("0")
+        desk.gate.wait_begun()
+        (waiting,) = desk.gathered("1")
+        stopped = desk.pool.submit(desk.stop)
+        with pytest.raises(AuditUnavailable, match="the server stops"):
+            waiting.result(LONG_S)
+        with pytest.raises(AuditUnavailable, match="the server stops"):
+            desk.hand_in("2").result(LONG_S)
+        desk.gate.let_go_on()
+        stopped.result(LONG_S)
+
+        assert on_its_way.result(LONG_S).index == 0
+    assert desk.gate.calls == [["0"]]
+
+
+def test_a_call_may_take_as_long_as_anybody_waits(desk: Desk) -> None:
+    """Else who is in a hurry would cut short the verdict of all the others."""
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    desk.hand_in("1", timeout_s=2.0)
+    desk.hand_in("2")
+    wait_until(lambda: desk.releases.waiting() == 2)
+    desk.gate.let_go_on()
+    desk.gate.wait_begun()
+
+    assert 2.0 < desk.gate.time_given() <= PATIENCE_S
+
+
+def test_who_has_all_day_waits_as_long_as_the_log_is_worth(desk: Desk) -> None:
+    desk.hand_in("0", timeout_s=86_400)
+    desk.gate.wait_begun()
+
+    assert desk.gate.time_given() <= PATIENCE_S
+
+
+@pytest.mark.parametrize(("left_s", "least", "most"), [(2, 0, 1.8), (100, 91, 99.5)])
+def test_the_answer_has_time_for_its_way_back(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk, left_s: int, least: int, most: float
+) -> None:
+    """A tenth of what is left, and at most half a second."""
+    monkeypatch.setattr(releases, "PATIENCE_S", 1000.0)
+    monkeypatch.setattr(releases, "monotonic", lambda: 0.0)
+    desk.hand_in("0", timeout_s=left_s)
+    desk.gate.wait_begun()
+
+    assert least < desk.gate.time_given() <= most

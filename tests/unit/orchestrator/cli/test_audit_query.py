@@ -40,6 +40,7 @@ def _behind(desk: Desk, office: Office) -> None:
     audit, registry = AuditService(office.registry), RegistryService(office.registry)
     served = {
         "ListEntries": audit,
+        "EraseNote": audit,
         "ListKeyVersions": registry,
         "ListIssuedModels": registry,
         "ListModelVersions": registry,
@@ -253,10 +254,10 @@ class _Growing:
 
 def _followed(log: _Growing, said: list[str], start: int | None = None) -> list[int]:
     tail = Tail(log.ask, said.append, log.pause)
-    bodies = tail.follow(pb.ListEntriesRequest(), start)
+    entries = tail.follow(pb.ListEntriesRequest(), start)
     seen: list[int] = []
     with pytest.raises(_EnoughError):
-        seen.extend(int(body) for body in bodies)
+        seen.extend(entry.index for entry in entries)
     return seen
 
 
@@ -451,3 +452,72 @@ def test_an_unknown_request_ends_with_a_hint(
 
     assert told["error"]["kind"] == "RequestUnknown"
     assert "keymixer audit list" in told["error"]["next"]
+
+
+# What was typed.
+
+
+def _suspension(office: Office, why: str) -> int:
+    with office.change() as change:
+        return change.record("key.held", {"key_id": KEY, "reason": why})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("audit", "list"),
+        ("audit", "list", "--format", "csv"),
+        ("audit", "tail", "--start", "0"),
+    ],
+    ids=" ".join,
+)
+def test_what_was_typed_is_shown_until_it_is_erased(
+    office: Office,
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, ...],
+) -> None:
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit_query, "sleep", interrupt)
+    code = 130 if "tail" in asked else 0
+    index = _suspension(office, "her laptop is lost")
+
+    assert "her laptop is lost" in terminal.text(*asked, code=code)
+
+    terminal.text("audit", "erase", str(index), "--reason", "she asked for it")
+    shown = terminal.text(*asked, code=code)
+
+    assert "her laptop is lost" not in shown
+    assert "(erased)" in shown
+    assert "she asked for it" in shown
+
+
+def test_one_record_is_shown_as_it_was_hashed_and_with_its_note(
+    office: Office, terminal: Terminal
+) -> None:
+    index = _suspension(office, "her laptop is lost")
+    shown = terminal.text("audit", "show", str(index))
+
+    assert '"reason_hmac"' in shown
+    assert "her laptop is lost" in shown
+    assert "reason" not in terminal.json("audit", "show", str(index))["subject"]
+
+
+def test_an_erasure_names_the_other_records_with_the_same_text(
+    office: Office, terminal: Terminal
+) -> None:
+    first, other = (_suspension(office, "lost") for _ in range(2))
+    erase = ("audit", "erase", str(first), "--reason", "asked for")
+
+    assert {"erased": first, "same_text": [other]} == terminal.json(*erase)
+    told = terminal.text("audit", "erase", str(other), "--reason", "asked for")
+    assert f"record {other} is erased" in told
+
+
+def test_an_erasure_needs_a_reason(office: Office, terminal: Terminal) -> None:
+    index = _suspension(office, "lost")
+    terminal.text("audit", "erase", str(index), code=2)
+
+    assert "lost" in terminal.text("audit", "list")
