@@ -160,7 +160,7 @@ def _recompute(
         _check_root(tree, signed[0])
     # Closed also where a record is broken: else its cursor stays open for a while.
     with session.connection().execute(_LEAVES) as found:
-        for leaves in found.partitions():
+        for leaves in found.partitions(_BATCH):
             start = tree.size
             _add(tree, leaves, signed, readers)
             _check_nodes(session, tree, start)
