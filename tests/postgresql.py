@@ -21,6 +21,8 @@ import psycopg
 from sqlalchemy import make_url
 
 PATIENCE_S: Final = 60.0
+# Added to a URL: a machine that stands still for seconds is no silence.
+PATIENT: Final = "&answer_s=60&idle_s=60"
 _INITDB: Final = ("-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 # What a crash of the machine would need is switched off: only processes die here.
 _FAST: Final = ("fsync=off", "full_page_writes=off", "max_connections=200")

@@ -4,7 +4,6 @@ The driver itself waits for an answer for as long as the connection is open, and
 network may leave it open.
 """
 
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -39,21 +38,23 @@ class Listening(psycopg.Connection[Any]):
         **others: Any,
     ) -> T:
         """Wait for an answer as the driver does, which calls this for every one."""
-        return super().wait(self._heard(gen), interval, **others)
+        return super().wait(self._heard(gen, interval), interval, **others)
 
-    def _heard(self, answer: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _heard(
+        self, answer: Generator[Any, Any, T], interval: float
+    ) -> Generator[Any, Any, T]:
         """Pass on what the driver asks for and is told, and count the silence.
 
-        The driver tells every tenth of a second that nothing has come.
+        The driver tells at every interval that nothing has come. Those are counted, not
+        the seconds: we may have stood still, and what came meanwhile is not read yet.
         """
-        heard = time.monotonic()
+        silent_s = 0.0
         try:
             asked = next(answer)
             while True:
                 ready = yield asked
-                if ready:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > self.answer_s:
+                silent_s = 0.0 if ready else silent_s + interval
+                if silent_s > self.answer_s:
                     self._give_up()
                 asked = answer.send(ready)
         except StopIteration as end:

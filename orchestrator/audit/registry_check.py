@@ -51,18 +51,19 @@ def _check_releases(session: Session, history: History) -> None:
         .join(Model.provider)
         .execution_options(yield_per=_BATCH)
     )
-    for name, version, provider, manifest, signature in session.execute(query):
-        what = f"version {version} of model {name}"
-        if (
-            history.releases.get(ModelName(name, version))
-            != sha256(manifest).hexdigest()
-        ):
-            raise _broken(what, "its manifest is not the one that the log tells of")
-        key = _signing_key(history, provider)
-        try:
-            verify(key, MANIFEST, manifest, signature)
-        except SignatureError as error:
-            raise _broken(what, str(error)) from error
+    with session.execute(query) as rows:
+        for name, version, provider, manifest, signature in rows:
+            what = f"version {version} of model {name}"
+            if (
+                history.releases.get(ModelName(name, version))
+                != sha256(manifest).hexdigest()
+            ):
+                raise _broken(what, "its manifest is not the one that the log tells of")
+            key = _signing_key(history, provider)
+            try:
+                verify(key, MANIFEST, manifest, signature)
+            except SignatureError as error:
+                raise _broken(what, str(error)) from error
 
 
 def _check_keys(session: Session, history: History) -> None:
@@ -71,12 +72,13 @@ def _check_keys(session: Session, history: History) -> None:
         .join(KeyVersion.key)
         .execution_options(yield_per=_BATCH)
     )
-    for key_id, version, state in session.execute(query):
-        story = history.keys.get(KeyName(key_id, version))
-        told = "nothing of it" if story is None else story.state
-        if told != state:
-            what = f"version {version} of key {key_id}"
-            raise _broken(what, f"it is {state}, the log says {told}")
+    with session.execute(query) as rows:
+        for key_id, version, state in rows:
+            story = history.keys.get(KeyName(key_id, version))
+            told = "nothing of it" if story is None else story.state
+            if told != state:
+                what = f"version {version} of key {key_id}"
+                raise _broken(what, f"it is {state}, the log says {told}")
 
 
 def _check_issued(session: Session, history: History) -> None:
@@ -96,22 +98,25 @@ def _check_issued(session: Session, history: History) -> None:
         .execution_options(yield_per=_BATCH)
     )
     holders = _key_holders(history)
-    for row in session.execute(query):
-        key_id, number, model_version, state, digest, statement, signature = row
-        what = f"model version {model_version} under version {number} of key {key_id}"
-        story = history.keys.get(KeyName(key_id, number))
-        told = None if story is None else story.issued.get(model_version)
-        if told != state:
-            raise _broken(
-                what, f"it is {state}, the log says {told or 'nothing of it'}"
+    with session.execute(query) as rows:
+        for row in rows:
+            key_id, number, model_version, state, digest, statement, signature = row
+            what = (
+                f"model version {model_version} under version {number} of key {key_id}"
             )
-        if not any(_signed_by(key, statement, signature) for key in holders):
-            raise _broken(what, "no key holder signed its statement")
-        said = _statement(what, statement)
-        expected = (key_id, number, model_version, digest.hex())
-        named = (said.key_id, said.key_version, said.model_version, said.digest)
-        if named != expected:
-            raise _broken(what, "its signed statement is about another")
+            story = history.keys.get(KeyName(key_id, number))
+            told = None if story is None else story.issued.get(model_version)
+            if told != state:
+                raise _broken(
+                    what, f"it is {state}, the log says {told or 'nothing of it'}"
+                )
+            if not any(_signed_by(key, statement, signature) for key in holders):
+                raise _broken(what, "no key holder signed its statement")
+            said = _statement(what, statement)
+            expected = (key_id, number, model_version, digest.hex())
+            named = (said.key_id, said.key_version, said.model_version, said.digest)
+            if named != expected:
+                raise _broken(what, "its signed statement is about another")
 
 
 def _key_holders(history: History) -> list[bytes]:

@@ -9,7 +9,7 @@ What no checkpoint covers yet is as good as the database: see `LogReport.signed_
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
@@ -158,22 +158,29 @@ def _recompute(
     tree = _Tree()
     if 0 in signed:
         _check_root(tree, signed[0])
-    for leaves in _batches(session):
-        start = tree.size
-        for leaf in leaves:
-            entry, digest = _recomputed(leaf, tree.size)
-            for read in readers:
-                read(entry)
-            tree.add(digest)
-            if tree.size in signed:
-                _check_root(tree, signed[tree.size])
-        _check_nodes(session, tree, start)
-        on_progress(tree.size, total)
+    # Closed also where a record is broken: else its cursor stays open for a while.
+    with session.connection().execute(_LEAVES) as found:
+        for leaves in found.partitions(_BATCH):
+            start = tree.size
+            _add(tree, leaves, signed, readers)
+            _check_nodes(session, tree, start)
+            on_progress(tree.size, total)
     return tree
 
 
-def _batches(session: Session) -> Iterator[Sequence[Leaf]]:
-    return session.connection().execute(_LEAVES).partitions()
+def _add(
+    tree: _Tree,
+    leaves: Sequence[Leaf],
+    signed: Mapping[int, Signed],
+    readers: Sequence[Callable[[Entry], None]],
+) -> None:
+    for leaf in leaves:
+        entry, digest = _recomputed(leaf, tree.size)
+        for read in readers:
+            read(entry)
+        tree.add(digest)
+        if tree.size in signed:
+            _check_root(tree, signed[tree.size])
 
 
 def _recomputed(leaf: Leaf, index: int) -> tuple[Entry, bytes]:

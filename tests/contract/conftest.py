@@ -7,7 +7,7 @@ import pytest
 
 from core.database import Database
 from orchestrator.registry.database import open_database
-from tests.postgresql import PostgreSQL
+from tests.postgresql import PATIENT, PostgreSQL
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -16,7 +16,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/registry.db"
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.emptied(migrate)
+    return server.emptied(migrate) + PATIENT
 
 
 @pytest.fixture

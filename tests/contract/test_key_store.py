@@ -27,7 +27,7 @@ from parties.key_holder.opening import MIGRATIONS, Store, open_store
 from parties.key_holder.rewrap import rewrap
 from parties.key_holder.tables import Base
 from parties.key_holder.vault import Vault
-from tests.postgresql import PostgreSQL
+from tests.postgresql import PATIENT, PostgreSQL
 from tests.unit.parties.stage import MODEL, OTHER_OWNER_ID, Entropy
 from tests.unit.parties.strongroom import KEK, KEY, key, pen, seed_of
 
@@ -40,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/key-holder.db"
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.emptied(migrate_key_holder)
+    return server.emptied(migrate_key_holder) + PATIENT
 
 
 def migrate_key_holder(url: str) -> None:

@@ -21,7 +21,8 @@ from orchestrator.registry.database import MIGRATIONS, open_database
 from tests.contract.conftest import migrate
 from tests.postgresql import PostgreSQL
 
-IMPATIENT_S = 0.3
+# Of seconds, for a slow machine may well be silent for less.
+IMPATIENT_S = 2.0
 WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 ENVIRONMENT = """
 from sqlalchemy import MetaData
@@ -32,7 +33,7 @@ SLOW = f"""
 from alembic import op
 revision, down_revision = "0001", None
 def upgrade():
-    op.execute("SELECT pg_sleep({5 * IMPATIENT_S})")
+    op.execute("SELECT pg_sleep({2 * IMPATIENT_S})")
 """
 PID = text("SELECT pg_backend_pid()")
 
@@ -123,18 +124,19 @@ def settings(session: Session, names: Iterable[str]) -> dict[str, str]:
 
 
 def test_waiting_for_others_is_not_taken_for_silence(
-    postgresql: PostgreSQL, url: str, database: Database
+    postgresql: PostgreSQL, url: str
 ) -> None:
     """A writer waits its time for its turn, however impatient it is otherwise."""
     with (
+        open_any(f"{url}&idle_s=60", MIGRATIONS) as holder,
         open_any(f"{url}&answer_s={IMPATIENT_S}", MIGRATIONS, wait_s=60) as elsewhere,
         ThreadPoolExecutor(1) as pool,
     ):
-        with database.transaction():
+        with holder.transaction():
             writing = pool.submit(write, elsewhere)
             while not postgresql.execute(WAITING):
                 assert not writing.done()
-            wait([writing], timeout=5 * IMPATIENT_S)
+            wait([writing], timeout=2 * IMPATIENT_S)
         writing.result()
 
 

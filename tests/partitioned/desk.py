@@ -27,7 +27,7 @@ HUB_ID: Final = SpiffeId.parse("spiffe://test/hub/orchestrator")
 SHORT: Final = "connect_timeout=3&answer_s=3&idle_s=1"
 WAIT_S: Final = 2.0
 # Longer than any of the above: who is not cut off must not fail.
-PATIENT: Final = "connect_timeout=30&answer_s=60&idle_s=1"
+PATIENT: Final = "connect_timeout=30&answer_s=60&idle_s=60"
 PATIENCE_S: Final = 30.0
 
 

@@ -18,6 +18,9 @@ from tests.partitioned.proxy import Network
 from tests.postgresql import PostgreSQL
 
 Cut = Callable[[Network], None]
+# So long that only a cut, and no stall of the machine, is taken for silence.
+SILENCE = "connect_timeout=6&answer_s=5&idle_s=3.5"
+WAIT_S = 4.5
 CUTS = pytest.mark.parametrize("cut", [Network.cut, Network.cut_answers])
 
 
@@ -35,7 +38,7 @@ def near(url: str, tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def far(url: str, near: Desk, tmp_path: Path) -> Iterator[Desk]:
-    with desk(url, tmp_path / "far") as opened:
+    with desk(url, tmp_path / "far", SILENCE, WAIT_S) as opened:
         yield opened
 
 

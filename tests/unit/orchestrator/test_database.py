@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from core.database import Database, open_existing
+from core.database import WAIT_S, Database, open_existing
 from core.database import open_database as open_any
 from core.errors import (
     DatabaseBusyError,
@@ -42,7 +42,7 @@ def database(path: Path) -> Iterator[Database]:
         ("synchronous", 2),  # FULL: the disk has it when COMMIT returns
         ("foreign_keys", 1),
         ("secure_delete", 1),
-        ("busy_timeout", 10_000),
+        ("busy_timeout", round(WAIT_S * 1000)),
     ],
 )
 def test_every_connection_is_durable_and_strict(
