@@ -13,6 +13,7 @@ from orchestrator.registry.models import (
     LONGEST_ARGUMENTS,
     LONGEST_COSIGNED,
     ApprovalVote,
+    AuditNote,
     Base,
     Cosignature,
     Grant,
@@ -290,6 +291,10 @@ BROKEN: dict[str, tuple[str, Rows]] = {
     "a cosignature with a book in it": (
         "ck_cosignatures_note_bounded",
         lambda: [cosignature(note=bytes(LONGEST_COSIGNED + 1))],
+    ),
+    "a note with a short salt": (
+        "ck_audit_notes_salt_length",
+        lambda: [AuditNote(index=0, salt=b"salt", text="lost")],
     ),
     "an alias of another model's version": (
         "FOREIGN KEY|fk_model_aliases_model_id_version",
