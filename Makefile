@@ -29,9 +29,11 @@ test: test-light test-heavy
 test-light: $(VENV)/dev
 	$(RUN) pytest -m "not heavy" --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# They keep every core busy by themselves, and kill by the clock.
+# Fuzzing takes five minutes of one core. The others keep every core busy by themselves,
+# and kill by the clock.
 test-heavy: $(VENV)/dev
-	$(RUN) pytest -m heavy
+	$(RUN) pytest -m heavy --numprocesses 2 tests/fuzz
+	$(RUN) pytest -m heavy --ignore tests/fuzz
 
 lint: $(VENV)/dev
 	$(RUN) ruff check .

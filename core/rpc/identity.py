@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Protocol, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -238,7 +238,7 @@ def parse_private_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
     """Read what `new_private_key` wrote; `path` is for the message of the error."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CorruptFileError(f"{path} is not a private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CorruptFileError(f"{path} is not an elliptic-curve key")

@@ -50,10 +50,19 @@ class Witnessed:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Witnessed":
-        """Read it back, and verify it again."""
+        """Read it back, and verify it again.
+
+        Raises:
+            CorruptFileError: it was written by something else.
+            SignatureError: the log did not sign the checkpoint.
+        """
         fields = take_fields(parse(data), _FIELDS)
-        key = bytes.fromhex(fields["public_key"])
-        return cls.verified(fields["checkpoint"].encode(), key, fields["origin"])
+        try:
+            key = bytes.fromhex(fields["public_key"])
+            note = fields["checkpoint"].encode()
+        except ValueError as error:
+            raise CorruptFileError("expected hex digits and text") from error
+        return cls.verified(note, key, fields["origin"])
 
 
 class WitnessFile:
@@ -73,7 +82,7 @@ class WitnessFile:
             return None
         try:
             return Witnessed.from_bytes(read_private(self._path))
-        except (CorruptFileError, SignatureError, ValueError) as error:
+        except (CorruptFileError, SignatureError) as error:
             raise CorruptFileError(f"{self._path} is no witness's file") from error
 
     def replace(self, kept: Witnessed | None, seen: Witnessed) -> bool:
