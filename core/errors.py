@@ -181,7 +181,15 @@ class NotGrantedError(Conflict):
 
 
 class Exhausted(KeymixerError):
-    """Too large or too many; less, or later, may work."""
+    """Too large or too many; less, or later, may work.
+
+    `retry_after_s` is the pause, in seconds, after which it may; None: nobody knows.
+    Only what was not begun carries one: to try again is safe.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class TooLargeError(Exhausted):

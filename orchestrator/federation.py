@@ -138,6 +138,18 @@ class CompromisePolicy(Section):
     suspend: Literal["model", "owner"] = "model"
 
 
+class LimitPolicy(Section):
+    """How much may be asked of one inference server; what is left out has no limit."""
+
+    # Of this organisation; empty: of every owner that is not named elsewhere.
+    owner: Name | None = None
+    images_per_s: Annotated[float, Field(gt=0)] | None = None
+    # How many images may come at once after a pause; by default those of one second.
+    burst: Annotated[int, Field(ge=1)] | None = None
+    # In one request.
+    max_images: Annotated[int, Field(ge=1)] | None = None
+
+
 class Policies(Section):
     """What is allowed, by whom, when keys rotate, and how long things may take."""
 
@@ -156,6 +168,7 @@ class Policies(Section):
     approvers: list[Name] = []
     # A server that could not learn the state of keys for so long stops serving.
     max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
+    limits: list[LimitPolicy] = []
 
     def budget_for(self, organisation: str, model: str) -> BudgetPolicy | None:
         """What an owner may have from when a model is granted to it; None: no limit."""
@@ -280,6 +293,9 @@ class Federation(Section):
         _at_least_one(OPERATOR, operators)
         _enough_approvers(self.policies, operators)
         owners = set(self.organisations_with(DATA_OWNER))
+        limited = [limit.owner or "" for limit in self.policies.limits]
+        _unique("policies.limits", limited)
+        _known("policies.limits", set(limited) - {""}, owners)
         providers = set(self.organisations_with(MODEL_PROVIDER))
         models = {m.name for m in self.models}
         _known("models.provider", {m.provider for m in self.models}, providers)

@@ -1,6 +1,7 @@
 """Our errors to gRPC statuses on the server, and back again on the client."""
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from core.errors import (
 from core.rpc.identity import ExpiredCertificateError
 
 log = logging.getLogger(__name__)
+
+# The trailer that says after what pause to try again.
+PUSHBACK: Final = "grpc-retry-pushback-ms"
 
 STATUS: Final[Mapping[type[KeymixerError], StatusCode]] = MappingProxyType(
     {
@@ -95,6 +99,10 @@ class AbortContext(Protocol):
 
     def abort(self, code: StatusCode, details: str) -> NoReturn: ...
 
+    def set_trailing_metadata(
+        self, metadata: tuple[tuple[str, str | bytes], ...], /
+    ) -> None: ...
+
 
 @contextmanager
 def rpc_errors(context: AbortContext, method: str = "") -> Iterator[None]:
@@ -111,12 +119,19 @@ def rpc_errors(context: AbortContext, method: str = "") -> Iterator[None]:
     except KeymixerError as error:
         fields = {"method": method, "kind": error.kind, "why": str(error)}
         log.warning("call refused", extra=fields)
+        if isinstance(error, Exhausted) and error.retry_after_s is not None:
+            context.set_trailing_metadata((_pushback(error.retry_after_s),))
         context.abort(status_of(error), details_of(error))
     except Exception as error:
         if _ended_by_grpc(error):
             raise
         log.exception("call failed", extra={"method": method})
         context.abort(StatusCode.INTERNAL, "Internal: see the log of the party asked")
+
+
+def _pushback(seconds: float) -> tuple[str, str]:
+    """What asks a client to wait, as gRPC's retries (its proposal A6) have it."""
+    return PUSHBACK, str(max(1, math.ceil(seconds * 1000)))
 
 
 def status_of(error: KeymixerError) -> StatusCode:

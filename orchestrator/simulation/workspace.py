@@ -204,6 +204,21 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
             "policies": policies.model_dump(mode="json"),
             **({"database": database} if database else {}),
         }
-    if role in (KEY_HOLDER, INFERENCE_SERVER):
+    if role == KEY_HOLDER:
         return {"max_staleness_s": policies.max_staleness_s}
+    if role == INFERENCE_SERVER:
+        return {"max_staleness_s": policies.max_staleness_s, **_limits(federation)}
     return {}
+
+
+def _limits(federation: Federation) -> dict[str, Any]:
+    """How much each owner may ask for, by SPIFFE ID."""
+    limits: dict[str, Any] = {"limit": {}, "limits": {}}
+    for policy in federation.policies.limits:
+        limit = policy.model_dump(mode="json", exclude={"owner"}, exclude_none=True)
+        if policy.owner is None:
+            limits["limit"] = limit
+        else:
+            owner = str(federation.spiffe(policy.owner, DATA_OWNER))
+            limits["limits"][owner] = limit
+    return limits

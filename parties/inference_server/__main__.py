@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import grpc
 
@@ -21,10 +22,13 @@ from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
+from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.engine import Engine
 from parties.inference_server.intake import Intake
+from parties.inference_server.lanes import Room
 from parties.inference_server.policy import POLICY
+from parties.inference_server.rates import Rates
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import (
     INFERENCE,
@@ -45,6 +49,11 @@ from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
+
+# Room for calls that do not wait for a batch: health, metadata, uploads.
+_OTHER_CALLS: Final = 32
+# What was accepted is answered, if it does not take longer than this.
+DRAIN_S: Final = 10.0
 
 
 def main() -> int:
@@ -168,6 +177,8 @@ def _inference(
         log=ports.log,
         ready=ready,
         entropy=os.urandom,
+        batcher=Batcher(Room(settings.max_waiting, settings.max_waiting_each)),
+        rates=Rates(settings.limit, settings.limits),
     )
 
 
@@ -199,12 +210,23 @@ def _serving(
         register,
         [INFERENCE, MODEL_STORE],
         settings.listen,
-        settings=ServerSettings(max_message_bytes=settings.max_message_bytes),
+        settings=_bounds(settings),
         on_refusal=ports.reporter.tell,
         federation=settings.federation,
         admit=admit,
     ) as server:
         yield server
+
+
+def _bounds(settings: Settings) -> ServerSettings:
+    """A call that waits for its batch holds a worker: there are some to spare."""
+    workers = settings.max_waiting + _OTHER_CALLS
+    return ServerSettings(
+        max_message_bytes=settings.max_message_bytes,
+        workers=workers,
+        max_concurrent_calls=workers + _OTHER_CALLS,
+        drain_s=DRAIN_S,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What can go wrong in the inference server, beside `core.errors`."""
 
-from core.errors import InvalidInput, Unavailable
+from core.errors import Exhausted, InvalidInput, Unavailable
 
 
 class MissingParameterError(InvalidInput):
@@ -25,3 +25,21 @@ class WaitedTooLongError(Unavailable):
     """The deadline of a request ended before its turn came, or its caller went away."""
 
     hint = "ask again with a longer deadline; others were asking at the same time"
+
+
+class QueueFullError(Exhausted):
+    """As many requests wait as may, of all owners or of this one."""
+
+    hint = "ask again after the pause that the server names, or with fewer at a time"
+
+
+class DeadlineTooShortError(Exhausted):
+    """Computing would begin too late for the deadline, so it does not begin."""
+
+    hint = "ask with a longer deadline, or again when fewer others ask"
+
+
+class TooFastError(Exhausted):
+    """An owner asks for more images a second than its policy allows."""
+
+    hint = "ask again after the pause that the server names; the operator sets the rate"

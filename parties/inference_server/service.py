@@ -24,13 +24,16 @@ from parties.audit import (
     refusals_reported,
 )
 from parties.inference_server import protocol
+from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue, Served
 from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
+from parties.inference_server.meter import Meter, NoMeter
+from parties.inference_server.rates import Rates
 from parties.inference_server.records import Answer, release
 from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName, ModelName
-from parties.inference_server.turns import Call, Turns, require_wanted
+from parties.inference_server.work import Call, Work, require_wanted
 from parties.log_watch import LogWatch
 from parties.standing import Standing
 from protos import model_store_pb2 as store_pb
@@ -76,6 +79,9 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         log: LogWatch,
         ready: Callable[[], bool],
         entropy: Callable[[int], bytes] = os.urandom,
+        batcher: Batcher | None = None,
+        rates: Rates | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._releases = releases
@@ -83,7 +89,9 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         self._limits = limits
         self._standing = standing
         self._log = log
-        self._turns = Turns()
+        self._meter = meter or NoMeter()
+        self._batcher = batcher or Batcher(meter=self._meter)
+        self._rates = rates or Rates()
         self._ready = ready
         self._entropy = entropy
 
@@ -164,16 +172,16 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             max_bytes=self._limits.max_message_bytes,
         )
         request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
-        question = Question(blocks, served.issue.weight)
         self._log.require()
-        with self._turns.taken(asked.call):
-            # It may have waited for seconds, and owner or key be revoked meanwhile.
-            self._standing.require_party(asked.caller)
-            self._standing.require_key(served.name.key_id, served.name.key_version)
-            self._log.require()
-            started = time.perf_counter()
-            (logits,) = served.model.backbone.answer([question])
-            compute_ms = (time.perf_counter() - started) * 1000
+        self._rates.spend(asked.caller, len(blocks))
+        work = Work(
+            asked.caller,
+            served.model.backbone,
+            Question(blocks, served.issue.weight),
+            asked.call,
+            lambda: self._require_still(asked.caller, served),
+        )
+        logits = self._batcher.compute(work)
         require_wanted(asked.call)
         return Answer(
             request_id=request_id,
@@ -182,10 +190,16 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             shape=logits.shape,
             request=to_bytes(blocks),
             result=to_bytes(logits),
-            compute_ms=compute_ms,
+            compute_ms=work.compute_s * 1000,
             arrived_s=asked.arrived_s,
-            batch=len(blocks),
+            batch=work.batch,
         )
+
+    def _require_still(self, caller: str, served: Served) -> None:
+        """It may have waited for seconds, and owner or key be revoked meanwhile."""
+        self._standing.require_party(caller)
+        self._standing.require_key(served.name.key_id, served.name.key_version)
+        self._log.require()
 
     @contextmanager
     def _ending(self, request: pb.ModelInferRequest) -> Iterator[None]:

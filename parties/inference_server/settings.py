@@ -1,12 +1,13 @@
 """The inference server's settings, read once from its folder's `settings.json`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from core.errors import ConfigurationError
 from core.rpc.settings import Peer, read_settings, take_address, take_text
+from parties.inference_server.rates import Limit
 from parties.standing import MAX_STALENESS_S, take_staleness
 
 
@@ -23,8 +24,14 @@ class Settings:
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
+    # Requests that may wait for a batch, of all owners and of each.
+    max_waiting: int = 256
+    max_waiting_each: int = 128
     # After so long without the orchestrator's word on keys, nobody is answered.
     max_staleness_s: float = MAX_STALENESS_S
+    # How much an owner may ask for: anyone's, and those by SPIFFE ID.
+    limit: Limit = field(default_factory=Limit)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -35,6 +42,8 @@ class Settings:
             "max_images",
             "max_message_bytes",
             "max_backbone_bytes",
+            "max_waiting",
+            "max_waiting_each",
         )
         return cls(
             federation=take_text(found, "federation"),
@@ -44,6 +53,10 @@ class Settings:
             if "key_holder" in found
             else None,
             max_staleness_s=take_staleness(found),
+            limit=_limit(found.get("limit", {})),
+            limits={
+                owner: _limit(named) for owner, named in found.get("limits", {}).items()
+            },
             **{name: _count(found, name) for name in numbers if name in found},
         )
 
@@ -53,3 +66,14 @@ def _count(settings: Mapping[str, Any], name: str) -> int:
     if type(found) is not int or found < 1:
         raise ConfigurationError(f"{name}: expected a number from 1, got {found!r}")
     return found
+
+
+def _limit(found: Mapping[str, Any]) -> Limit:
+    try:
+        limit = Limit(**found)
+    except TypeError as error:
+        raise ConfigurationError(f"limits: {error}") from error
+    for name, value in found.items():
+        if value is not None and (type(value) not in (int, float) or value <= 0):
+            raise ConfigurationError(f"limits.{name}: expected a number above 0")
+    return limit

@@ -35,8 +35,9 @@ from orchestrator.registry.models import IssuedModel, ModelVersion
 from orchestrator.registry.service import RegistryService
 from parties.inference_server import __main__ as inference_server
 from parties.inference_server.engine import Logits, Question
+from parties.inference_server.lanes import Lanes
 from parties.inference_server.store import ModelName, ModelStore
-from parties.inference_server.turns import Call, Turns
+from parties.inference_server.work import Work
 from protos import audit_pb2 as audit
 from protos import audit_pb2_grpc, registry_pb2_grpc
 from protos import open_inference_pb2 as pb
@@ -97,18 +98,16 @@ class FakeSeconds:
         return self.now_s
 
 
-class CountedTurns(Turns):
+class CountedLanes(Lanes):
     """Tells of each request that is past the door, and waits for its turn."""
 
     def __init__(self) -> None:
         super().__init__()
         self._came = threading.Semaphore(0)
 
-    @contextmanager
-    def taken(self, call: Call) -> Iterator[None]:
+    def add(self, work: Work) -> None:
+        super().add(work)
         self._came.release()
-        with super().taken(call):
-            yield
 
     def wait_for(self, requests: int) -> None:
         for _ in range(requests):
@@ -130,7 +129,7 @@ class Hub:
     silent: threading.Event = field(default_factory=threading.Event)
     lose: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
-    turns: CountedTurns = field(default_factory=CountedTurns)
+    turns: CountedLanes = field(default_factory=CountedLanes)
     clock: FakeSeconds = field(default_factory=FakeSeconds)
     # How often it was asked who stands how.
     looks: int = 0
@@ -177,7 +176,9 @@ class Hub:
         path.write_text(json.dumps(json.loads(path.read_bytes()) | settings))
         self.stock(folder)
         with (
-            _patched("parties.inference_server.service.Turns", lambda: self.turns),
+            _patched(
+                "parties.inference_server.batcher.Lanes", lambda _room: self.turns
+            ),
             inference_server.running(folder, self.engine, clock or self.clock),
         ):
             self.cast.addresses[CLOUD_ID] = (folder / "address").read_text()

@@ -1,0 +1,183 @@
+"""Requests of different owners, computed in one batch: their keys change nothing here.
+
+There is no thread of its own, and no pause to let a batch fill. Who comes while nobody
+computes does so at once, for all who wait; then the next one in turn does. What comes
+meanwhile gathers, so batches grow by themselves under load.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import TIMEOUT_MAX, Lock
+from typing import Final
+
+from core.errors import KeymixerError
+from parties.inference_server.engine import Logits
+from parties.inference_server.errors import DeadlineTooShortError, WaitedTooLongError
+from parties.inference_server.lanes import Lanes, Room
+from parties.inference_server.meter import Meter, NoMeter
+from parties.inference_server.work import Piece, Work, require_wanted
+
+log = logging.getLogger(__name__)
+
+# Images in a batch. More are no faster on a processor, and keep others waiting.
+LARGEST: Final = 32
+# How much the newest batch counts in the average time an image takes.
+_NEWEST: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an image took of late; zero before the first."""
+
+    image_s: float = 0.0
+
+    def after(self, images: int, seconds: float) -> "Pace":
+        """Take one more batch into the average."""
+        newest = seconds / images
+        if not self.image_s:
+            return Pace(newest)
+        return Pace((1 - _NEWEST) * self.image_s + _NEWEST * newest)
+
+
+class Batcher:
+    """Computes for many threads, one batch at a time, each within its own deadline."""
+
+    def __init__(
+        self,
+        room: Room | None = None,
+        *,
+        largest: int = LARGEST,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._lanes = Lanes(room)
+        self._largest = largest
+        self._meter = meter or NoMeter()
+        self._clock = clock
+        self._pace = Pace()
+        self._computing = False
+        # Held for as long as it takes to change who waits, never while one computes.
+        self._changing = Lock()
+
+    def compute(self, work: Work) -> Logits:
+        """Wait for the logits of one request.
+
+        Raises:
+            QueueFullError: too many wait already.
+            DeadlineTooShortError: it could not be computed in the time that is left.
+            WaitedTooLongError: its deadline passed, or its caller went away.
+            KeymixerError: what its check found when its turn came.
+        """
+        self._enter(work)
+        while not work.ended:
+            if work.leads:
+                work.leads = False
+                self._lead()
+            elif not work.signal.acquire(timeout=_patience(work)):
+                self._give_up(work)
+        return work.result()
+
+    def waiting(self) -> int:
+        """How many requests wait for a batch."""
+        with self._changing:
+            return len(self._lanes)
+
+    def _enter(self, work: Work) -> None:
+        with self._changing:
+            self._require_time(work)
+            self._lanes.add(work)
+            if not self._computing:
+                self._computing = work.leads = True
+
+    def _require_time(self, work: Work) -> None:
+        left_s = work.call.time_remaining()
+        if left_s is None:
+            return
+        needed_s = self._lanes.ahead(work.owner, work.images) * self._pace.image_s
+        if needed_s > left_s:
+            raise DeadlineTooShortError("it would wait too long", needed_s - left_s)
+
+    def _lead(self) -> None:
+        """Compute one batch, then let the next one in turn compute."""
+        with self._changing:
+            pieces = self._lanes.take(self._largest)
+        try:
+            self._compute([piece for piece in pieces if self._is_wanted(piece.work)])
+        except Exception as error:
+            # Whatever it was, nobody may wait for ever for a batch that is not coming.
+            log.exception("a batch was lost")
+            for piece in pieces:
+                self._end(piece.work, error)
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._changing:
+            successor = self._lanes.first()
+            self._computing = successor is not None
+            if successor is not None:
+                successor.leads = True
+                successor.signal.release()
+
+    def _give_up(self, work: Work) -> None:
+        with self._changing:
+            if not work.ended:
+                self._lanes.drop(work)
+                work.end(WaitedTooLongError("the deadline passed in the queue"))
+        if work.leads:
+            work.leads = False
+            self._pass_on()
+
+    def _is_wanted(self, work: Work) -> bool:
+        """Say if it is still to be computed; what is in the way ends it."""
+        try:
+            require_wanted(work.call)
+            work.check()
+        except KeymixerError as error:
+            self._end(work, error)
+        return not work.ended
+
+    def _compute(self, pieces: Sequence[Piece]) -> None:
+        if not pieces:
+            return
+        started_s = self._clock()
+        try:
+            logits = pieces[0].work.backbone.answer([each.question for each in pieces])
+        except Exception as error:
+            log.exception("a batch failed", extra={"requests": len(pieces)})
+            self._compute_each(pieces, error)
+        else:
+            self._settle(pieces, logits, self._clock() - started_s)
+
+    def _compute_each(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """One question must not take the others with it."""
+        if len(pieces) == 1:
+            self._end(pieces[0].work, error)
+            return
+        for piece in pieces:
+            self._compute([piece])
+
+    def _settle(
+        self, pieces: Sequence[Piece], logits: Sequence[Logits], seconds: float
+    ) -> None:
+        images = sum(piece.images for piece in pieces)
+        self._pace = self._pace.after(images, seconds)
+        for piece, part in zip(pieces, logits, strict=True):
+            piece.work.settle(part, compute_s=seconds, batch=images)
+        owners = len({piece.work.owner for piece in pieces})
+        self._meter.batched(
+            images=images, requests=len(pieces), owners=owners, compute_s=seconds
+        )
+
+    def _end(self, work: Work, error: BaseException) -> None:
+        with self._changing:
+            self._lanes.drop(work)
+            work.end(error)
+
+
+def _patience(work: Work) -> float | None:
+    """Until its deadline; what grpc.aio sends for no deadline is beyond any clock."""
+    left_s = work.call.time_remaining()
+    return None if left_s is None else min(max(0.0, left_s), TIMEOUT_MAX)

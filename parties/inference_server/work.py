@@ -1,0 +1,104 @@
+"""One request on its way through the batcher, computed whole or piece by piece."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Semaphore
+from typing import Protocol
+
+import numpy as np
+
+from parties.inference_server.engine import Backbone, Logits, Question
+from parties.inference_server.errors import WaitedTooLongError
+
+
+class Call(Protocol):
+    """What of `grpc.ServicerContext` says whether an answer is still wanted."""
+
+    def is_active(self) -> bool:
+        """Whether the caller is still there."""
+        ...
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None: it set none."""
+        ...
+
+
+def require_wanted(call: Call) -> None:
+    """Raise `WaitedTooLongError` if nobody waits for the answer any more."""
+    if not call.is_active() or call.time_remaining() == 0:
+        raise WaitedTooLongError("nobody waits for the answer any more")
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A request that waits, and what becomes of it."""
+
+    owner: str
+    backbone: Backbone
+    question: Question = field(repr=False)
+    call: Call
+    # What must still hold when it is computed; raises what is in the way.
+    check: Callable[[], None]
+    # Told when it ended, and when it is to compute the next batch.
+    signal: Semaphore = field(default_factory=lambda: Semaphore(0), repr=False)
+    leads: bool = False
+    ended: bool = False
+    error: BaseException | None = None
+    logits: list[Logits] = field(default_factory=list, repr=False)
+    compute_s: float = 0.0
+    # Images in the largest batch that it had a part in.
+    batch: int = 0
+    # How many of its images were taken, and how many were computed.
+    _taken: int = 0
+    _computed: int = 0
+
+    @property
+    def images(self) -> int:
+        return len(self.question.blocks)
+
+    @property
+    def left(self) -> int:
+        """How many images were not taken yet."""
+        return self.images - self._taken
+
+    def cut(self, room: int) -> "Piece":
+        """Take its next images, at most so many."""
+        start, self._taken = self._taken, min(self.images, self._taken + room)
+        whole = self.question
+        blocks = whole.blocks[start : self._taken]
+        return Piece(self, Question(blocks, whole.weight))
+
+    def settle(self, logits: Logits, *, compute_s: float, batch: int) -> None:
+        """Take the logits of its next piece; with the last it has ended."""
+        self.logits.append(logits)
+        self._computed += len(logits)
+        self.compute_s += compute_s
+        self.batch = max(self.batch, batch)
+        if self._computed == self.images:
+            self.end()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Let its caller go on; the first end counts."""
+        if not self.ended:
+            # In this order: its caller reads both without a lock.
+            self.error = error
+            self.ended = True
+            self.signal.release()
+
+    def result(self) -> Logits:
+        """Return all logits, in order, or raise what ended it."""
+        if self.error is not None:
+            raise self.error
+        return self.logits[0] if len(self.logits) == 1 else np.concatenate(self.logits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Some images of one request, which are computed in one batch."""
+
+    work: Work
+    question: Question = field(repr=False)
+
+    @property
+    def images(self) -> int:
+        return len(self.question.blocks)
