@@ -204,6 +204,9 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
             "policies": policies.model_dump(mode="json"),
             **({"database": database} if database else {}),
         }
-    if role in (KEY_HOLDER, INFERENCE_SERVER):
+    if role == KEY_HOLDER:
         return {"max_staleness_s": policies.max_staleness_s}
+    if role == INFERENCE_SERVER:
+        engine = federation.serving.engine
+        return {"max_staleness_s": policies.max_staleness_s, "engine": engine}
     return {}
