@@ -43,6 +43,8 @@ Role = Literal[
 ]
 # What a database's counter holds.
 MOST_IMAGES: Final = (1 << 63) - 1
+# What computes in an inference server.
+EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bfloat16", "torch"]
 # What dual control can be asked for.
 TwoOperators = Literal["issue", "revoke", "destroy", "export"]
 
@@ -176,6 +178,13 @@ class Policies(Section):
         return named.get((organisation, model)) or self.budget
 
 
+class Serving(Section):
+    """How the inference server computes."""
+
+    # `auto` measures those in float32 and takes the fastest.
+    engine: EngineName = "onnxruntime"
+
+
 class Rotate(Section):
     """Rotates an owner's key while the owner keeps asking."""
 
@@ -281,6 +290,7 @@ class Federation(Section):
     organisations: list[Organisation]
     models: Annotated[list[ModelSection], Field(min_length=1)]
     policies: Policies = Policies()
+    serving: Serving = Serving()
     simulation: Simulation = Simulation()
 
     @model_validator(mode="after")

@@ -207,7 +207,9 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
     if role == KEY_HOLDER:
         return {"max_staleness_s": policies.max_staleness_s}
     if role == INFERENCE_SERVER:
-        return {"max_staleness_s": policies.max_staleness_s, **_limits(federation)}
+        engine = federation.serving.engine
+        staleness = {"max_staleness_s": policies.max_staleness_s}
+        return {**staleness, **_limits(federation), "engine": engine}
     return {}
 
 

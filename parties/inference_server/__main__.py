@@ -25,6 +25,7 @@ from parties.audit import GrpcAuditLog, Reporter
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.engine import Engine
+from parties.inference_server.engines.choice import engine_named
 from parties.inference_server.intake import Intake
 from parties.inference_server.lanes import Room
 from parties.inference_server.policy import POLICY
@@ -40,7 +41,6 @@ from parties.inference_server.service import (
 from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
-from parties.inference_server.torch_engine import TorchEngine
 from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
@@ -142,7 +142,8 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
 def _intake(
     folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
 ) -> Intake:
-    catalogue = Catalogue(engine or TorchEngine(threads=settings.engine_threads))
+    engine = engine or engine_named(settings.engine, settings.engine_threads)
+    catalogue = Catalogue(engine)
     store = ModelStore(folder)
     return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
 

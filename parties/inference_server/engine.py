@@ -6,7 +6,8 @@ was issued for its owner's key, and `W' (A x) = W x`. So one batch may mix owner
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,7 +16,10 @@ from core.architecture import Architecture
 
 Blocks: TypeAlias = Float32[np.ndarray, "n rows columns d"]
 Weight: TypeAlias = Float32[np.ndarray, "hidden d"]
+Tokens: TypeAlias = Float32[np.ndarray, "n rows columns hidden"]
 Logits: TypeAlias = Float32[np.ndarray, "n classes"]
+
+NO_FACTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,11 @@ class Question:
 class Backbone(Protocol):
     """One model version, ready to answer."""
 
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a caller may know of how it computes, for the model's metadata."""
+        ...
+
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
         """The logits of each question, in order; each may be another owner's."""
         ...
@@ -41,4 +50,12 @@ class Engine(Protocol):
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray]
     ) -> Backbone:
         """Make a backbone from a release's tensors, or raise `CorruptFileError`."""
+        ...
+
+
+class Network(Protocol):
+    """What of a backbone differs between engines: from tokens to logits."""
+
+    def forward(self, tokens: Tokens) -> Logits:
+        """Compute a few images at once; called by one thread at a time."""
         ...

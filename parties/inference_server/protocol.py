@@ -1,5 +1,6 @@
 """The Open Inference Protocol's messages, read with suspicion and written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,7 @@ from core.architecture import Architecture
 from core.errors import DtypeError, NotFound, ShapeError, TooLargeError
 from core.manifest import Manifest
 from core.wire import from_bytes
+from parties.inference_server.engine import NO_FACTS
 from parties.inference_server.errors import MissingParameterError, WrongTensorsError
 from parties.inference_server.records import Answer, Receipt
 from protos import open_inference_pb2 as pb
@@ -78,9 +80,12 @@ def read_blocks(
 
 
 def metadata(
-    model: str, versions: list[int], manifest: Manifest
+    model: str,
+    versions: list[int],
+    manifest: Manifest,
+    facts: Mapping[str, str] = NO_FACTS,
 ) -> pb.ModelMetadataResponse:
-    """What a model reads and answers; -1 stands for any number of images."""
+    """What a model reads and answers, and how; -1 stands for any number of images."""
     sizes = manifest.architecture
     blocks = [-1, sizes.rows, sizes.columns, sizes.dimension]
     logits = [-1, len(manifest.classes)]
@@ -90,6 +95,7 @@ def metadata(
         platform=PLATFORM,
         inputs=[_Metadata(name=INPUT, datatype=DATATYPE, shape=blocks)],
         outputs=[_Metadata(name=OUTPUT, datatype=DATATYPE, shape=logits)],
+        properties=facts,
     )
 
 

@@ -124,9 +124,10 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelMetadataResponse:
         with self._answering("ModelMetadata", {"model": request.name}):
             version = self._newest(request.name, request.version)
-            manifest = self._catalogue.backbone(request.name, version).manifest
+            model = self._catalogue.backbone(request.name, version)
             versions = self._catalogue.versions(request.name)
-            return protocol.metadata(request.name, versions, manifest)
+            facts = model.backbone.facts
+            return protocol.metadata(request.name, versions, model.manifest, facts)
 
     def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from core.errors import ConfigurationError
 from core.rpc.settings import Peer, read_settings, take_address, take_text
+from parties.inference_server.engines import choice
 from parties.inference_server.rates import Limit
 from parties.standing import MAX_STALENESS_S, take_staleness
 
@@ -20,6 +21,8 @@ class Settings:
     orchestrator: Peer
     # Whoever may send issued models; if it is left out, any key holder may.
     key_holder: Peer | None = None
+    # What computes: a name of `choice.NAMES`.
+    engine: str = choice.DEFAULT
     engine_threads: int = 2
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
@@ -35,7 +38,7 @@ class Settings:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the file; the key holder and the numbers may be left out."""
+        """Read the file; the key holder, the engine and the numbers may be left out."""
         found = read_settings(folder)
         numbers = (
             "engine_threads",
@@ -53,12 +56,21 @@ class Settings:
             if "key_holder" in found
             else None,
             max_staleness_s=take_staleness(found),
+            engine=_engine(found),
             limit=_limit(found.get("limit", {})),
             limits={
                 owner: _limit(named) for owner, named in found.get("limits", {}).items()
             },
             **{name: _count(found, name) for name in numbers if name in found},
         )
+
+
+def _engine(settings: Mapping[str, Any]) -> str:
+    found = settings.get("engine", choice.DEFAULT)
+    if found not in choice.NAMES:
+        names = ", ".join(choice.NAMES)
+        raise ConfigurationError(f"engine: expected one of {names}, got {found!r:.40}")
+    return str(found)
 
 
 def _count(settings: Mapping[str, Any], name: str) -> int:

@@ -34,7 +34,7 @@ from orchestrator.registry import store
 from orchestrator.registry.models import IssuedModel, ModelVersion
 from orchestrator.registry.service import RegistryService
 from parties.inference_server import __main__ as inference_server
-from parties.inference_server.engine import Logits, Question
+from parties.inference_server.engine import NO_FACTS, Logits, Question
 from parties.inference_server.lanes import Lanes
 from parties.inference_server.store import ModelName, ModelStore
 from parties.inference_server.work import Work
@@ -73,6 +73,10 @@ class SlowEngine:
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray]
     ) -> "SlowEngine":
         return self
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        return NO_FACTS
 
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
         self.asked += 1

@@ -8,7 +8,7 @@ from sqlalchemy.orm import configure_mappers
 from tests.killed.launcher import MODULES
 
 _LATER: Final = (
-    "parties.inference_server.torch_engine",
+    "parties.inference_server.engines.onnxruntime_engine",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
 )

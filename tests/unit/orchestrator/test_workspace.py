@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core.errors import NotFound
+from core.errors import ConfigurationError, NotFound
 from core.rpc.identity import (
     DATA_OWNER,
     INFERENCE_SERVER,
@@ -22,6 +22,7 @@ from orchestrator.simulation.workspace import (
     assign_ports,
     create_workspace,
 )
+from parties.inference_server.settings import Settings
 from tests.unit.orchestrator.cli.desk import two_operators
 
 
@@ -82,6 +83,34 @@ def test_who_serves_keys_is_told_how_stale_its_knowledge_may_be(
     workspace: Workspace, role: str
 ) -> None:
     assert _settings(workspace.server_folder(role))["max_staleness_s"] == 3.0
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino-bfloat16"])
+def test_the_inference_server_reads_the_engine_that_the_federation_chose(
+    tmp_path: Path, engine: str
+) -> None:
+    """As the server itself reads its file."""
+    scenario = two_operators(tmp_path)
+    content = yaml.safe_load(scenario.read_text())
+    if engine != "onnxruntime":  # the default
+        content["serving"] = {"engine": engine}
+    scenario.write_text(yaml.safe_dump(content))
+    made = create_workspace(tmp_path / "runs", scenario)
+
+    assert Settings.read(made.server_folder(INFERENCE_SERVER)).engine == engine
+    assert "engine" not in _settings(made.server_folder(KEY_HOLDER))
+
+
+def test_a_server_told_of_an_unknown_engine_names_those_there_are(
+    tmp_path: Path,
+) -> None:
+    made = create_workspace(tmp_path / "runs", two_operators(tmp_path))
+    folder = made.server_folder(INFERENCE_SERVER)
+    told = _settings(folder) | {"engine": "abacus"}
+    (folder / "settings.json").write_text(json.dumps(told))
+
+    with pytest.raises(ConfigurationError, match="engine: expected one of auto, onnx"):
+        Settings.read(folder)
 
 
 def test_who_does_not_serve_has_no_address_to_listen_on(workspace: Workspace) -> None:

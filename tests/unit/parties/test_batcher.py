@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import KeyRefusedError
 from parties.inference_server.batcher import Batcher
-from parties.inference_server.engine import Logits, Question
+from parties.inference_server.engine import NO_FACTS, Logits, Question
 from parties.inference_server.errors import (
     DeadlineTooShortError,
     QueueFullError,
@@ -44,9 +44,7 @@ class Backbone:
     # Each batch takes one; a test that holds none gives many.
     go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    @property
-    def facts(self) -> Any:
-        return {}
+    facts = NO_FACTS
 
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
         self.batches.append(sum(len(each.blocks) for each in questions))

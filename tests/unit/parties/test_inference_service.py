@@ -38,7 +38,8 @@ from core.statements import IssueStatement
 from core.transform import embedding_digest, transform_embedding
 from parties.audit import Reporter
 from parties.inference_server.catalogue import Catalogue, ReadyBackbone
-from parties.inference_server.engine import Logits, Question
+from parties.inference_server.engine import NO_FACTS, Logits, Question
+from parties.inference_server.engines.torch_engine import TorchEngine
 from parties.inference_server.errors import (
     MissingParameterError,
     WaitedTooLongError,
@@ -47,7 +48,6 @@ from parties.inference_server.errors import (
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import InferenceService, Limits
 from parties.inference_server.store import ModelName, StoredBackbone, StoredIssue
-from parties.inference_server.torch_engine import TorchEngine
 from parties.log_watch import LogWatch
 from parties.standing import Standing, StandingUnknownError
 from protos import audit_pb2, registry_pb2
@@ -506,6 +506,8 @@ def test_a_key_that_may_not_be_used_is_refused_before_it_is_computed_with(
 class Untouchable:
     """A backbone that no question may reach."""
 
+    facts = NO_FACTS
+
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
         raise AssertionError("it was asked")
 
@@ -525,6 +527,8 @@ def test_whoever_lost_touch_with_the_registry_answers_nobody(counter: Counter) -
 
 class SlowBackbone:
     """A backbone that holds each computation until a test lets it go on."""
+
+    facts = NO_FACTS
 
     def __init__(self) -> None:
         self.begun = Semaphore(0)
@@ -742,6 +746,8 @@ def test_refusals_beyond_the_room_are_counted() -> None:
 
 class Broken:
     """A backbone that fails as no error of ours."""
+
+    facts = NO_FACTS
 
     def answer(self, questions: Sequence[Question]) -> list[Logits]:
         raise RuntimeError("it quotes 0.123, of a picture")

@@ -34,12 +34,12 @@ from core.transform import embedding_digest, transform_embedding
 from core.wire import dump_tensors
 from parties.audit import Reporter
 from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.engines.torch_engine import TorchEngine
 from parties.inference_server.errors import UploadError
 from parties.inference_server.intake import Intake
 from parties.inference_server.service import ModelStoreService
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import IssuedName, ModelName, ModelStore
-from parties.inference_server.torch_engine import TorchEngine
 from protos import model_store_pb2 as pb
 from protos import registry_pb2
 from tests.unit.parties.stage import (
