@@ -206,4 +206,6 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
         }
     if role in (KEY_HOLDER, INFERENCE_SERVER):
         return {"max_staleness_s": policies.max_staleness_s}
+    if role == DATA_OWNER and policies.datatype:
+        return {"datatype": policies.datatype}
     return {}

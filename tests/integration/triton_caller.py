@@ -52,7 +52,6 @@ def synchronously(asked: dict[str, Any], tensors: dict[str, np.ndarray]) -> Any:
                         request_id=datatype,
                         parameters=key,
                         client_timeout=60.0,
-                        client_timeout=60.0,
                     )
                 )
                 for datatype, array in tensors.items()
