@@ -145,7 +145,7 @@ def remote_errors(peer: str) -> Iterator[None]:
 
 
 def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return PeerUnavailable(f"{peer} does not answer: {type(error).__name__}")
     status, details = error.code(), error.details() or ""
     said = _DETAILS.fullmatch(details)

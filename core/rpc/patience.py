@@ -62,9 +62,8 @@ class Patience:
 
 def asked_pause_s(error: grpc.RpcError) -> float | None:
     """The pause a server asks for; `None`: it asks for none, or says never again."""
-    trailers: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
-    if isinstance(error, grpc.aio.AioRpcError):
-        trailers = error.trailing_metadata()
+    known = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    trailers: Any = error.trailing_metadata() if known else ()
     said = dict(tuple(each) for each in trailers or ()).get(PUSHBACK, "")
     text = said if isinstance(said, str) else ""
     return int(text) / 1000 if text.isascii() and text.isdecimal() else None

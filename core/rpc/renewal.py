@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 
@@ -129,7 +129,7 @@ class _Renewing(grpc.Channel):
     def close(self) -> None:
         self._newest.close()
 
-    def __enter__(self) -> "_Renewing":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

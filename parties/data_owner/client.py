@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import grpc
@@ -262,14 +262,18 @@ class Client:
         """
         if not len(images):
             raise ShapeError("no images to ask about")
-        fitting = self.use().fitting(self._settings.max_message_bytes, self.datatype)
-        size = max(1, min(batch, fitting))
+        size = self.fitting(batch)
         starts = range(0, len(images), size)
         parts: list[Answers] = []
         for part in self.predict_each(images[at : at + size] for at in starts):
             parts.append(part)
             on_progress(sum(len(each.logits) for each in parts), len(images))
         return joined(parts)
+
+    def fitting(self, batch: int) -> int:
+        """So many images are asked about at once, if `batch` do not fit a message."""
+        limit = self._settings.max_message_bytes
+        return max(1, min(batch, self.use().fitting(limit, self.datatype)))
 
     def predict_each(
         self, batches: Iterable[Pixels], in_flight: int = 1

@@ -20,7 +20,7 @@ app = typer.Typer()
 
 _LATEST: Final = Path("runs") / "latest"
 _TOP: Final = 3
-# Pictures a request; a message holds as many of the largest we know.
+# Pictures a request, if they fit a message.
 _BATCH: Final = 32
 
 Files = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG or JPEG.")]
@@ -159,8 +159,9 @@ def _ask(client: "Client", files: Sequence[Path]) -> "Answers":
     """Ask about some files a request, several at a time; no more are in memory."""
     from parties.data_owner.answers import joined
 
-    starts = range(0, len(files), _BATCH)
-    batches = (_read(client, files[at : at + _BATCH]) for at in starts)
+    size = client.fitting(_BATCH)
+    starts = range(0, len(files), size)
+    batches = (_read(client, files[at : at + size]) for at in starts)
     parts = []
     with progress_bar("asked about", len(files)) as advance:
         for part in client.predict_each(batches, client.in_flight):
