@@ -114,7 +114,7 @@ class Client:
         # What encrypted images travel as.
         self.datatype = settings.datatype
         self.in_flight = settings.in_flight
-        self._settings = settings
+        self.settings = settings
         self._owner = owner
         self._own = own
         self._model = model
@@ -178,7 +178,7 @@ class Client:
     def obtain(self, version: registry_pb2.KeyVersion) -> None:
         """Have one key version in the keyring, and its possession proved."""
         if (version.key_id, version.version) not in self.keyring:
-            holder = str(self._settings.key_holder.spiffe_id)
+            holder = str(self.settings.key_holder.spiffe_id)
             signing_key = active_party(self._registry, holder).signing_key
             self._delivery.fetch(version, signing_key)
         if not version.confirmed:
@@ -211,7 +211,7 @@ class Client:
         now = time.monotonic()
         if self._current is not None and not fresh:
             since, use = self._current
-            if now - since < self._settings.refresh_s:
+            if now - since < self.settings.refresh_s:
                 return use
         self._current = None
         try:
@@ -272,7 +272,7 @@ class Client:
 
     def fitting(self, batch: int) -> int:
         """So many images are asked about at once, if `batch` do not fit a message."""
-        limit = self._settings.max_message_bytes
+        limit = self.settings.max_message_bytes
         return max(1, min(batch, self.use().fitting(limit, self.datatype)))
 
     def predict_each(
@@ -298,7 +298,7 @@ class Client:
         request = request_for(blocks, use, self.datatype)
         with budget_errors(), remote_errors("inference server"):
             answer = ask_one_of(self._servers, request)
-        return read_answer(request, answer, use, self._settings.max_message_bytes)
+        return read_answer(request, answer, use, self.settings.max_message_bytes)
 
     def redeem(self, receipts: Sequence[Receipt]) -> list[Proof]:
         """Have each answer's record proved by the log, in order.

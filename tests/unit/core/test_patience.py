@@ -1,0 +1,95 @@
+"""What is made again, and when: only what was certainly not carried out."""
+
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from core.rpc.patience import PUSHBACK, Patience
+
+CALM = Patience(draw=lambda: 1.0)
+NOT_SENT = "failed to connect to all addresses; last error: Connection refused"
+
+
+class Ended(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+    """A call that ended badly, as gRPC shows it."""
+
+    def __init__(
+        self, code: StatusCode, details: str = "", pushback: str | None = None
+    ) -> None:
+        self._code, self._details, self._pushback = code, details, pushback
+
+    def code(self) -> StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        return () if self._pushback is None else ((PUSHBACK, self._pushback),)
+
+    def _unused(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    add_callback = cancel = initial_metadata = is_active = time_remaining = _unused
+
+
+Ended.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def test_what_was_never_sent_is_sent_again_after_ever_longer_pauses() -> None:
+    away = Ended(StatusCode.UNAVAILABLE, NOT_SENT)
+
+    assert [0.1, 0.2, 0.4, 0.8, None] == [
+        CALM.pause_s(away, tried, 60.0) for tried in range(1, 6)
+    ]
+
+
+def test_two_callers_do_not_come_back_at_the_same_time() -> None:
+    away = Ended(StatusCode.UNAVAILABLE, NOT_SENT)
+    pauses = {Patience(draw=lambda d=d: d).pause_s(away, 1, 60.0) for d in (0.0, 1.0)}
+
+    assert {0.05, 0.1} == pauses
+
+
+def test_a_servers_own_pause_is_kept_and_never_shortened() -> None:
+    busy = Ended(StatusCode.RESOURCE_EXHAUSTED, "Busy: wait", "400")
+
+    assert Patience(draw=lambda: 0.0).pause_s(busy, 1, 60.0) == 0.4
+    assert CALM.pause_s(busy, 1, 60.0) == pytest.approx(0.5)
+    assert CALM.pause_s(busy, 1, 0.3) is None
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        Ended(StatusCode.RESOURCE_EXHAUSTED, "BudgetSpent: ask"),
+        Ended(StatusCode.RESOURCE_EXHAUSTED, "Busy: wait", "-1"),
+        Ended(StatusCode.RESOURCE_EXHAUSTED, "Busy: wait", "soon"),
+        Ended(StatusCode.UNAVAILABLE, "Socket closed"),
+        Ended(StatusCode.UNAVAILABLE, "AuditUnavailable: try again"),
+        Ended(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        Ended(StatusCode.INTERNAL, NOT_SENT),
+        Ended(StatusCode.PERMISSION_DENIED, "NotAllowed"),
+    ],
+)
+def test_what_may_have_been_answered_or_was_refused_is_not_sent_again(
+    ended: Ended,
+) -> None:
+    assert CALM.pause_s(ended, 1, 60.0) is None
+
+
+def test_a_broken_connection_is_tried_again_if_the_caller_says_so() -> None:
+    broken = Ended(StatusCode.UNAVAILABLE, "Socket closed")
+    refused = Ended(StatusCode.PERMISSION_DENIED, "NotAllowed")
+    brave = Patience(unsure=True, draw=lambda: 1.0)
+
+    assert brave.pause_s(broken, 1, 60.0) == 0.1
+    assert brave.pause_s(refused, 1, 60.0) is None
+
+
+def test_another_server_is_tried_at_once() -> None:
+    away = Ended(StatusCode.UNAVAILABLE, NOT_SENT)
+
+    assert CALM.pause_s(away, 1, 60.0, others=2) == 0.0
