@@ -12,10 +12,10 @@ from core.errors import NotFound
 from core.keys import derive_key
 from core.manifest import Manifest
 from core.pixels import PixelKey
-from core.transform import transform_embedding
+from core.transform import embed, transform_embedding
 from core.wire import load_tensors
 
-_BATCH: Final = 500
+_BATCH: Final = 250
 _SEED: Final = b"a measurement, not an owner's key"[:32]
 
 
@@ -30,7 +30,7 @@ def measure_wire(release: Path, data: str = "cifar10") -> list[dict[str, Any]]:
     if not (release / "manifest.json").is_file():
         raise NotFound(f"{release} holds no release: run `keymixer simulate` once")
     manifest = Manifest.from_bytes((release / "manifest.json").read_bytes())
-    test = load(data).test
+    test = load(data, "test")
     logits = _logits(release, manifest, np.asarray(test.images))
     exact = logits["FP32"]
     sizes = manifest.architecture
@@ -51,8 +51,9 @@ def measure_wire(release: Path, data: str = "cifar10") -> list[dict[str, Any]]:
 def _logits(
     release: Path, manifest: Manifest, images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    from parties.inference_server.engine import Question  # noqa: PLC0415 - torch
-    from parties.inference_server.torch_engine import TorchEngine  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - a data owner's installation has none
+
+    from core.convmixer import put_together  # noqa: PLC0415
 
     sizes = manifest.architecture
     key = derive_key(
@@ -63,17 +64,20 @@ def _logits(
         channels=sizes.channels,
     )
     folded = PixelKey.of(key, manifest.preprocessing)
-    weight = load_tensors(release / "embedding.safetensors")["embedding.weight"]
-    issued = transform_embedding(weight, key)
+    plain = load_tensors(release / "embedding.safetensors")["weight"]
+    issued = transform_embedding(plain, key)
     step = uint8_step(manifest.preprocessing, sizes.dimension)
-    backbone = TorchEngine(threads=2).load(
-        sizes, load_tensors(release / "backbone.safetensors")
-    )
+    tensors = load_tensors(release / "backbone.safetensors")
+    model = put_together(sizes, tensors)
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in WIDTHS}
-    for start in range(0, len(images), _BATCH):
-        blocks = folded.encrypt(images[start : start + _BATCH])
-        for kind, parts in found.items():
-            parts += backbone.answer([Question(_sent(blocks, kind, step), issued)])
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            blocks = folded.encrypt(images[start : start + _BATCH])
+            for kind in found:
+                sent = _sent(blocks, kind, step)
+                tokens = embed(sent, issued, tensors["embedding.bias"])
+                logits = model.forward_tokens(torch.from_numpy(tokens))
+                found[kind].append(logits.numpy())
     return {kind: np.concatenate(parts) for kind, parts in found.items()}
 
 
