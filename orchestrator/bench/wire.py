@@ -73,11 +73,11 @@ def _logits(
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             blocks = folded.encrypt(images[start : start + _BATCH])
-            for kind in found:
+            for kind, answers in found.items():
                 sent = _sent(blocks, kind, step)
                 tokens = embed(sent, issued, tensors["embedding.bias"])
                 logits = model.forward_tokens(torch.from_numpy(tokens))
-                found[kind].append(logits.numpy())
+                answers.append(logits.numpy())
     return {kind: np.concatenate(parts) for kind, parts in found.items()}
 
 

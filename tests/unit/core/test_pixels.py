@@ -34,7 +34,8 @@ def test_one_step_is_the_two_plain_steps_up_to_rounding(n: int) -> None:
 
     found = PixelKey.of(key, COLOUR).encrypt(images)
 
-    assert (np.float32, expected.shape) == (found.dtype, found.shape)
+    assert found.dtype == np.float32
+    assert expected.shape == found.shape
     assert np.abs(expected - found).max(initial=0) < 1e-5
 
 

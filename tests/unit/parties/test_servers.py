@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -30,7 +31,7 @@ def channels(world: World) -> Iterator[Channels]:
         yield channels
 
 
-def ready(world: World, channels: Channels, folder: Path, **changes: object) -> Client:
+def ready(world: World, channels: Channels, folder: Path, **changes: Any) -> Client:
     client = client_of(channels, folder, **changes)
     client.register()
     world.create()
