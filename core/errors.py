@@ -67,7 +67,7 @@ class ShapeError(InvalidInput):
 class DtypeError(InvalidInput):
     """A tensor has the wrong type."""
 
-    hint = "send float32"
+    hint = "send float32, or another datatype that the model's metadata lists"
 
 
 class NonFiniteError(InvalidInput):

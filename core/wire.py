@@ -40,7 +40,7 @@ def to_bytes(array: Float32[np.ndarray, "..."]) -> bytes:
     """Pack a float32 array as raw little-endian bytes, row-major."""
     if array.dtype != np.float32:
         raise DtypeError(f"expected float32, got {array.dtype}")
-    _require_finite(array)
+    require_finite(array)
     return array.astype("<f4", copy=False).tobytes()
 
 
@@ -58,19 +58,32 @@ def from_bytes(
     """
     if datatype != "FP32":
         raise DtypeError(f"expected FP32, got {datatype[:16]!r}")
+    require_size(data, shape, 4, max_bytes)
+    array = np.frombuffer(data, dtype="<f4").reshape(tuple(shape))
+    require_finite(array)
+    array.flags.writeable = False
+    return array
+
+
+def require_size(
+    data: Buffer, shape: Sequence[int], width: int, max_bytes: int
+) -> None:
+    """Raise unless `data` is exactly `shape` numbers of `width` bytes, and not many."""
     if not 0 < len(shape) <= MAX_AXES or any(size < 1 for size in shape):
         raise ShapeError(f"expected 1 to {MAX_AXES} sizes of 1 up, got {shape!s:.80}")
-    expected = 4 * math.prod(shape)
+    expected = width * math.prod(shape)
     if max(expected, len(data)) > max_bytes:
         raise TooLargeError(
             f"{max(expected, len(data))} bytes, the limit is {max_bytes}"
         )
     if len(data) != expected:
         raise TruncatedError(f"{tuple(shape)} is {expected} bytes, got {len(data)}")
-    array = np.frombuffer(data, dtype="<f4").reshape(tuple(shape))
-    _require_finite(array)
-    array.flags.writeable = False
-    return array
+
+
+def require_finite(array: np.ndarray) -> None:
+    """Raise `NonFiniteError` if a number is NaN or infinity."""
+    if not np.isfinite(array).all():
+        raise NonFiniteError("a tensor holds NaN or infinity")
 
 
 def dump_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -159,9 +172,4 @@ def _sync_folder(folder: Path) -> None:
 def _require_storable(name: str, tensor: np.ndarray) -> None:
     if tensor.dtype not in STORED_DTYPES:
         raise DtypeError(f"{name}: expected float32 or int64, got {tensor.dtype}")
-    _require_finite(tensor)
-
-
-def _require_finite(array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        raise NonFiniteError("a tensor holds NaN or infinity")
+    require_finite(tensor)

@@ -171,6 +171,8 @@ class Policies(Section):
     # A server that could not learn the state of keys for so long stops serving.
     max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
     limits: list[LimitPolicy] = []
+    # What owners' encrypted images travel as; none: each owner's own choice, float32.
+    datatype: Literal["float32", "float16", "uint8"] | None = None
 
     def budget_for(self, organisation: str, model: str) -> BudgetPolicy | None:
         """What an owner may have from when a model is granted to it; None: no limit."""

@@ -278,8 +278,10 @@ class ModelMetadataResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMetadataResponse.TensorMetadata]: ...
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """How it computes: the engine, its precision and, where that rounds more than float32,
-        how far its answers were from float32's when the model was loaded.
+        """KServe's addition to the protocol: what else a caller must know of the model. Ours
+        are `datatypes`, `uint8_step`, `key_parameters` and `preprocessing`, and how it is
+        computed: the engine, its precision and, where that rounds more than float32, how far
+        its answers were from float32's when the model was loaded.
         """
 
     def __init__(
@@ -308,7 +310,7 @@ class ModelInferRequest(_message.Message):
 
     @_typing.final
     class InferInputTensor(_message.Message):
-        """One input: `encrypted_blocks`, [images, rows, columns, block]."""
+        """One input: `encrypted_blocks`, [images, rows, columns, block]; FP32, FP16 or UINT8."""
 
         DESCRIPTOR: _descriptor.Descriptor
 

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -54,6 +54,24 @@ def open_channel(
     options = _options(dns_name(peer), max_message_bytes, retries)
     with grpc.secure_channel(address, credentials, options) as channel:
         yield grpc.intercept_channel(channel, _Deadline(deadline_s))
+
+
+@asynccontextmanager
+async def async_channel(
+    address: str,
+    identity: Identity,
+    peer: SpiffeId,
+    *,
+    max_message_bytes: int = 16 << 20,
+) -> AsyncIterator[grpc.aio.Channel]:
+    """`open_channel` for an event loop; each call is to be given a `timeout`."""
+    identity.check_validity()
+    credentials = grpc.ssl_channel_credentials(
+        identity.ca, identity.private_key, identity.certificate
+    )
+    options = _options(dns_name(peer), max_message_bytes, ())
+    async with grpc.aio.secure_channel(address, credentials, options) as channel:
+        yield channel
 
 
 def wait_ready(

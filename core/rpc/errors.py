@@ -24,11 +24,9 @@ from core.errors import (
     WrongFederationError,
 )
 from core.rpc.identity import ExpiredCertificateError
+from core.rpc.patience import PUSHBACK
 
 log = logging.getLogger(__name__)
-
-# The trailer that says after what pause to try again.
-PUSHBACK: Final = "grpc-retry-pushback-ms"
 
 STATUS: Final[Mapping[type[KeymixerError], StatusCode]] = MappingProxyType(
     {
@@ -160,7 +158,7 @@ def remote_errors(peer: str) -> Iterator[None]:
 
 
 def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return PeerUnavailable(f"{peer} does not answer: {type(error).__name__}")
     status, details = error.code(), error.details() or ""
     said = _DETAILS.fullmatch(details)

@@ -142,6 +142,26 @@ def growth(
         _print_growth(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def wire(
+    release: Annotated[Path, typer.Option(help="The folder of a trained release.")],
+    data: Annotated[str, typer.Option(help="The data it was trained on.")] = "cifar10",
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say how accurate answers are with blocks sent as float32, float16 and bytes.
+
+    docs/wire.md explains the figures.
+
+    Example: keymixer bench wire --release runs/latest/modelworks/releases/cells
+    """
+    from orchestrator.bench.wire import measure_wire
+
+    rows = measure_wire(release, data)
+    columns = {name: name.replace("_", " ") for name in rows[0]}
+    print_rows("On the wire", rows, columns, as_json=json_)
+
+
 def _sizes(listed: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(each) for each in listed.split(","))

@@ -210,6 +210,8 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
         engine = federation.serving.engine
         staleness = {"max_staleness_s": policies.max_staleness_s}
         return {**staleness, **_limits(federation), "engine": engine}
+    if role == DATA_OWNER and policies.datatype:
+        return {"datatype": policies.datatype}
     return {}
 
 

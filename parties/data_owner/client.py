@@ -7,10 +7,13 @@ that attacks (see `docs/threat-model.md`).
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import grpc
@@ -24,7 +27,9 @@ from core.rpc.errors import RemoteRefusedError, remote_errors
 from core.rpc.identity import Identity, SpiffeId, load_identity
 from core.rpc.pages import pages
 from core.rpc.party import ensure_signing_key
+from core.rpc.patience import Patience
 from core.rpc.private_files import ensure_private
+from core.rpc.renewal import renewing_channel
 from core.rpc.settings import Peer
 from core.sealing import SealingKey
 from parties.data_owner.answers import Answers, Receipt, joined
@@ -40,6 +45,7 @@ from parties.data_owner.inference import (
 )
 from parties.data_owner.keyring import Keyring
 from parties.data_owner.recorded import redeem, require_recorded
+from parties.data_owner.servers import Infer, Servers, ask_one_of
 from parties.data_owner.settings import OwnerSettings
 from parties.data_owner.witness import Witness
 from parties.data_owner.witnessed import WitnessFile
@@ -64,6 +70,8 @@ class Channels:
     orchestrator: grpc.Channel
     key_holder: grpc.Channel
     inference_server: grpc.Channel
+    # Replicas of it, asked in turn when one is away.
+    others: tuple[grpc.Channel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ def open_client(folder: Path, model: str | None = None) -> Iterator["Client"]:
     identity = load_identity(folder)
     own = OwnKeys(ensure_signing_key(folder), ensure_sealing_key(folder))
     with ExitStack() as stack:
-        channels = _connect(stack, settings, identity)
+        channels = _connect(stack, settings, folder)
         yield Client(
             settings, identity.spiffe, Keyring(folder), own, channels, model=model
         )
@@ -103,7 +111,10 @@ class Client:
         self.keyring = keyring
         # How many requests went over the wire, those made again included.
         self.sent = 0
-        self._settings = settings
+        # What encrypted images travel as.
+        self.datatype = settings.datatype
+        self.in_flight = settings.in_flight
+        self.settings = settings
         self._owner = owner
         self._own = own
         self._model = model
@@ -116,7 +127,17 @@ class Client:
             own.sealing,
             KeyHolderServiceStub(channels.key_holder),
         )
-        self._server = GRPCInferenceServiceStub(channels.inference_server)
+        ways: list[Infer] = [
+            GRPCInferenceServiceStub(channel).ModelInfer
+            for channel in (channels.inference_server, *channels.others)
+        ]
+        self._servers = Servers(
+            ways,
+            Patience(unsure=settings.resend_unsure),
+            settings.deadline_s,
+            self._count,
+        )
+        self._counting = Lock()
         self._witness = Witness(
             owner,
             own.signing,
@@ -157,7 +178,7 @@ class Client:
     def obtain(self, version: registry_pb2.KeyVersion) -> None:
         """Have one key version in the keyring, and its possession proved."""
         if (version.key_id, version.version) not in self.keyring:
-            holder = str(self._settings.key_holder.spiffe_id)
+            holder = str(self.settings.key_holder.spiffe_id)
             signing_key = active_party(self._registry, holder).signing_key
             self._delivery.fetch(version, signing_key)
         if not version.confirmed:
@@ -190,7 +211,7 @@ class Client:
         now = time.monotonic()
         if self._current is not None and not fresh:
             since, use = self._current
-            if now - since < self._settings.refresh_s:
+            if now - since < self.settings.refresh_s:
                 return use
         self._current = None
         try:
@@ -241,21 +262,43 @@ class Client:
         """
         if not len(images):
             raise ShapeError("no images to ask about")
+        size = self.fitting(batch)
+        starts = range(0, len(images), size)
         parts: list[Answers] = []
-        fitting = self.use().fitting(self._settings.max_message_bytes)
-        size = max(1, min(batch, fitting))
-        for start in range(0, len(images), size):
-            parts.append(self._ask_again(images[start : start + size]))
-            on_progress(min(start + size, len(images)), len(images))
+        for part in self.predict_each(images[at : at + size] for at in starts):
+            parts.append(part)
+            on_progress(sum(len(each.logits) for each in parts), len(images))
         return joined(parts)
+
+    def fitting(self, batch: int) -> int:
+        """So many images are asked about at once, if `batch` do not fit a message."""
+        limit = self.settings.max_message_bytes
+        return max(1, min(batch, self.use().fitting(limit, self.datatype)))
+
+    def predict_each(
+        self, batches: Iterable[Pixels], in_flight: int = 1
+    ) -> Iterator[Answers]:
+        """Ask about one batch a request, and give the answers in order.
+
+        So many requests are on their way at a time, and no more batches are held.
+        """
+        waiting: deque[tuple[Pixels, Future[Answers]]] = deque()
+        with ThreadPoolExecutor(in_flight, thread_name_prefix="request") as pool:
+            for images in batches:
+                use = self.use()
+                asked = pool.submit(self.ask, use.encrypt(images), use)
+                waiting.append((images, asked))
+                if len(waiting) >= in_flight:
+                    yield self._answered(*waiting.popleft())
+            while waiting:
+                yield self._answered(*waiting.popleft())
 
     def ask(self, blocks: Blocks, use: Use) -> Answers:
         """Ask about encrypted blocks in one request, under the key `use` names."""
-        request = request_for(blocks, use)
-        self.sent += 1
+        request = request_for(blocks, use, self.datatype)
         with budget_errors(), remote_errors("inference server"):
-            answer = self._server.ModelInfer(request)
-        return read_answer(request, answer, use, self._settings.max_message_bytes)
+            answer = ask_one_of(self._servers, request)
+        return read_answer(request, answer, use, self.settings.max_message_bytes)
 
     def redeem(self, receipts: Sequence[Receipt]) -> list[Proof]:
         """Have each answer's record proved by the log, in order.
@@ -279,15 +322,19 @@ class Client:
     def _look(self) -> Use:
         return self._issued_for(self._primary(self.sync_keys()))
 
-    def _ask_again(self, images: Pixels) -> Answers:
-        use = self.use()
+    def _answered(self, images: Pixels, asked: Future[Answers]) -> Answers:
+        """Wait for an answer; a request whose key was retired is made once more."""
         try:
-            return self.ask(use.encrypt(images), use)
+            return asked.result()
         except RemoteRefusedError as error:
             if error.kind != "KeyRefused":
                 raise
             use = self.use(fresh=True)
             return self.ask(use.encrypt(images), use)
+
+    def _count(self) -> None:
+        with self._counting:
+            self.sent += 1
 
     def _primary(
         self, versions: list[registry_pb2.KeyVersion]
@@ -362,20 +409,29 @@ def _tell_of(version: registry_pb2.KeyVersion, error: KeymixerError) -> None:
     log.log(level, "a key version cannot be had", extra=said)
 
 
-def _connect(stack: ExitStack, settings: OwnerSettings, identity: Identity) -> Channels:
+def _connect(stack: ExitStack, settings: OwnerSettings, folder: Path) -> Channels:
+    """Channels whose certificate is read again from the folder when it is due."""
+
     def channel(peer: Peer) -> grpc.Channel:
-        return stack.enter_context(
-            open_channel(
-                peer.address,
-                identity,
-                peer.spiffe_id,
-                deadline_s=settings.deadline_s,
-                max_message_bytes=settings.max_message_bytes,
+        def connect(identity: Identity, within: ExitStack) -> grpc.Channel:
+            return within.enter_context(
+                open_channel(
+                    peer.address,
+                    identity,
+                    peer.spiffe_id,
+                    deadline_s=settings.deadline_s,
+                    max_message_bytes=settings.max_message_bytes,
+                )
             )
+
+        return stack.enter_context(
+            renewing_channel(lambda: load_identity(folder), connect)
         )
 
+    first, *others = settings.servers
     return Channels(
         channel(settings.orchestrator),
         channel(settings.key_holder),
-        channel(settings.inference_server),
+        channel(first),
+        tuple(channel(each) for each in others),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from core.console import EXIT_CODES, print_json, print_rows
+from core.console import EXIT_CODES, print_json, print_rows, progress_bar
 from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ app = typer.Typer()
 
 _LATEST: Final = Path("runs") / "latest"
 _TOP: Final = 3
+# Pictures a request, if they fit a message.
+_BATCH: Final = 32
 
 Files = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG or JPEG.")]
 OwnerFolder = Annotated[
@@ -52,6 +54,14 @@ def predict(
         Path | None,
         typer.Option("--receipts", help="A folder for proofs of what was answered."),
     ] = None,
+    wire: Annotated[
+        str | None,
+        typer.Option(
+            "--wire",
+            help="What encrypted pictures travel as: float32, float16 or uint8; "
+            "default: as in settings.json. docs/wire.md has their accuracy.",
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Encrypt pictures on this machine and ask what is on them.
@@ -67,9 +77,12 @@ def predict(
     Example: keymixer predict cat.jpg dog.png --owner st-anna
     """
     from parties.data_owner.client import open_client
+    from parties.data_owner.settings import read_datatype
 
     with open_client(find_owner(owner_folder, run, owner), model) as client:
-        answers = client.predict(_read(client, files))
+        if wire is not None:
+            client.datatype = read_datatype(wire)
+        answers = _ask(client, files)
         if receipts is not None:
             _write_receipts(client, answers, receipts)
     rows = _predictions(files, answers)
@@ -140,6 +153,21 @@ def find_owner(folder: Path | None, run: Path, owner: str | None) -> Path:
     if chosen not in found:
         raise ConfigurationError(f"--owner: {chosen} is none of {', '.join(found)}")
     return owners / chosen
+
+
+def _ask(client: "Client", files: Sequence[Path]) -> "Answers":
+    """Ask about some files a request, several at a time; no more are in memory."""
+    from parties.data_owner.answers import joined
+
+    size = client.fitting(_BATCH)
+    starts = range(0, len(files), size)
+    batches = (_read(client, files[at : at + size]) for at in starts)
+    parts = []
+    with progress_bar("asked about", len(files)) as advance:
+        for part in client.predict_each(batches, client.in_flight):
+            parts.append(part)
+            advance(len(part.logits))
+    return joined(parts)
 
 
 def _read(client: "Client", files: Sequence[Path]) -> Any:

@@ -4,19 +4,19 @@ import hmac
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from core.blocks import encrypt
+from core.encoding import FP32, WIDTHS, encode, uint8_step
 from core.errors import BudgetSpent, KeyMismatchError, TooLargeError
 from core.keys import BlockKey
 from core.manifest import Manifest
-from core.preprocessing import normalise
+from core.pixels import PixelKey
 from core.rpc.errors import RemoteError
-from core.wire import from_bytes, to_bytes
+from core.wire import from_bytes
 from parties.data_owner.answers import Answers, Receipt
 from parties.data_owner.errors import UnexpectedAnswerError
 from protos import open_inference_pb2 as pb
@@ -42,6 +42,7 @@ class Use:
     model: str
     model_version: int
     manifest: Manifest
+    _folded: PixelKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         key, sizes = self.key, self.manifest.architecture
@@ -50,18 +51,24 @@ class Use:
                 f"the key is for blocks of {key.patch_size} x {key.channels} channels"
                 f", the model for {sizes.patch_size} x {sizes.channels}"
             )
+        folded = PixelKey.of(key, self.manifest.preprocessing)
+        object.__setattr__(self, "_folded", folded)
+
+    @property
+    def uint8_step(self) -> float:
+        """What one byte value stands for, if blocks travel as bytes."""
+        sizes = self.manifest.architecture
+        return uint8_step(self.manifest.preprocessing, sizes.dimension)
 
     def encrypt(self, images: Pixels) -> Blocks:
         """Normalise as the manifest says, and replace every block `x` by `A x`."""
-        blocks: Blocks = encrypt(
-            normalise(images, self.manifest.preprocessing), self.key
-        )
+        blocks: Blocks = self._folded.encrypt(images)
         return blocks
 
-    def fitting(self, max_message_bytes: int) -> int:
+    def fitting(self, max_message_bytes: int, datatype: str = FP32) -> int:
         """Return how many encrypted images fit into one message."""
         sizes = self.manifest.architecture
-        one = 4 * sizes.rows * sizes.columns * sizes.dimension
+        one = WIDTHS[datatype] * sizes.rows * sizes.columns * sizes.dimension
         count = (max_message_bytes - _ENVELOPE_BYTES) // one
         if count < 1:
             raise TooLargeError("one encrypted image is larger than a message may be")
@@ -82,10 +89,10 @@ def budget_errors() -> Iterator[None]:
         raise BudgetSpent(str(error)) from error
 
 
-def request_for(blocks: Blocks, use: Use) -> pb.ModelInferRequest:
+def request_for(blocks: Blocks, use: Use, datatype: str = FP32) -> pb.ModelInferRequest:
     """Write a request: the key travels by name only."""
     tensor = pb.ModelInferRequest.InferInputTensor(
-        name=INPUT, datatype="FP32", shape=blocks.shape
+        name=INPUT, datatype=datatype, shape=blocks.shape
     )
     return pb.ModelInferRequest(
         model_name=use.model,
@@ -96,7 +103,7 @@ def request_for(blocks: Blocks, use: Use) -> pb.ModelInferRequest:
             "key_version": pb.InferParameter(int64_param=use.key.version),
         },
         inputs=[tensor],
-        raw_input_contents=[to_bytes(blocks)],
+        raw_input_contents=[encode(blocks, datatype, use.uint8_step)],
     )
 
 

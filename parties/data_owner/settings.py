@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from core.encoding import DATATYPES, FP32
 from core.errors import ConfigurationError
 from core.rpc.settings import Peer, read_settings, take_text
 
 LOG_KEY: Final = "log_public_key"
+DATATYPE: Final = "datatype"
+REPLICAS: Final = "inference_servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,11 @@ class OwnerSettings:
     again; shorter than the overlap of a rotation, or requests are refused.
     `witness_s`: how often it looks at the audit log, besides before it uses a model for
     the first time; 0: whenever it looks at its keys.
+    `datatype`: what encrypted images travel as, by the protocol's name.
+    `inference_servers`: replicas, asked in turn when one is away; empty: there is one.
+    `in_flight`: how many requests about many files are on their way at a time.
+    `resend_unsure`: ask again also when a connection broke under a request. It may have
+    been answered: then both answers are on record, and count against the budget.
     `log_key`: the audit log's public key; empty: the first one seen is pinned.
     """
 
@@ -31,6 +39,15 @@ class OwnerSettings:
     refresh_s: float = 0.4
     witness_s: float = 5.0
     log_key: bytes = b""
+    datatype: str = FP32
+    inference_servers: tuple[Peer, ...] = ()
+    in_flight: int = 4
+    resend_unsure: bool = False
+
+    @property
+    def servers(self) -> tuple[Peer, ...]:
+        """Every inference server that may be asked."""
+        return self.inference_servers or (self.inference_server,)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -42,7 +59,29 @@ class OwnerSettings:
             key_holder=Peer.read(settings, "key_holder"),
             inference_server=Peer.read(settings, "inference_server"),
             log_key=_log_key(settings),
+            datatype=read_datatype(str(settings.get(DATATYPE, "float32"))),
+            inference_servers=_replicas(settings),
+            resend_unsure=settings.get("resend_unsure", False) is True,
         )
+
+
+def read_datatype(name: str) -> str:
+    """The protocol's name of `float32`, `float16` or `uint8`."""
+    if name not in DATATYPES:
+        raise ConfigurationError(
+            f"{DATATYPE}: expected {', '.join(DATATYPES)}, got {name[:16]!r}"
+        )
+    return DATATYPES[name]
+
+
+def _replicas(settings: Mapping[str, Any]) -> tuple[Peer, ...]:
+    listed = settings.get(REPLICAS, [])
+    if not isinstance(listed, list):
+        raise ConfigurationError(f"{REPLICAS}: expected a list")
+    return tuple(
+        Peer.read({f"{REPLICAS}[{at}]": one}, f"{REPLICAS}[{at}]")
+        for at, one in enumerate(listed)
+    )
 
 
 def _log_key(settings: Mapping[str, Any]) -> bytes:

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.architecture import Architecture
+from core.canonical import canonical
+from core.encoding import FP16, UINT8, WIDTHS, decode, require_known, uint8_step
 from core.errors import DtypeError, NotFound, ShapeError, TooLargeError
 from core.manifest import Manifest
-from core.wire import from_bytes
 from parties.inference_server.engine import NO_FACTS
 from parties.inference_server.errors import MissingParameterError, WrongTensorsError
 from parties.inference_server.records import Answer, Receipt
@@ -20,6 +21,8 @@ INPUT: Final = "encrypted_blocks"
 OUTPUT: Final = "logits"
 DATATYPE: Final = "FP32"
 PLATFORM: Final = "keymixer_convmixer"
+
+KEY_PARAMETERS: Final = "key_id:string,key_version:int64"
 
 _INPUT_AXES: Final = 4
 _LONGEST_ID: Final = 128
@@ -65,18 +68,23 @@ def read_id(request: _Infer) -> str:
 
 
 def read_blocks(
-    request: _Infer, architecture: Architecture, *, max_images: int, max_bytes: int
+    request: _Infer, manifest: Manifest, *, max_images: int, max_bytes: int
 ) -> Float32[np.ndarray, "n rows columns d"]:
-    """The one input tensor, every number of it checked; read-only."""
+    """The one input tensor as float32, every number of it checked; read-only."""
     tensor = _the_input(request)
     shape = tuple(tensor.shape)
-    if tensor.datatype != DATATYPE:
-        raise DtypeError(f"expected {DATATYPE}, got {tensor.datatype[:16]!r}")
-    _check_shape(shape, architecture, max_images)
-    blocks: Float32[np.ndarray, "n rows columns d"] = from_bytes(
-        _raw(request, tensor), shape, max_bytes=max_bytes
+    require_known(tensor.datatype)
+    _check_shape(shape, manifest.architecture, max_images)
+    step = uint8_step(manifest.preprocessing, manifest.architecture.dimension)
+    blocks: Float32[np.ndarray, "n rows columns d"] = decode(
+        _raw(request, tensor), shape, tensor.datatype, step, max_bytes=max_bytes
     )
     return blocks
+
+
+def sent_bytes(request: _Infer) -> bytes:
+    """The input's bytes as they were sent: what the log's digest is of."""
+    return _raw(request, _the_input(request))
 
 
 def metadata(
@@ -95,7 +103,7 @@ def metadata(
         platform=PLATFORM,
         inputs=[_Metadata(name=INPUT, datatype=DATATYPE, shape=blocks)],
         outputs=[_Metadata(name=OUTPUT, datatype=DATATYPE, shape=logits)],
-        properties=facts,
+        properties={**_properties(manifest), **facts},
     )
 
 
@@ -135,11 +143,33 @@ def _check_shape(
         raise TooLargeError(f"expected at most {max_images} images, got {shape[0]}")
 
 
+def _properties(manifest: Manifest) -> dict[str, str]:
+    """What a caller must know besides: the protocol gives a tensor one datatype."""
+    step = uint8_step(manifest.preprocessing, manifest.architecture.dimension)
+    return {
+        "datatypes": ",".join(WIDTHS),
+        "uint8_step": repr(step),
+        "key_parameters": KEY_PARAMETERS,
+        "preprocessing": canonical(manifest.preprocessing.to_dict()).decode(),
+    }
+
+
 def _raw(request: _Infer, tensor: _Tensor) -> bytes:
-    """The input's bytes: sent raw, or as the protocol's list of floats, never both."""
+    """The input's bytes: sent raw, or as the protocol's list of numbers, never both."""
     if not request.raw_input_contents:
-        listed = np.array(tensor.contents.fp32_contents, dtype="<f4")
-        return listed.tobytes()
+        return _listed(tensor)
     if len(request.raw_input_contents) != 1 or tensor.HasField("contents"):
-        raise WrongTensorsError("expected raw bytes or a list of floats, once")
+        raise WrongTensorsError("expected raw bytes or a list of numbers, once")
     return request.raw_input_contents[0]
+
+
+def _listed(tensor: _Tensor) -> bytes:
+    """The list that is the datatype's own; there is none for float16."""
+    if tensor.datatype == FP16:
+        raise WrongTensorsError("FP16 is sent raw: the protocol has no list for it")
+    if tensor.datatype != UINT8:
+        return np.array(tensor.contents.fp32_contents, dtype="<f4").tobytes()
+    numbers = np.array(tensor.contents.uint_contents, dtype=np.uint32)
+    if (numbers > np.iinfo(np.uint8).max).any():
+        raise DtypeError("UINT8: expected numbers up to 255")
+    return numbers.astype(np.uint8).tobytes()

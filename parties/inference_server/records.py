@@ -42,8 +42,8 @@ REFUSALS: Final[Mapping[str, type[KeymixerError]]] = MappingProxyType(
 class Answer:
     """One computed answer that waits to be released.
 
-    `request` and `result` are raw little-endian float32: the encrypted blocks, and
-    logits of `shape` [images, classes].
+    `request` is the bytes of the encrypted blocks as they were sent, in any datatype;
+    `result` is raw little-endian float32: logits of `shape` [images, classes].
     """
 
     request_id: str

@@ -168,7 +168,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def _compute(self, asked: Asked, served: Served) -> Answer:
         blocks = protocol.read_blocks(
             asked.request,
-            served.model.manifest.architecture,
+            served.model.manifest,
             max_images=self._limits.max_images,
             max_bytes=self._limits.max_message_bytes,
         )
@@ -189,7 +189,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             owner=asked.caller,
             name=served.name,
             shape=logits.shape,
-            request=to_bytes(blocks),
+            request=protocol.sent_bytes(asked.request),
             result=to_bytes(logits),
             compute_ms=work.compute_s * 1000,
             arrived_s=asked.arrived_s,

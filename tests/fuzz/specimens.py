@@ -36,7 +36,6 @@ from tests.unit.parties.stage import (
 
 LOG: Final = "demo/keymixer-audit"
 WITNESS: Final = "demo/ward-one/data-owner"
-SIZES: Final = TINY
 
 # Fixed, so that an input which was kept means the same in the next run.
 _SIGNER: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -116,7 +116,7 @@ def _request(data: bytes) -> None:
     read_key(request)
     read_version(request.model_version)
     read_id(request)
-    read_blocks(request, s.SIZES, max_images=64, max_bytes=1 << 16)
+    read_blocks(request, s.MANIFEST, max_images=64, max_bytes=1 << 16)
 
 
 def _answer(data: bytes) -> None:

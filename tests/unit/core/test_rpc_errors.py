@@ -34,6 +34,12 @@ class Context:
 
     def __init__(self) -> None:
         self.ended: list[tuple[StatusCode, str]] = []
+        self.trailers: tuple[tuple[str, str | bytes], ...] = ()
+
+    def set_trailing_metadata(
+        self, metadata: tuple[tuple[str, str | bytes], ...], /
+    ) -> None:
+        self.trailers = metadata
 
     def abort(self, code: StatusCode, details: str) -> NoReturn:
         self.ended.append((code, details))
@@ -271,3 +277,23 @@ def test_a_peer_that_says_why_it_cannot_serve_is_both() -> None:
 def test_other_errors_pass_through() -> None:
     with pytest.raises(ValueError, match="mine"), remote_errors("the vault"):
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1.5, "1500"), (0.0001, "1")])
+def test_what_may_be_tried_again_says_after_what_pause(
+    seconds: float, said: str
+) -> None:
+    context = Context()
+    with pytest.raises(Exception, match="^$"), rpc_errors(context):
+        raise errors.Exhausted("too many", seconds)
+
+    assert context.trailers == (("grpc-retry-pushback-ms", said),)
+
+
+def test_what_has_no_pause_asks_for_none() -> None:
+    """A client would take any as leave to try again."""
+    context = Context()
+    with pytest.raises(Exception, match="^$"), rpc_errors(context):
+        raise errors.TooLargeError("too large")
+
+    assert context.trailers == ()

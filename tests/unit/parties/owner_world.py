@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from core.architecture import Architecture
 from core.canonical import canonical
 from core.checkpoint import sign_checkpoint
+from core.encoding import decode, uint8_step
 from core.errors import BudgetSpent, KeyRefusedError, NotAllowedError, NotFound
 from core.keys import derive_key, verify_possession
 from core.manifest import Manifest
@@ -33,7 +34,7 @@ from core.rpc.settings import Peer
 from core.sealing import SealContext, SealingKey, fingerprint, seal, signed_part
 from core.statements import ENVELOPE, MANIFEST, sign
 from core.transform import transform_embedding
-from core.wire import from_bytes, to_bytes
+from core.wire import to_bytes
 from parties.data_owner.client import Channels, Client, OwnKeys
 from parties.data_owner.keyring import Keyring
 from parties.data_owner.settings import OwnerSettings
@@ -141,6 +142,8 @@ class World:
     key_id: str = "st-anna.cells"
     sealed_for: str = str(OWNER)
     sealing_key: bytes = b""
+    # Where all of them are served.
+    address: str = ""
     lifetime_ms: int = 60_000
     proved: list[int] = field(default_factory=list)
     fetched: list[int] = field(default_factory=list)
@@ -383,7 +386,12 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return self._answer(request, version)
 
     def _answer(self, request: Any, version: int) -> Any:
-        blocks = from_bytes(request.raw_input_contents[0], request.inputs[0].shape)
+        blocks = decode(
+            request.raw_input_contents[0],
+            request.inputs[0].shape,
+            request.inputs[0].datatype,
+            uint8_step(PREPROCESSING, SIZES.dimension),
+        )
         seed = self.world.seed(version)
         key = derive_key(
             seed, key_id="st-anna.cells", version=version, patch_size=2, channels=3
@@ -446,7 +454,8 @@ def served(world: World) -> Iterator[Channels]:
         add(fake(world), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    world.address = f"127.0.0.1:{port}"
+    with grpc.insecure_channel(world.address) as channel:
         yield Channels(channel, channel, channel)
     server.stop(grace=None).wait()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 
 from core.blocks import encrypt
 from core.convmixer import take_apart
+from core.encoding import encode, uint8_step
 from core.errors import (
     AuditUnavailable,
     DtypeError,
@@ -30,6 +32,7 @@ from core.errors import (
     TruncatedError,
 )
 from core.keys import BlockKey, derive_key
+from core.preprocessing import Preprocessing
 from core.rpc.errors import RemoteError
 from core.rpc.health import NotServingError
 from core.rpc.identity import SpiffeId
@@ -457,6 +460,12 @@ def test_the_protocols_other_methods_answer(counter: Counter) -> None:
     assert metadata.versions == ["1"]
     assert list(metadata.inputs[0].shape) == [-1, 2, 2, 48]
     assert list(metadata.outputs[0].shape) == [-1, 10]
+    said = metadata.properties
+    assert said["datatypes"] == "FP32,FP16,UINT8"
+    assert said["key_parameters"] == "key_id:string,key_version:int64"
+    preprocessing = counter.release.manifest.preprocessing
+    assert Preprocessing.from_dict(json.loads(said["preprocessing"])) == preprocessing
+    assert float(said["uint8_step"]) == uint8_step(preprocessing, TINY.dimension)
 
 
 def test_a_server_without_its_registry_is_not_ready(counter: Counter) -> None:
@@ -896,3 +905,63 @@ def test_the_next_is_computed_while_the_one_before_is_recorded(
             held.go_on.set()
         assert first.result(20).id
         assert second.result(20).id
+
+
+def as_datatype(counter: Counter, datatype: str) -> pb.ModelInferRequest:
+    """The question, its blocks packed another way."""
+    request = question()
+    shape = tuple(request.inputs[0].shape)
+    blocks = np.frombuffer(request.raw_input_contents[0], "<f4").reshape(shape)
+    step = uint8_step(counter.release.manifest.preprocessing, TINY.dimension)
+    request.inputs[0].datatype = datatype
+    request.raw_input_contents[0] = encode(blocks, datatype, step)
+    return request
+
+
+@pytest.mark.parametrize(("datatype", "error"), [("FP16", 0.01), ("UINT8", 0.2)])
+def test_fewer_bytes_give_nearly_the_same_answer_and_their_own_digest(
+    counter: Counter, datatype: str, error: float
+) -> None:
+    request = as_datatype(counter, datatype)
+    exact = np.frombuffer(counter.infer(question()).raw_output_contents[0], "<f4")
+
+    answer = counter.infer(request)
+
+    found = np.frombuffer(answer.raw_output_contents[0], "<f4")
+    assert 0 < np.abs(exact - found).max() < error
+    nonce = bytes.fromhex(answer.parameters["audit_nonce"].string_param)
+    sent = hmac.digest(nonce, request.raw_input_contents[0], "sha256")
+    assert counter.audit.records[-1].request_digest == sent
+
+
+def test_bytes_may_come_as_a_list_of_numbers(counter: Counter) -> None:
+    raw, listed = as_datatype(counter, "UINT8"), as_datatype(counter, "UINT8")
+    listed.inputs[0].contents.uint_contents[:] = raw.raw_input_contents[0]
+    del listed.raw_input_contents[:]
+
+    answers = [counter.infer(each).raw_output_contents[0] for each in (raw, listed)]
+    assert answers[0] == answers[1]
+
+
+def test_a_list_of_numbers_that_are_no_bytes_is_refused(counter: Counter) -> None:
+    request = as_datatype(counter, "UINT8")
+    request.inputs[0].contents.uint_contents[:] = [256] * len(
+        request.raw_input_contents[0]
+    )
+    del request.raw_input_contents[:]
+
+    with pytest.raises(DtypeError):
+        counter.infer(request)
+
+
+def test_halves_are_sent_raw_and_are_numbers(counter: Counter) -> None:
+    listed, infinite = as_datatype(counter, "FP16"), as_datatype(counter, "FP16")
+    del listed.raw_input_contents[:]
+    raw = infinite.raw_input_contents[0]
+    infinite.raw_input_contents[0] = b"\x00\x7c" + raw[2:]
+
+    with pytest.raises(WrongTensorsError):
+        counter.infer(listed)
+    with pytest.raises(NonFiniteError):
+        counter.infer(infinite)
+    assert not counter.audit.records
