@@ -284,7 +284,7 @@ def test_what_may_be_tried_again_says_after_what_pause(
     seconds: float, said: str
 ) -> None:
     context = Context()
-    with pytest.raises(Exception, match="^$"), rpc_errors(context):
+    with pytest.raises(Exception, match=r"^$"), rpc_errors(context):
         raise errors.Exhausted("too many", seconds)
 
     assert context.trailers == (("grpc-retry-pushback-ms", said),)
@@ -293,7 +293,7 @@ def test_what_may_be_tried_again_says_after_what_pause(
 def test_what_has_no_pause_asks_for_none() -> None:
     """A client would take any as leave to try again."""
     context = Context()
-    with pytest.raises(Exception, match="^$"), rpc_errors(context):
+    with pytest.raises(Exception, match=r"^$"), rpc_errors(context):
         raise errors.TooLargeError("too large")
 
     assert context.trailers == ()
