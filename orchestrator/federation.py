@@ -185,6 +185,8 @@ class Serving(Section):
 
     # `auto` measures those in float32 and takes the fastest.
     engine: EngineName = "onnxruntime"
+    # Where it serves Prometheus metrics, such as `127.0.0.1:9464`; empty: nowhere.
+    metrics: str = ""
 
 
 class Rotate(Section):

@@ -207,9 +207,8 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
     if role == KEY_HOLDER:
         return {"max_staleness_s": policies.max_staleness_s}
     if role == INFERENCE_SERVER:
-        engine = federation.serving.engine
         staleness = {"max_staleness_s": policies.max_staleness_s}
-        return {**staleness, **_limits(federation), "engine": engine}
+        return {**staleness, **_limits(federation), **federation.serving.model_dump()}
     if role == DATA_OWNER and policies.datatype:
         return {"datatype": policies.datatype}
     return {}

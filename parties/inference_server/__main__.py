@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from core.errors import KeymixerError
 from core.rpc import logs
@@ -28,6 +29,8 @@ from parties.inference_server.engine import Engine
 from parties.inference_server.engines.choice import engine_named
 from parties.inference_server.intake import Intake
 from parties.inference_server.lanes import Room
+from parties.inference_server.meter import Meter, NoMeter
+from parties.inference_server.metrics import PrometheusMeter, exported
 from parties.inference_server.policy import POLICY
 from parties.inference_server.rates import Rates
 from parties.inference_server.releases import Releases
@@ -93,8 +96,9 @@ def running(
             well = presence.is_ready() and standing.is_fresh()
             return well and not ports.log.why_away
 
+        meter = stack.enter_context(_meter(folder, settings))
         services = (
-            _inference(settings, ports, intake.catalogue, standing, ready),
+            _inference(settings, ports, intake.catalogue, standing, ready, meter=meter),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
         admit = _admission(settings, standing)
@@ -139,6 +143,19 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
     )
 
 
+@contextmanager
+def _meter(folder: Path, settings: Settings) -> Iterator[Meter]:
+    """What counts; the folder's `metrics-address` says where it can be read."""
+    if not settings.metrics:
+        yield NoMeter()
+        return
+    registry = CollectorRegistry()
+    meter = PrometheusMeter(registry)
+    with exported(registry, settings.metrics) as address:
+        write_public(folder / "metrics-address", address.encode())
+        yield meter
+
+
 def _intake(
     folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
 ) -> Intake:
@@ -168,7 +185,10 @@ def _inference(
     catalogue: Catalogue,
     standing: Standing,
     ready: Callable[[], bool],
+    *,
+    meter: Meter,
 ) -> InferenceService:
+    room = Room(settings.max_waiting, settings.max_waiting_each)
     return InferenceService(
         catalogue,
         ports.releases,
@@ -178,8 +198,9 @@ def _inference(
         log=ports.log,
         ready=ready,
         entropy=os.urandom,
-        batcher=Batcher(Room(settings.max_waiting, settings.max_waiting_each)),
+        batcher=Batcher(room, meter=meter),
         rates=Rates(settings.limit, settings.limits),
+        meter=meter,
     )
 
 

@@ -57,6 +57,8 @@ class Answer:
     arrived_s: float
     # How many images were computed at once.
     batch: int
+    # How long it waited for that, in seconds.
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from importlib import metadata
 
 import grpc
 
-from core.errors import NotAllowedError
+from core.errors import KeymixerError, NotAllowedError
 from core.rpc.policy import current_caller
 from core.statements import IssueStatement
 from core.wire import to_bytes
@@ -30,7 +30,7 @@ from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
-from parties.inference_server.records import Answer, release
+from parties.inference_server.records import Answer, Receipt, release
 from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName, ModelName
 from parties.inference_server.work import Call, Work, require_wanted
@@ -138,12 +138,21 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
                 served = self._find(request, caller)
                 call = Asked(request, caller, context, arrived_s)
                 answer = self._compute(call, served)
-            with known_to_the_log():
-                left_s = context.time_remaining()
-                receipt = release(
-                    self._releases, answer, self._entropy, timeout_s=left_s
-                )
-            return protocol.write_answer(answer, receipt)
+            return protocol.write_answer(answer, self._release(answer, context))
+
+    def _release(self, answer: Answer, call: Call) -> Receipt:
+        """Have the answer recorded, or raise what the log says."""
+        started_s = time.perf_counter()
+        with known_to_the_log():
+            left_s = call.time_remaining()
+            receipt = release(self._releases, answer, self._entropy, timeout_s=left_s)
+        self._meter.answered(
+            queue_s=answer.queue_s,
+            audit_s=time.perf_counter() - started_s,
+            received=len(answer.request),
+            sent=len(answer.result),
+        )
+        return receipt
 
     def _newest(self, model: str, text: str) -> int:
         versions = self._catalogue.versions(model)
@@ -182,7 +191,9 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             asked.call,
             lambda: self._require_still(asked.caller, served),
         )
+        entered_s = time.perf_counter()
         logits = self._batcher.compute(work)
+        waited_s = time.perf_counter() - entered_s
         require_wanted(asked.call)
         return Answer(
             request_id=request_id,
@@ -194,6 +205,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             compute_ms=work.compute_s * 1000,
             arrived_s=asked.arrived_s,
             batch=work.batch,
+            queue_s=max(0.0, waited_s - work.compute_s),
         )
 
     def _require_still(self, caller: str, served: Served) -> None:
@@ -206,8 +218,20 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def _ending(self, request: pb.ModelInferRequest) -> Iterator[None]:
         """Report what ends without an answer, and is no refusal."""
         caller, called = str(current_caller()), f"/{INFERENCE}/ModelInfer"
-        with failures_reported(self._reporter, caller, called, _named(request)):
+        with (
+            self._counted(),
+            failures_reported(self._reporter, caller, called, _named(request)),
+        ):
             yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            kind = error.kind if isinstance(error, KeymixerError) else "Internal"
+            self._meter.refused(kind)
+            raise
 
     @contextmanager
     def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:

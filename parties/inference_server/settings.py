@@ -32,6 +32,8 @@ class Settings:
     max_waiting_each: int = 128
     # After so long without the orchestrator's word on keys, nobody is answered.
     max_staleness_s: float = MAX_STALENESS_S
+    # Where metrics may be fetched, `host:port` on the loopback; empty: nowhere.
+    metrics: str = ""
     # How much an owner may ask for: anyone's, and those by SPIFFE ID.
     limit: Limit = field(default_factory=Limit)
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Settings:
             else None,
             max_staleness_s=take_staleness(found),
             engine=_engine(found),
+            metrics=take_address(found, "metrics") if found.get("metrics") else "",
             limit=_limit(found.get("limit", {})),
             limits={
                 owner: _limit(named) for owner, named in found.get("limits", {}).items()

@@ -1,5 +1,6 @@
 """Requests of different owners in one batch, over mutual TLS, with the log on."""
 
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -196,3 +197,23 @@ def _let_go_when_it_stops(hub: Hub) -> None:
         wait_until(stops)
     gated(hub).shut = False
     gated(hub).let_go_on(9)
+
+
+def test_what_the_server_does_can_be_fetched_as_metrics(hub: Hub) -> None:
+    """And says nothing of who asked."""
+    engine = gated(hub)
+    engine.let_go_on(9)
+    limits = {str(ALDER_ID): {"max_images": 1}}
+    with hub.inference_server(metrics="127.0.0.1:0", limits=limits):
+        ask(hub, question(ALDER_ID), ALDER_ID)
+        with pytest.raises(KeymixerError, match="TooLarge"):
+            ask(hub, encrypted(ALDER_ID, images(2)), ALDER_ID)
+        address = (hub.cast.home(CLOUD_ID) / "metrics-address").read_text()
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+            text = answer.read().decode()
+
+    lines = text.splitlines()
+    assert "keymixer_answers_total 1.0" in lines
+    assert "keymixer_batch_images_sum 1.0" in lines
+    assert 'keymixer_refusals_total{kind="TooLarge"} 1.0' in lines
+    assert ALDER_ID.organisation not in text
