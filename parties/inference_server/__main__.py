@@ -25,6 +25,7 @@ from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.embeddings import Embeddings
 from parties.inference_server.engine import Engine
 from parties.inference_server.engines.choice import engine_named
 from parties.inference_server.intake import Intake
@@ -160,8 +161,9 @@ def _intake(
     folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
 ) -> Intake:
     engine = engine or engine_named(settings.engine, settings.engine_threads)
-    catalogue = Catalogue(engine)
     store = ModelStore(folder)
+    embeddings = Embeddings(store.read_issue, settings.max_embedding_bytes)
+    catalogue = Catalogue(engine, embeddings)
     return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
 
 

@@ -6,6 +6,7 @@ from threading import Lock
 
 from core.errors import KeyRefusedError, NotFound
 from core.manifest import Manifest
+from parties.inference_server.embeddings import Embeddings
 from parties.inference_server.engine import Backbone, Engine
 from parties.inference_server.store import (
     IssuedName,
@@ -35,11 +36,10 @@ class Served:
 class Catalogue:
     """Finds what a request asks for; many threads may ask at once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, embeddings: Embeddings | None = None) -> None:
         self._engine = engine
         self._backbones: Mapping[ModelName, ReadyBackbone] = {}
-        # Of these there are as many as owners: changed in place, never copied.
-        self._issues: dict[IssuedName, StoredIssue] = {}
+        self._embeddings = embeddings or Embeddings()
         self._changing = Lock()
 
     def prepare(self, stored: StoredBackbone) -> ReadyBackbone:
@@ -58,14 +58,11 @@ class Catalogue:
         self.serve(stored.name, self.prepare(stored))
 
     def add_issue(self, stored: StoredIssue) -> None:
-        name = IssuedName.of(stored.statement)
-        with self._changing:
-            self._issues[name] = stored
+        self._embeddings.add(stored)
 
     def remove_issue(self, name: IssuedName) -> None:
         """Stop serving an issued model; the next request is refused."""
-        with self._changing:
-            self._issues.pop(name, None)
+        self._embeddings.remove(name)
 
     def versions(self, model: str) -> list[int]:
         """The versions of a model that are here, oldest first. Raises `NotFound`."""
@@ -89,12 +86,13 @@ class Catalogue:
         Raises:
             NotFound: for a model that is not here.
             KeyRefusedError: when nothing of it is issued for this key version.
+            StorageError: when what is issued cannot be read from disk.
         """
         known = self.versions(model) if version is None else [version]
         for candidate in reversed(known):
             ready = self.backbone(model, candidate)
             name = IssuedName(key_id, key_version, model, candidate)
-            issue = self._issues.get(name)
+            issue = self._embeddings.find(name)
             if issue is not None:
                 return Served(name, ready, issue)
         raise KeyRefusedError("no model is issued for this key version")

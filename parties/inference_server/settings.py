@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from core.errors import ConfigurationError
 from core.rpc.settings import Peer, read_settings, take_address, take_text
+from parties.inference_server.embeddings import BUDGET_BYTES
 from parties.inference_server.engines import choice
 from parties.inference_server.rates import Limit
 from parties.standing import MAX_STALENESS_S, take_staleness
@@ -27,6 +28,8 @@ class Settings:
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
+    # Memory for issued embeddings; more of them wait on disk until they are asked for.
+    max_embedding_bytes: int = BUDGET_BYTES
     # Requests that may wait for a batch, of all owners and of each.
     max_waiting: int = 256
     max_waiting_each: int = 128
@@ -47,6 +50,7 @@ class Settings:
             "max_images",
             "max_message_bytes",
             "max_backbone_bytes",
+            "max_embedding_bytes",
             "max_waiting",
             "max_waiting_each",
         )

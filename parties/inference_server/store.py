@@ -152,6 +152,14 @@ class ModelStore:
         name = IssuedName.of(IssueStatement.from_bytes(statement))
         _write_pair(self._issued_path(name), facts, content)
 
+    def read_issue(self, statement: IssueStatement) -> StoredIssue:
+        """Read the embedding that a statement binds, and check it against that.
+
+        It is read whole: its digest is over all of it, and it is small.
+        """
+        path = self._issued_path(IssuedName.of(statement))
+        return read_issue(statement, read_file(_with_suffix(path, ".safetensors")))
+
     def delete_issue(self, name: IssuedName) -> None:
         """Delete an issued embedding; deleting it twice is not an error."""
         path = self._issued_path(name)
