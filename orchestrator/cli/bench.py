@@ -162,6 +162,39 @@ def wire(
     print_rows("On the wire", rows, columns, as_json=json_)
 
 
+@app.command(epilog=EXIT_CODES)
+def owners(
+    count: Annotated[
+        int, typer.Option("--owners", min=100, max=999_999, help="How many owners.")
+    ] = 10_000,
+    hidden: Annotated[
+        int, typer.Option(min=1, help="The width of the model's tokens.")
+    ] = 256,
+    patch: Annotated[
+        int, typer.Option(min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Memory for embeddings, in MiB.")
+    ] = 256,
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say what many owners take of one inference server: memory, and first requests.
+
+    The embeddings are made up, and lie on disk as the server's do. docs/scale.md
+    explains the figures.
+
+    Example: keymixer bench owners --owners 1000
+    """
+    from orchestrator.bench.owners import Plan, measure_owners
+
+    report = measure_owners(Plan(count, hidden, patch, budget))
+    if json_:
+        print_json(report)
+    else:
+        _print_owners(report)
+
+
 def _sizes(listed: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(each) for each in listed.split(","))
@@ -211,6 +244,18 @@ def _print_appends(report: dict[str, Any]) -> None:
         **{word: str(fact) for word, fact in report["machine"].items()},
     }
     print_facts(f"Appends of {report['callers']} callers", told)
+
+
+def _print_owners(report: dict[str, Any]) -> None:
+    told = {
+        "at the start, all are loaded in": f"{report['start_s']:.1f} s",
+        "to find any owner": f"{_listed(report['any_owner_ms'])} ms",
+        "to find one in memory": f"{_listed(report['warm_ms'])} ms",
+        "embeddings in memory": f"{report['embeddings_mib']:,.0f} MiB",
+        "most memory of the process": f"{report['peak_mib']:,.0f} MiB",
+        **{word: str(fact) for word, fact in report["machine"].items()},
+    }
+    print_facts(f"{report['owners']:,} owners of one server", told)
 
 
 def _print_growth(report: dict[str, Any]) -> None:
