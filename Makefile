@@ -11,7 +11,7 @@ PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 help:
 	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
 	@echo "make bench      appends to the audit log, then the keys of 1,000 owners, rotated: what it takes"
-	@echo "make test       every test: test-light, then test-heavy (minutes of killed servers)"
+	@echo "make test       every test: test-light, then test-heavy (fuzzing, then minutes of killed servers)"
 	@echo "make lint       style, types, import rules, protos and their stubs"
 	@echo "make protos     generate the stubs again"
 	@echo "Options for the keys: make bench ARGS='--owners 100'; all: keymixer bench audit --help, ... keys --help"

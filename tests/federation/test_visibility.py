@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from core.blocks import encrypt, to_blocks
+from core.pixels import PixelKey
 from core.preprocessing import normalise
 from core.rpc.identity import (
     DATA_OWNER,
@@ -130,16 +131,22 @@ def _secrets_of(
     pixels = np.load(folder / "images.npz")["images"]
     plain = normalise(pixels, release.manifest.preprocessing)
     blocks = to_blocks(plain, 4)
+    # The owner's client folds the normalisation into the key, which rounds otherwise.
+    folded = PixelKey.of(key, release.manifest.preprocessing)
     return {
         f"images of {owner}": [
             *of_images("images", pixels, plain),
             *of_array("blocks", blocks.reshape(-1, 16)),
         ],
         f"seed of {owner}": of_bytes("seed", seed),
-        f"matrix of {owner}": [*of_array("matrix", key.matrix)],
+        f"matrix of {owner}": [
+            *of_array("matrix", key.matrix),
+            *of_array("folded", folded.matrix),
+        ],
         f"issued to {owner}": [*of_array("issued", transform_embedding(weight, key))],
         f"encrypted by {owner}": [
-            *of_array("encrypted", encrypt(plain, key).reshape(-1, 16))
+            *of_array("encrypted", encrypt(plain, key).reshape(-1, 16)),
+            *of_array("encrypted", folded.encrypt(pixels).reshape(-1, 16)),
         ],
         f"answers to {owner}": [
             *of_array("logits", np.load(folder / "answers.npz")["logits"])
