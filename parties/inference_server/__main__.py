@@ -6,10 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -34,6 +34,7 @@ from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.metrics import PrometheusMeter, exported
 from parties.inference_server.policy import POLICY
 from parties.inference_server.rates import Rates
+from parties.inference_server.records import Verdicts
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import (
     INFERENCE,
@@ -53,6 +54,9 @@ from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
+
+# As `core.rpc.server.serve` is called.
+Serving: TypeAlias = Callable[..., AbstractContextManager[RunningServer]]
 
 # Room for calls that do not wait for a batch: health, metadata, uploads.
 _OTHER_CALLS: Final = 32
@@ -80,15 +84,19 @@ def running(
     folder: Path,
     engine: Engine | None = None,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    recorded: Callable[[Verdicts], Verdicts] = lambda releases: releases,
+    serving: Serving = serve,
 ) -> Iterator[RunningServer]:
     """An inference server that serves; the folder's `address` says where.
 
-    By `clock`, in seconds, it tells how old the registry's word is.
+    By `clock`, in seconds, it tells how old the registry's word is. `recorded` and
+    `serving` are for measuring what the log and TLS cost; see `unguarded`.
     """
     settings, identity = Settings.read(folder), load_identity(folder)
     keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
-        ports = _ports(settings, identity, stack)
+        ports = _ports(settings, identity, stack, recorded)
         intake = _intake(folder, settings, ports, engine)
         standing = _standing(settings, ports, intake, clock)
         presence = Presence(ports.registry, str(identity.spiffe), keys)
@@ -104,7 +112,7 @@ def running(
         )
         admit = _admission(settings, standing)
         server = stack.enter_context(
-            _serving(services, ports, settings, identity, admit)
+            _serving(services, ports, settings, identity, admit, serving)
         )
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
@@ -117,11 +125,16 @@ class _Ports:
     registry: GrpcRegistry
     audit: GrpcAuditLog
     reporter: Reporter
-    releases: Releases
+    releases: Verdicts
     log: LogWatch
 
 
-def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
+def _ports(
+    settings: Settings,
+    identity: Identity,
+    stack: ExitStack,
+    recorded: Callable[[Verdicts], Verdicts],
+) -> _Ports:
     peer = settings.orchestrator
     channel = stack.enter_context(
         open_channel(
@@ -139,7 +152,7 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
         GrpcRegistry(channel),
         audit,
         stack.enter_context(Reporter(audit)),
-        releases,
+        recorded(releases),
         watched(channel),
     )
 
@@ -221,6 +234,7 @@ def _serving(
     settings: Settings,
     identity: Identity,
     admit: Check,
+    serving: Serving,
 ) -> Iterator[RunningServer]:
     inference, model_store = services
 
@@ -228,7 +242,7 @@ def _serving(
         add_GRPCInferenceServiceServicer_to_server(inference, server)
         add_ModelStoreServiceServicer_to_server(model_store, server)
 
-    with serve(
+    with serving(
         identity,
         POLICY,
         register,

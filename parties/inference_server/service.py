@@ -30,8 +30,7 @@ from parties.inference_server.engine import Question
 from parties.inference_server.intake import Intake
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
-from parties.inference_server.records import Answer, Receipt, release
-from parties.inference_server.releases import Releases
+from parties.inference_server.records import Answer, Receipt, Verdicts, release
 from parties.inference_server.store import IssuedName, ModelName
 from parties.inference_server.work import Call, Work, require_wanted
 from parties.log_watch import LogWatch
@@ -71,7 +70,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def __init__(
         self,
         catalogue: Catalogue,
-        releases: Releases,
+        releases: Verdicts,
         reporter: Reporter,
         limits: Limits,
         standing: Standing,
