@@ -1,7 +1,6 @@
 """Connections of a load generator, as cheap as they can be: bytes in, bytes out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -36,6 +35,8 @@ class Target:
         transport: `http` or `grpc`.
         path: the path of a URL, or the full name of a method, `/package.Service/Method`.
         form: a name in `orchestrator.bench.forms.FORMS`.
+        tls: whom to expect, and as whom to ask; None: in clear.
+        caller: as whom to ask in clear, for a server that believes it.
     """
 
     transport: str
@@ -43,6 +44,7 @@ class Target:
     path: str
     form: str
     tls: Tls | None = None
+    caller: str = ""
 
 
 class Connection(Protocol):
@@ -154,13 +156,14 @@ class _Grpc:
 
     def __init__(self, target: Target) -> None:
         self._channel = _channel(target)
-        self._call: Callable[[bytes], Awaitable[bytes]] = self._channel.unary_unary(
+        self._call = self._channel.unary_unary(
             target.path, request_serializer=None, response_deserializer=None
         )
+        self._said = (("caller", target.caller),) if target.caller else None
 
     async def ask(self, body: bytes) -> bytes:
         try:
-            return await self._call(body)
+            return bytes(await self._call(body, metadata=self._said))
         except grpc.aio.AioRpcError as error:
             raise PeerUnavailable(f"{error.code().name}: {error.details()}") from None
 
@@ -174,6 +177,7 @@ def _channel(target: Target) -> grpc.aio.Channel:
         ("grpc.max_send_message_length", _MAX_BYTES),
         ("grpc.max_receive_message_length", _MAX_BYTES),
         ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if target.tls is None:
         return grpc.aio.insecure_channel(place, options=options)

@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -30,16 +30,23 @@ _MEASURING: Final = {"event": "measuring"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """Whom to ask what; `questions` is a file that `write_questions` wrote."""
+
+    target: Target
+    questions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What is asked of whom: each caller has one request under way at a time.
 
     Args:
-        questions: a file that `write_questions` wrote.
+        ways: dealt out to the callers; who has several takes them in turn.
         warm_s: for how long requests are made before they count.
     """
 
-    target: Target
-    questions: str
+    ways: tuple[Way, ...]
     callers: int = 32
     seconds: float = 5.0
     warm_s: float = 1.0
@@ -50,12 +57,21 @@ class Load:
     @classmethod
     def from_json(cls, text: str) -> Self:
         entries = json.loads(text)
-        target = entries.pop("target")
-        tls = target.pop("tls")
-        return cls(
-            target=Target(**target, tls=tls and Tls(**tls)),
-            **entries,
-        )
+        ways = tuple(map(_way, entries.pop("ways")))
+        return cls(ways=ways, **entries)
+
+    def of(self, caller: int) -> tuple[Way, ...]:
+        """The ways of one caller; there is one for each, if need be shared."""
+        return self.ways[caller :: self.callers] or (self.ways[caller % len(self.ways)],)
+
+
+def _way(entries: dict[str, Any]) -> Way:
+    target = entries["target"]
+    tls = target.pop("tls")
+    return Way(
+        target=Target(**target, tls=tls and Tls(**tls)),
+        questions=entries["questions"],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +95,12 @@ class Figures:
 
 async def measure(load: Load) -> Figures:
     """Ask for the given time and say what was seen."""
-    questions = read_questions(Path(load.questions))
+    # Many ways may have the same questions.
+    files = {way.questions: read_questions(Path(way.questions)) for way in load.ways}
     began = time.perf_counter() + load.warm_s
     seen = _Seen(began, began + load.seconds)
     callers = [
-        asyncio.create_task(_call(load.target, _from(questions, caller), seen))
+        asyncio.create_task(_call([_Line(w, files, caller) for w in load.of(caller)], seen))
         for caller in range(load.callers)
     ]
     await asyncio.sleep(load.warm_s)
@@ -140,30 +157,46 @@ class _Seen:
         )
 
 
-async def _call(target: Target, questions: Iterator[Question], seen: _Seen) -> None:
-    """One caller: it goes on until it is cancelled, with a new connection if need be."""
-    while True:
-        try:
-            connection = await connect(target)
-            with_it = _ask(connection, FORMS[target.form].read, questions, seen)
+async def _call(lines: Sequence["_Line"], seen: _Seen) -> None:
+    """One caller: it goes on until it is cancelled."""
+    try:
+        for line in itertools.cycle(lines):
             try:
-                await with_it
-            finally:
-                await connection.close()
-        except PeerUnavailable as error:
-            seen.error(error)
-            await asyncio.sleep(_PAUSE_S)
+                await line.ask(seen)
+            except PeerUnavailable as error:
+                seen.error(error)
+                await line.close()
+                await asyncio.sleep(_PAUSE_S)
+    finally:
+        for line in lines:
+            await line.close()
 
 
-async def _ask(
-    connection: Connection, read: Any, questions: Iterator[Question], seen: _Seen
-) -> None:
-    for question in questions:
+class _Line:
+    """A way with a connection, which is made anew if it breaks."""
+
+    def __init__(
+        self, way: Way, files: Mapping[str, Sequence[Question]], caller: int
+    ) -> None:
+        self._target = way.target
+        self._questions = _from(files[way.questions], caller)
+        self._read = FORMS[way.target.form].read
+        self._connection: Connection | None = None
+
+    async def ask(self, seen: _Seen) -> None:
+        if self._connection is None:
+            self._connection = await connect(self._target)
+        question = next(self._questions)
         began = time.perf_counter()
-        answer = await connection.ask(question.body)
+        answer = await self._connection.ask(question.body)
         ended = time.perf_counter()
-        images = len(question.classes)
-        seen.answer(began, ended, images, _wrong(read, answer, question.classes))
+        wrong = _wrong(self._read, answer, question.classes)
+        seen.answer(began, ended, len(question.classes), wrong)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
 
 
 def _wrong(read: Any, answer: bytes, classes: Sequence[int]) -> int:
