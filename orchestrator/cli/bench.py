@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from core.console import (
     EXIT_CODES,
@@ -195,6 +196,55 @@ def owners(
         _print_owners(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def peers(
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A release's folder; else random weights of h256 d8 p4."),
+    ] = None,
+    names: Annotated[
+        str, typer.Option("--peers", help="Which, such as litserve,mlserver; else all.")
+    ] = "",
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="How long each measurement takes.")
+    ] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each peer is measured, in turns.")
+    ] = 3,
+    *,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure other inference servers with the plain model, as they recommend it.
+
+    Each runs in an environment of its own, which the first run installs into the
+    user's cache: some gigabytes. docs/peers.md explains the figures.
+
+    Example: keymixer bench peers --peers torchserve,litserve
+    """
+    from orchestrator.bench.comparison import Plan, measure_peers
+    from orchestrator.bench.release import write_large
+
+    console = Console(stderr=True)
+    chosen = [name for name in names.split(",") if name]
+    try:
+        with _folder(keep) as folder, console.status("peers") as status:
+            model = release or write_large(folder / "release")
+            report = measure_peers(
+                model,
+                chosen,
+                Plan(seconds=seconds, rounds=rounds),
+                folder,
+                lambda line: status.update(escape(line[:100])),
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        print_json(report)
+    else:
+        _print_peers(report)
+
+
 def _sizes(listed: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(each) for each in listed.split(","))
@@ -256,6 +306,32 @@ def _print_owners(report: dict[str, Any]) -> None:
         **{word: str(fact) for word, fact in report["machine"].items()},
     }
     print_facts(f"{report['owners']:,} owners of one server", told)
+
+
+def _print_peers(report: dict[str, Any]) -> None:
+    columns = {
+        "peer": "peer",
+        "version": "version",
+        "protocol": "protocol",
+        "images_a_request": "images a request",
+        "images_per_s": "images/s",
+        "least_to_most": "least, most",
+        "images_per_cpu_s": "images a CPU second",
+        "p50_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "over_bare": "over bare",
+    }
+    print_rows("Other servers", report["rows"], columns, as_json=False)
+    told = {
+        **{f"{name} is absent": why for name, why in report["absent"].items()},
+        "callers": report["callers"],
+        "rounds": f"{report['rounds']} of {report['seconds']:g} s",
+        "threads of torch": report["threads"],
+        "allocator": ", ".join(f"{n} {v}" for n, v in report["allocator"].items()),
+        **report["machine"],
+    }
+    facts = {word: str(fact) for word, fact in told.items()}
+    print_facts("The run", facts)
 
 
 def _print_growth(report: dict[str, Any]) -> None:
