@@ -13,7 +13,7 @@ from core.datasets import load as load_data
 from orchestrator.bench import machine
 from orchestrator.bench.driving import Measured, drive, forward_bare
 from orchestrator.bench.environments import PeerNotInstalled
-from orchestrator.bench.load import Load
+from orchestrator.bench.load import Load, Way
 from orchestrator.bench.peers import ALLOCATOR, THREADS, Peer, PeerNotStarted, peer
 from orchestrator.bench.questions import Answered, answer_plainly, write_questions
 from orchestrator.bench.recipes import Recipe, read_recipes
@@ -143,20 +143,21 @@ def compare(
                 continue
             told(f"round {number} of {plan.rounds}: {name}")
             try:
-                _turn(server, answered, plan, folder / name, series)
+                turn(server, answered, plan, folder / name, series)
             except (PeerNotInstalled, PeerNotStarted) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
     return Comparison(bare, tuple(series.values()), absent)
 
 
-def _turn(
+def turn(
     server: Opened,
     answered: Answered,
     plan: Plan,
     folder: Path,
     series: dict[tuple[str, int], Series],
 ) -> None:
+    """Open one server, measure it with each size of requests, and close it."""
     folder.mkdir(parents=True, exist_ok=True)
     with server(folder) as running:
         target = running.target
@@ -164,8 +165,7 @@ def _turn(
             asked = folder / f"questions-{images}"
             write_questions(asked, answered.questions(target.form, images))
             load = Load(
-                target=target,
-                questions=str(asked),
+                ways=(Way(target=target, questions=str(asked)),),
                 callers=plan.callers,
                 seconds=plan.seconds,
             )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from core.errors import KeymixerError
 from orchestrator.bench.load import Figures, Load
 from orchestrator.bench.peers import ALLOCATOR, THREADS, Peer
+from orchestrator.bench.tree import Tree
 
 # Beyond what a measurement takes: an interpreter with torch starts, and ends.
 _SLACK_S: Final = 60.0
@@ -37,10 +38,17 @@ class Measured:
     images_per_cpu_s: float
     p50_ms: float
     p99_ms: float
+    # With the processor time of those that the server itself asks, such as its log.
+    images_per_cpu_s_in_all: float = 0.0
 
 
-def drive(peer: Peer, load: Load) -> Measured:
+def drive(peer: Peer, load: Load, beside: Tree | None = None) -> Measured:
     """Have a process of its own make the requests.
+
+    Args:
+        peer: The server.
+        load: What is asked of it; its ways lead there.
+        beside: What works for the server in another process.
 
     Raises:
         LoadFailed: that process ended with an error.
@@ -48,9 +56,9 @@ def drive(peer: Peer, load: Load) -> Measured:
     """
     with _process("orchestrator.bench.load", load.to_json()) as child:
         _line(child)
-        before = peer.tree.cpu_seconds()
+        before, others = peer.tree.cpu_seconds(), _seconds(beside)
         figures = Figures(**_line(child))
-        used = peer.tree.cpu_seconds() - before
+        used, others = peer.tree.cpu_seconds() - before, _seconds(beside) - others
         child.wait(_SLACK_S)
     _require_right(peer.name, figures)
     return Measured(
@@ -58,6 +66,7 @@ def drive(peer: Peer, load: Load) -> Measured:
         images_per_cpu_s=figures.images / used if used else 0.0,
         p50_ms=figures.p50_ms,
         p99_ms=figures.p99_ms,
+        images_per_cpu_s_in_all=figures.images / (used + others) if used else 0.0,
     )
 
 
@@ -77,6 +86,10 @@ def forward_bare(release: Path, images: int, seconds: float) -> Measured:
         measured = Measured(**_line(child))
         child.wait(_SLACK_S)
     return measured
+
+
+def _seconds(tree: Tree | None) -> float:
+    return tree.cpu_seconds() if tree else 0.0
 
 
 def _process(module: str, given: str) -> subprocess.Popen[str]:

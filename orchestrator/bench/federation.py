@@ -25,9 +25,7 @@ _OTHERS: Final = (
 )
 
 
-def federation_of(
-    owners: int, hidden: int, patch: int, depth: int = 1
-) -> Federation:
+def federation_of(owners: int, hidden: int, patch: int, depth: int = 1) -> Federation:
     """So many owners of one model; nothing waits for an overlap or a window.
 
     Args:

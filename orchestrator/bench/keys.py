@@ -104,7 +104,9 @@ def workspace_for(plan: Plan, runs: Path) -> Workspace:
     """Lay a federation out in a folder, with a certificate for everybody."""
     runs.mkdir(parents=True, exist_ok=True)
     scenario = runs / "federation.yaml"
-    write_federation(federation_of(plan.owners, plan.hidden, plan.patch, plan.depth), scenario)
+    write_federation(
+        federation_of(plan.owners, plan.hidden, plan.patch, plan.depth), scenario
+    )
     return create_workspace(runs, scenario)
 
 

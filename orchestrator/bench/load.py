@@ -62,7 +62,9 @@ class Load:
 
     def of(self, caller: int) -> tuple[Way, ...]:
         """The ways of one caller; there is one for each, if need be shared."""
-        return self.ways[caller :: self.callers] or (self.ways[caller % len(self.ways)],)
+        return self.ways[caller :: self.callers] or (
+            self.ways[caller % len(self.ways)],
+        )
 
 
 def _way(entries: dict[str, Any]) -> Way:
@@ -100,7 +102,9 @@ async def measure(load: Load) -> Figures:
     began = time.perf_counter() + load.warm_s
     seen = _Seen(began, began + load.seconds)
     callers = [
-        asyncio.create_task(_call([_Line(w, files, caller) for w in load.of(caller)], seen))
+        asyncio.create_task(
+            _call([_Line(w, files, caller) for w in load.of(caller)], seen)
+        )
         for caller in range(load.callers)
     ]
     await asyncio.sleep(load.warm_s)

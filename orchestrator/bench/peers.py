@@ -77,8 +77,8 @@ class Peer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A peer that answers."""
+class Server:
+    """A server that answers."""
 
     name: str
     version: str
@@ -89,7 +89,7 @@ class Running:
 @contextlib.contextmanager
 def peer(
     recipe: Recipe, release: Path, question: Question, folder: Path, on_line: OnLine
-) -> Iterator[Running]:
+) -> Iterator[Server]:
     """Install a peer if need be, run it until the block is left, and leave nothing.
 
     Args:
@@ -122,7 +122,7 @@ def peer(
         try:
             _wait(recipe.name, target, question, child, log)
             _require_own(recipe.name, tree)
-            yield Running(recipe.name, told, target, tree)
+            yield Server(recipe.name, told, target, tree)
         finally:
             _stop(child, tree)
 

@@ -32,6 +32,7 @@ class Question:
 class Answered:
     """Images as the model reads them, and the classes that the plain model gives."""
 
+    pixels: UInt8[np.ndarray, "n h w c"]
     images: Float32[np.ndarray, "n c h w"]
     classes: tuple[int, ...]
 
@@ -65,7 +66,9 @@ def answer_plainly(release: Path, pixels: UInt8[np.ndarray, "n h w c"]) -> Answe
         logits = np.concatenate([model(part).numpy() for part in parts])
     best = np.sort(logits, axis=1)
     clear = best[:, -1] - best[:, -2] > _MARGIN
-    return Answered(images[clear], tuple(map(int, logits[clear].argmax(1))))
+    return Answered(
+        pixels[clear], images[clear], tuple(map(int, logits[clear].argmax(1)))
+    )
 
 
 def read_manifest(release: Path) -> Manifest:

@@ -245,6 +245,90 @@ def peers(
         _print_peers(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def serving(
+    owners: Annotated[int, typer.Option(min=32, help="How many owners.")] = 1000,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A release's folder; else random weights of h256 d8 p4."),
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="Which, such as litserve; `all`, or `none`.")
+    ] = "all",
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="How long each measurement takes.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each is measured, in turns.")
+    ] = 3,
+    *,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it, as SVG, into this file.")
+    ] = None,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure a whole federation's answers a second, beside bare engines and others.
+
+    Real servers, mutual TLS, a key for each owner and a record for every answer, in
+    turns with the same model served by others, in the plain. docs/speed.md explains
+    the figures.
+
+    Example: keymixer bench serving --owners 100 --peers none
+    """
+    from orchestrator.bench.serving import Plan, measure_serving
+    from orchestrator.simulation.narrator import Narrator
+
+    plan = Plan(
+        owners=owners,
+        release=release,
+        peers=_peer_names(peers),
+        seconds=seconds,
+        rounds=rounds,
+    )
+    try:
+        with _folder(keep) as folder:
+            told = Narrator(Console(stderr=True))
+            report = measure_serving(plan, folder, told)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if figure is not None:
+        from orchestrator.bench.serving_figure import write_figure
+
+        write_figure(report, figure)
+    if json_:
+        print_json(report)
+    else:
+        _print_serving(report)
+
+
+def _peer_names(text: str) -> tuple[str, ...] | None:
+    if text == "all":
+        return None
+    return () if text == "none" else tuple(text.split(","))
+
+
+def _print_serving(report: dict[str, Any]) -> None:
+    columns = {
+        "peer": "what",
+        "images_per_s": "images/s",
+        "least_to_most": "least, most",
+        "images_per_cpu_s": "images a CPU second",
+        "p50_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "over_bare": "over bare",
+    }
+    print_rows("Served", report["rows"], columns, as_json=False)
+    kinds = (int, float, str)
+    ratios = {
+        n.replace("_", " "): str(v) for n, v in report.items() if type(v) in kinds
+    }
+    absent = {f"{name} is absent": why for name, why in report["absent"].items()}
+    told = {**report["plan"], **report["allocator"], **report["machine"]}
+    facts = {word: str(fact) for word, fact in told.items()}
+    print_facts("Ratios, medians of each round's", {**ratios, **absent, **facts})
+
+
 def _sizes(listed: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(each) for each in listed.split(","))
