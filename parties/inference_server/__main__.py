@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import grpc
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
 
 from core.errors import KeymixerError
 from core.rpc import logs
@@ -96,6 +97,8 @@ def running(
     settings, identity = Settings.read(folder), load_identity(folder)
     keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
+        # NumPy's threads would spin between two products, where engines want the cores.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         ports = _ports(settings, identity, stack, recorded)
         intake = _intake(folder, settings, ports, engine)
         standing = _standing(settings, ports, intake, clock)
@@ -204,6 +207,7 @@ def _inference(
     meter: Meter,
 ) -> InferenceService:
     room = Room(settings.max_waiting, settings.max_waiting_each)
+    at_once = settings.batches_at_once or len(os.sched_getaffinity(0))
     return InferenceService(
         catalogue,
         ports.releases,
@@ -213,7 +217,7 @@ def _inference(
         log=ports.log,
         ready=ready,
         entropy=os.urandom,
-        batcher=Batcher(room, meter=meter),
+        batcher=Batcher(room, at_once=at_once, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
     )

@@ -1,7 +1,9 @@
 """Records that wait together go to the log in one call.
 
 One call is on its way at a time; what comes meanwhile gathers for the next one. So a
-slow log is asked less often, and not more, the more answers wait for it.
+slow log is asked less often, and not more, the more answers wait for it. Where several
+shared the last call, the next one is held back a little for more of them: of a batch
+all answers are ready at once, but they come one by one.
 """
 
 import logging
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 # The most records in one call, and how long a record may wait that has no deadline.
 LARGEST: Final = 256
 PATIENCE_S: Final = 10.0
+# However long a call took, the next one is held back no longer than this.
+_GATHER_S: Final = 0.01
 # Of the time that is left, what the answer's way back to its caller may take.
 _WAY_BACK: Final = 0.1
 _WAY_BACK_AT_MOST_S: Final = 0.5
@@ -37,6 +41,9 @@ class Releases:
         self._waiting: deque[_Place] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        # How many shared the last call, and how long it took.
+        self._shared = 0
+        self._took_s = 0.0
 
     @contextmanager
     def sending(self) -> Iterator[None]:
@@ -80,16 +87,29 @@ class Releases:
 
     def _run(self) -> None:
         while group := self._next_group():
+            began_s = monotonic()
             _settle(self._audit, group)
+            self._shared, self._took_s = len(group), monotonic() - began_s
 
     def _next_group(self) -> list["_Place"]:
         """Wait for those who still want a verdict; nobody comes: we are closing."""
         with self._changed:
             while not self._closing:
+                self._gather()
                 if group := self._take():
                     return group
                 self._changed.wait()
         return []
+
+    def _gather(self) -> None:
+        """Wait until as many are here as shared the last call, or for as long again."""
+        until_s = monotonic() + min(self._took_s, _GATHER_S)
+        wanted = self._shared if self._shared > 1 else 0
+        while len(self._waiting) < wanted and not self._closing:
+            left_s = until_s - monotonic()
+            if not self._waiting or left_s <= 0:
+                return
+            self._changed.wait(left_s)
 
     def _close(self) -> None:
         """Give up those who wait: the call on its way may take its time to end."""

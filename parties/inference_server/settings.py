@@ -24,7 +24,10 @@ class Settings:
     key_holder: Peer | None = None
     # What computes: a name of `choice.NAMES`.
     engine: str = choice.DEFAULT
-    engine_threads: int = 2
+    # How many batches are computed at once, and the threads of each; 0 batches: as many
+    # as there are processors.
+    batches_at_once: int = 0
+    engine_threads: int = 1
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
@@ -46,6 +49,7 @@ class Settings:
         """Read the file; the key holder, the engine and the numbers may be left out."""
         found = read_settings(folder)
         numbers = (
+            "batches_at_once",
             "engine_threads",
             "max_images",
             "max_message_bytes",
