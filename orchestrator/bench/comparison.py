@@ -11,10 +11,22 @@ import torch
 
 from core.datasets import load as load_data
 from orchestrator.bench import machine
-from orchestrator.bench.driving import Measured, drive, forward_bare
+from orchestrator.bench.driving import (
+    Measured,
+    WrongAnswers,
+    drive,
+    forward_bare,
+)
 from orchestrator.bench.environments import PeerNotInstalled
 from orchestrator.bench.load import Load
-from orchestrator.bench.peers import ALLOCATOR, THREADS, Peer, PeerNotStarted, peer
+from orchestrator.bench.peers import (
+    ALLOCATOR,
+    THREADS,
+    Peer,
+    PeerExposed,
+    PeerNotStarted,
+    peer,
+)
 from orchestrator.bench.questions import Answered, answer_plainly, write_questions
 from orchestrator.bench.recipes import Recipe, read_recipes
 from orchestrator.bench.statistics import spread
@@ -89,9 +101,11 @@ def measure_peers(
 ) -> dict[str, Any]:
     """Measure other servers with the model of a release.
 
+    A peer that does not install or start, answers wrongly or can be reached from other
+    machines is absent from the rows; why, is in `absent`.
+
     Raises:
         NotFound: there is no such peer, or no release.
-        WrongAnswers: a peer answers otherwise than the plain model.
     """
     recipes = read_recipes(names)
     answered = known_images(release, plan)
@@ -144,7 +158,7 @@ def compare(
             told(f"round {number} of {plan.rounds}: {name}")
             try:
                 _turn(server, answered, plan, folder / name, series)
-            except (PeerNotInstalled, PeerNotStarted) as error:
+            except (PeerNotInstalled, PeerNotStarted, PeerExposed, WrongAnswers) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
     return Comparison(bare, tuple(series.values()), absent)
