@@ -158,7 +158,12 @@ def compare(
             told(f"round {number} of {plan.rounds}: {name}")
             try:
                 _turn(server, answered, plan, folder / name, series)
-            except (PeerNotInstalled, PeerNotStarted, PeerExposed, WrongAnswers) as error:
+            except (
+                PeerNotInstalled,
+                PeerNotStarted,
+                PeerExposed,
+                WrongAnswers,
+            ) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
     return Comparison(bare, tuple(series.values()), absent)

@@ -167,7 +167,9 @@ def _variables(
         **kept,
         **ALLOCATOR,
         "PATH": os.pathsep.join(map(str, search)),
-        "PYTHONPATH": os.pathsep.join(map(str, (recipe.folder, recipe.folder.parent, root))),
+        "PYTHONPATH": os.pathsep.join(
+            map(str, (recipe.folder, recipe.folder.parent, root))
+        ),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(THREADS),
         "KEYMIXER_RELEASE": names["release"],

@@ -13,8 +13,10 @@ from starlette.responses import Response
 @serve.deployment(
     num_replicas=1,
     max_ongoing_requests=128,
-    ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": {
-        "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}}},
+    ray_actor_options={
+        "num_cpus": 1,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}},
+    },
 )
 class Plain:
     def __init__(self) -> None:
