@@ -85,7 +85,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The bare forward, every server that could be measured, and why others were not."""
+    """The bare forward, each server that was measured, and why others were not."""
 
     bare: Series
     series: tuple[Series, ...]
@@ -110,7 +110,7 @@ def measure_peers(
     recipes = read_recipes(names)
     answered = known_images(release, plan)
     servers = {r.name: opened(r, release, answered, told) for r in recipes}
-    found = compare(servers, release, answered, plan, folder, told)
+    found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
     return {
         "release": str(release),
         "callers": plan.callers,
@@ -141,6 +141,7 @@ def compare(
     servers: Mapping[str, Opened],
     release: Path,
     answered: Answered,
+    *,
     plan: Plan,
     folder: Path,
     told: Told,

@@ -1,10 +1,9 @@
 """Connections of a load generator, as cheap as they can be: bytes in, bytes out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -34,7 +33,7 @@ class Target:
 
     Args:
         transport: `http` or `grpc`.
-        path: the path of a URL, or the full name of a method, `/package.Service/Method`.
+        path: of a URL, or the full name of a method, `/package.Service/Method`.
         form: a name in `orchestrator.bench.forms.FORMS`.
     """
 
@@ -77,7 +76,7 @@ async def connect(target: Target) -> Connection:
 
 
 class _Http(asyncio.Protocol):
-    """HTTP/1.1, kept alive. Libraries take several times the processor time of this."""
+    """HTTP/1.1, kept alive, and no more of it than the peers speak."""
 
     def __init__(self, target: Target) -> None:
         head = f"POST {target.path} HTTP/1.1\r\nHost: {LOOPBACK}:{target.port}\r\n"
@@ -154,15 +153,16 @@ class _Grpc:
 
     def __init__(self, target: Target) -> None:
         self._channel = _channel(target)
-        self._call: Callable[[bytes], Awaitable[bytes]] = self._channel.unary_unary(
+        self._call: Any = self._channel.unary_unary(
             target.path, request_serializer=None, response_deserializer=None
         )
 
     async def ask(self, body: bytes) -> bytes:
         try:
-            return await self._call(body)
+            answer: bytes = await self._call(body)
         except grpc.aio.AioRpcError as error:
             raise PeerUnavailable(f"{error.code().name}: {error.details()}") from None
+        return answer
 
     async def close(self) -> None:
         await self._channel.close()

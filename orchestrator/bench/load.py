@@ -1,6 +1,6 @@
-"""Callers in closed loop, in a process of their own: `python -m orchestrator.bench.load`.
+"""Callers in closed loop, in a process of their own.
 
-The load is read as JSON from the input. A line says that measuring begins, so that
+For `python -m orchestrator.bench.load` the load is read as JSON from the input. A line says that measuring begins, so that
 whoever started this reads the server's processor time at the same moment; the second
 and last line holds the figures.
 """
@@ -141,7 +141,7 @@ class _Seen:
 
 
 async def _call(target: Target, questions: Iterator[Question], seen: _Seen) -> None:
-    """One caller: it goes on until it is cancelled, with a new connection if need be."""
+    """One caller, until it is cancelled; with a new connection if need be."""
     while True:
         try:
             connection = await connect(target)

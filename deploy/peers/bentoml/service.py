@@ -1,4 +1,4 @@
-"""BentoML: adaptive batching; a raw file is its only body that is not JSON or a form."""
+"""BentoML: adaptive batching of requests whose body is raw bytes."""
 
 from pathlib import Path
 

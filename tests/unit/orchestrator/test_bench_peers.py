@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from core.errors import NotFound
+from orchestrator.bench import peers
 from orchestrator.bench.environments import (
     PeerNotInstalled,
     environment,
     require_programs,
 )
-from orchestrator.bench import peers
 from orchestrator.bench.peers import PeerNotStarted, peer
 from orchestrator.bench.ports import (
     PortTaken,
@@ -26,7 +26,7 @@ from orchestrator.bench.questions import Question
 from orchestrator.bench.recipes import Recipe, read_recipes
 from orchestrator.bench.tree import Tree
 
-# A child, which starts a grandchild in a session of its own that keeps a processor busy.
+# A child with a grandchild, busy in a session of its own.
 _FAMILY = """
 import subprocess, sys
 child = subprocess.Popen(
