@@ -1,4 +1,4 @@
-"""The plain model that every peer serves, as torch runs it, and its bytes in and out."""
+"""The plain model that every peer serves in torch, and its bytes in and out."""
 
 import json
 import os

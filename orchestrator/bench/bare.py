@@ -1,7 +1,6 @@
-"""The forward of the plain model alone, in a process: `python -m orchestrator.bench.bare`.
+"""The forward of the plain model, alone in a process.
 
-The lines are those of `orchestrator.bench.load`, with the same figures as far as there
-are any.
+`python -m orchestrator.bench.bare` reads a task as JSON and prints its figures.
 """
 
 import json
@@ -49,7 +48,7 @@ def _model(release: Path) -> ConvMixer:
 
 
 def _forward(model: ConvMixer, images: torch.Tensor, seconds: float) -> list[float]:
-    waits = []
+    waits: list[float] = []
     until = time.perf_counter() + seconds
     with torch.inference_mode():
         while (began := time.perf_counter()) < until or not waits:

@@ -11,10 +11,22 @@ import torch
 
 from core.datasets import load as load_data
 from orchestrator.bench import machine
-from orchestrator.bench.driving import Measured, drive, forward_bare
+from orchestrator.bench.driving import (
+    Measured,
+    WrongAnswers,
+    drive,
+    forward_bare,
+)
 from orchestrator.bench.environments import PeerNotInstalled
 from orchestrator.bench.load import Load, Way
-from orchestrator.bench.peers import ALLOCATOR, THREADS, Peer, PeerNotStarted, peer
+from orchestrator.bench.peers import (
+    ALLOCATOR,
+    THREADS,
+    Peer,
+    PeerExposed,
+    PeerNotStarted,
+    peer,
+)
 from orchestrator.bench.questions import Answered, answer_plainly, write_questions
 from orchestrator.bench.recipes import Recipe, read_recipes
 from orchestrator.bench.statistics import spread
@@ -73,7 +85,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The bare forward, every server that could be measured, and why others were not."""
+    """The bare forward, each server that was measured, and why others were not."""
 
     bare: Series
     series: tuple[Series, ...]
@@ -89,14 +101,16 @@ def measure_peers(
 ) -> dict[str, Any]:
     """Measure other servers with the model of a release.
 
+    A peer that does not install or start, answers wrongly or can be reached from other
+    machines is absent from the rows; why, is in `absent`.
+
     Raises:
         NotFound: there is no such peer, or no release.
-        WrongAnswers: a peer answers otherwise than the plain model.
     """
     recipes = read_recipes(names)
     answered = known_images(release, plan)
     servers = {r.name: opened(r, release, answered, told) for r in recipes}
-    found = compare(servers, release, answered, plan, folder, told)
+    found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
     return {
         "release": str(release),
         "callers": plan.callers,
@@ -127,6 +141,7 @@ def compare(
     servers: Mapping[str, Opened],
     release: Path,
     answered: Answered,
+    *,
     plan: Plan,
     folder: Path,
     told: Told,
@@ -144,7 +159,12 @@ def compare(
             told(f"round {number} of {plan.rounds}: {name}")
             try:
                 turn(server, answered, plan, folder / name, series)
-            except (PeerNotInstalled, PeerNotStarted) as error:
+            except (
+                PeerNotInstalled,
+                PeerNotStarted,
+                PeerExposed,
+                WrongAnswers,
+            ) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
     return Comparison(bare, tuple(series.values()), absent)

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -33,7 +33,7 @@ class Target:
 
     Args:
         transport: `http` or `grpc`.
-        path: the path of a URL, or the full name of a method, `/package.Service/Method`.
+        path: of a URL, or the full name of a method, `/package.Service/Method`.
         form: a name in `orchestrator.bench.forms.FORMS`.
         tls: whom to expect, and as whom to ask; None: in clear.
         caller: as whom to ask in clear, for a server that believes it.
@@ -79,7 +79,7 @@ async def connect(target: Target) -> Connection:
 
 
 class _Http(asyncio.Protocol):
-    """HTTP/1.1, kept alive. Libraries take several times the processor time of this."""
+    """HTTP/1.1, kept alive, and no more of it than the peers speak."""
 
     def __init__(self, target: Target) -> None:
         head = f"POST {target.path} HTTP/1.1\r\nHost: {LOOPBACK}:{target.port}\r\n"
@@ -156,16 +156,17 @@ class _Grpc:
 
     def __init__(self, target: Target) -> None:
         self._channel = _channel(target)
-        self._call = self._channel.unary_unary(
+        self._call: Any = self._channel.unary_unary(
             target.path, request_serializer=None, response_deserializer=None
         )
         self._said = (("caller", target.caller),) if target.caller else None
 
     async def ask(self, body: bytes) -> bytes:
         try:
-            return bytes(await self._call(body, metadata=self._said))
+            answer: bytes = await self._call(body, metadata=self._said)
         except grpc.aio.AioRpcError as error:
             raise PeerUnavailable(f"{error.code().name}: {error.details()}") from None
+        return answer
 
     async def close(self) -> None:
         await self._channel.close()

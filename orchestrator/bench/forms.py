@@ -1,5 +1,6 @@
 """How images are written into a request, and logits read from its answer."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +33,10 @@ def _rows(numbers: bytes, images: int) -> Logits:
     return np.frombuffer(numbers, "<f4").reshape(images, -1)
 
 
+def _listed(text: bytes, images: int) -> Logits:
+    return np.asarray(json.loads(text), "<f4").reshape(images, -1)
+
+
 def _open_inference(images: Images) -> bytes:
     tensor = ModelInferRequest.InferInputTensor(
         name="images", datatype="FP32", shape=images.shape
@@ -48,5 +53,6 @@ def _open_answer(message: bytes, images: int) -> Logits:
 
 FORMS: Final = {
     "float32": Form(_raw, _rows),
+    "float32-json": Form(_raw, _listed),
     "open-inference": Form(_open_inference, _open_answer),
 }

@@ -1,8 +1,8 @@
-"""Callers in closed loop, in a process of their own: `python -m orchestrator.bench.load`.
+"""Callers in closed loop, in a process of their own.
 
-The load is read as JSON from the input. A line says that measuring begins, so that
-whoever started this reads the server's processor time at the same moment; the second
-and last line holds the figures.
+`python -m orchestrator.bench.load` reads a load as JSON. A line says that measuring
+begins, so that whoever started this reads the server's processor time at the same
+moment; the second and last line holds the figures.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -186,25 +186,20 @@ def without(site: Site, part: str, asked: dict[str, Path]) -> Server:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         site.stage.running.check()
-        if server := _answering(site, folder, part, owner, first, Tree(process.pid)):
-            return server
+        if (folder / "address").is_file():
+            target = _target(site, folder, "" if part == "audit" else owner)
+            with suppress(PeerUnavailable, TimeoutError):
+                require_right(_as(site, owner, target), first)
+                return Server(f"keymixer without {part}", "", target, Tree(process.pid))
         time.sleep(_LOOK_S)
     raise PeerNotStarted(f"a server without {part}: see {process.log}")
 
 
-def _answering(
-    site: Site, folder: Path, part: str, owner: str, first: Question, tree: Tree
-) -> Server | None:
-    if not (folder / "address").is_file():
-        return None
+def _target(site: Site, folder: Path, claimed: str) -> Target:
+    """Where a copy listens; in clear, if its callers claim to be somebody."""
     port = int((folder / "address").read_text().rpartition(":")[2])
-    clear = str(site.stage.workspace.owner(owner)) if part == "tls" else ""
-    target = Target(transport="grpc", port=port, path=INFER, form=_FORM, caller=clear)
-    try:
-        require_right(_as(site, owner, target), first)
-    except (PeerUnavailable, TimeoutError):
-        return None
-    return Server(f"keymixer without {part}", "", target, tree)
+    caller = str(site.stage.workspace.owner(claimed)) if claimed else ""
+    return Target(transport="grpc", port=port, path=INFER, form=_FORM, caller=caller)
 
 
 def _as(site: Site, owner: str, target: Target) -> Target:

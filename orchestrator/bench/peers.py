@@ -37,7 +37,7 @@ ALLOCATOR: Final = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
-_READY_S: Final = 120.0
+_READY_S: Final = 60.0
 _ANSWER_S: Final = 10.0
 _TERMINATE_S: Final = 10.0
 _LOOK_S: Final = 0.25
@@ -167,7 +167,9 @@ def _variables(
         **kept,
         **ALLOCATOR,
         "PATH": os.pathsep.join(map(str, search)),
-        "PYTHONPATH": os.pathsep.join(map(str, (recipe.folder.parent, root))),
+        "PYTHONPATH": os.pathsep.join(
+            map(str, (recipe.folder, recipe.folder.parent, root))
+        ),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(THREADS),
         "KEYMIXER_RELEASE": names["release"],

@@ -1,7 +1,6 @@
 """Ports of this machine: free ones, and those on which processes listen to all."""
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,6 +73,6 @@ def _sockets(pid: int) -> Iterator[str]:
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                kind, _, inode = os.readlink(descriptor).partition(":[")
+                kind, _, inode = str(descriptor.readlink()).partition(":[")
                 if kind == "socket":
                     yield inode.rstrip("]")

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from core.errors import NotFound
 from core.manifest import Manifest
-from core.preprocessing import normalise
+from core.preprocessing import Pixels, normalise
 from core.wire import load_tensors
-from orchestrator.bench.forms import FORMS
+from orchestrator.bench.forms import FORMS, Images
 
 # Two engines may disagree about an image whose two best classes are closer than this.
 _MARGIN: Final = 0.01
@@ -32,8 +31,8 @@ class Question:
 class Answered:
     """Images as the model reads them, and the classes that the plain model gives."""
 
-    pixels: UInt8[np.ndarray, "n h w c"]
-    images: Float32[np.ndarray, "n c h w"]
+    pixels: Pixels
+    images: Images
     classes: tuple[int, ...]
 
     def questions(self, form: str, images: int) -> list[Question]:
@@ -46,7 +45,7 @@ class Answered:
         ]
 
 
-def answer_plainly(release: Path, pixels: UInt8[np.ndarray, "n h w c"]) -> Answered:
+def answer_plainly(release: Path, pixels: Pixels) -> Answered:
     """Ask the plain model, in torch; images that it finds hard to tell are left out.
 
     Raises:
@@ -62,7 +61,8 @@ def answer_plainly(release: Path, pixels: UInt8[np.ndarray, "n h w c"]) -> Answe
     others = load_tensors(release / "backbone.safetensors")
     model = put_together(manifest.architecture, others, weight)
     with torch.inference_mode():
-        parts = torch.from_numpy(images).split(_BATCH)
+        starts = range(0, len(images), _BATCH)
+        parts = [torch.from_numpy(images[at : at + _BATCH]) for at in starts]
         logits = np.concatenate([model(part).numpy() for part in parts])
     best = np.sort(logits, axis=1)
     clear = best[:, -1] - best[:, -2] > _MARGIN

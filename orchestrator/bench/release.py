@@ -9,10 +9,11 @@ from core.convmixer import initialise, take_apart
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
 from core.wire import dump_tensors, file_digest, write_atomically
-from orchestrator.federation import ModelSection
+from orchestrator.federation import ArchitectureSection, ModelSection
 from orchestrator.simulation.training import RELEASE_FILES
 
 _HALF: Final = (0.5, 0.5, 0.5)
+_LARGE: Final = ArchitectureSection(hidden=256, depth=8)
 
 
 def architecture_of(model: ModelSection) -> Architecture:
@@ -46,3 +47,11 @@ def write_untrained(folder: Path, model: ModelSection) -> None:
     contents = (embedding, backbone, manifest.to_bytes())
     for name, content in zip(RELEASE_FILES, contents, strict=True):
         write_atomically(folder / name, content)
+
+
+def write_large(folder: Path) -> Path:
+    """Write such a release of the size that servers are measured with, once."""
+    if not (folder / "manifest.json").is_file():
+        model = ModelSection(name="convmixer", provider="nobody", architecture=_LARGE)
+        write_untrained(folder, model)
+    return folder

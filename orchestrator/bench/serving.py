@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,11 @@ from orchestrator.bench import machine, ours
 from orchestrator.bench.checks import check_log
 from orchestrator.bench.comparison import Opened, Series, opened, turn
 from orchestrator.bench.comparison import Plan as PeersPlan
-from orchestrator.bench.driving import LoadFailed, Measured, drive
+from orchestrator.bench.driving import LoadFailed, Measured, WrongAnswers, drive
 from orchestrator.bench.keys import Plan as Sizes
 from orchestrator.bench.load import Load
 from orchestrator.bench.ours import Site
-from orchestrator.bench.peers import ALLOCATOR, THREADS, Server
+from orchestrator.bench.peers import ALLOCATOR, THREADS, PeerExposed, Server
 from orchestrator.bench.recipes import read_recipes
 from orchestrator.bench.statistics import spread
 from orchestrator.simulation.narrator import Narrator
@@ -94,10 +94,11 @@ def measure_serving(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any]:
         with told.phase("requests", "Owners encrypt what they will ask"):
             cases = list(_cases(plan, site))
         peers = _peers(plan, site, told)
-        series, absent = _rounds(plan, cases, peers, site, told)
+        rounds = _Rounds(plan, site, cases, peers)
+        rounds.run(told)
         with told.phase("check", "The log is recomputed"):
             check_log(site.stage, told)
-        return _report(plan, series, absent, folder)
+        return _report(plan, rounds.series, rounds.absent, folder)
 
 
 def _cases(plan: Plan, site: Site) -> Iterator[Case]:
@@ -164,44 +165,49 @@ def _peers(plan: Plan, site: Site, told: Narrator) -> dict[str, Opened]:
     return {r.name: opened(r, site.release, site.answered, tell) for r in recipes}
 
 
-def _rounds(
-    plan: Plan,
-    cases: Sequence[Case],
-    peers: Mapping[str, Opened],
-    site: Site,
-    told: Narrator,
-) -> tuple[dict[tuple[str, int], Series], dict[str, str]]:
-    series: dict[tuple[str, int], Series] = {}
-    absent: dict[str, str] = {}
-    for number in range(1, plan.rounds + 1):
-        title = f"Round {number} of {plan.rounds}"
-        with told.phase(f"round {number}", title), told.bar("measured") as bar:
-            for done, case in enumerate(cases):
-                bar(done, len(cases) + len(peers), case.name)
-                key = (case.name, case.images)
-                new = Series(case.name, "", "gRPC", case.images)
-                series.setdefault(key, new).measured.append(case.measure())
-            for done, (name, server) in enumerate(peers.items(), start=len(cases)):
-                bar(done, len(cases) + len(peers), name)
-                if name not in absent:
-                    _peer_turn(plan, site, name, server, series, absent)
-    return series, absent
+@dataclass(slots=True)
+class _Rounds:
+    """Everything that is measured in turns, and what was seen of it so far."""
 
+    plan: Plan
+    site: Site
+    cases: Sequence[Case]
+    peers: Mapping[str, Opened]
+    series: dict[tuple[str, int], Series] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
-def _peer_turn(
-    plan: Plan,
-    site: Site,
-    name: str,
-    server: Opened,
-    series: dict[tuple[str, int], Series],
-    absent: dict[str, str],
-) -> None:
-    asked = PeersPlan(seconds=plan.seconds, callers=plan.callers, images=(SINGLE,))
-    folder = site.stage.workspace.root / "peers" / name
-    try:
-        turn(server, site.answered, asked, folder, series)
-    except Unavailable as error:
-        absent[name] = f"{error.kind}: {error}"
+    def run(self, told: Narrator) -> None:
+        for number in range(1, self.plan.rounds + 1):
+            title = f"Round {number} of {self.plan.rounds}"
+            with told.phase(f"round {number}", title), told.bar("measured") as bar:
+                self._round(lambda done, name: bar(done, self._turns, name))
+
+    @property
+    def _turns(self) -> int:
+        return len(self.cases) + len(self.peers)
+
+    def _round(self, tell: Callable[[int, str], None]) -> None:
+        for done, case in enumerate(self.cases):
+            tell(done, case.name)
+            new = Series(case.name, "", "gRPC", case.images)
+            seen = self.series.setdefault((case.name, case.images), new)
+            seen.measured.append(case.measure())
+        for done, (name, server) in enumerate(self.peers.items(), len(self.cases)):
+            tell(done, name)
+            if name not in self.absent:
+                self._peer(name, server)
+
+    def _peer(self, name: str, server: Opened) -> None:
+        """One that failed in any round is left out: its rounds are not ours."""
+        asked = PeersPlan(
+            seconds=self.plan.seconds, callers=self.plan.callers, images=(SINGLE,)
+        )
+        folder = self.site.stage.workspace.root / "peers" / name
+        try:
+            turn(server, self.site.answered, asked, folder, self.series)
+        except (Unavailable, PeerExposed, WrongAnswers) as error:
+            self.absent[name] = f"{error.kind}: {error}"
+            self.series.pop((name, SINGLE), None)
 
 
 def _report(

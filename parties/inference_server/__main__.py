@@ -115,7 +115,7 @@ def running(
         )
         admit = _admission(settings, standing)
         server = stack.enter_context(
-            _serving(services, ports, settings, identity, admit, serving)
+            _serving(services, ports, settings, identity, admit, serving=serving)
         )
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
@@ -176,7 +176,9 @@ def _meter(folder: Path, settings: Settings) -> Iterator[Meter]:
 def _intake(
     folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
 ) -> Intake:
-    engine = engine or engine_named(settings.engine, settings.engine_threads)
+    engine = engine or engine_named(
+        settings.engine, settings.engine_threads, settings.at_once
+    )
     store = ModelStore(folder)
     embeddings = Embeddings(store.read_issue, settings.max_embedding_bytes)
     catalogue = Catalogue(engine, embeddings)
@@ -207,7 +209,6 @@ def _inference(
     meter: Meter,
 ) -> InferenceService:
     room = Room(settings.max_waiting, settings.max_waiting_each)
-    at_once = settings.batches_at_once or len(os.sched_getaffinity(0))
     return InferenceService(
         catalogue,
         ports.releases,
@@ -217,7 +218,7 @@ def _inference(
         log=ports.log,
         ready=ready,
         entropy=os.urandom,
-        batcher=Batcher(room, at_once=at_once, meter=meter),
+        batcher=Batcher(room, at_once=settings.at_once, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
     )
@@ -238,6 +239,7 @@ def _serving(
     settings: Settings,
     identity: Identity,
     admit: Check,
+    *,
     serving: Serving,
 ) -> Iterator[RunningServer]:
     inference, model_store = services

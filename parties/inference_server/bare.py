@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from core.errors import KeymixerError, NotFound
 from parties.inference_server.engine import Backbone, Question
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args()
+    threadpool_limits(1, user_api="blas")  # as the server does
     backbone, question = prepared(
         asked.folder, asked.engine, asked.threads, asked.batch
     )

@@ -1,5 +1,6 @@
 """The inference server's settings, read once from its folder's `settings.json`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,11 @@ class Settings:
     limit: Limit = field(default_factory=Limit)
     limits: Mapping[str, Limit] = field(default_factory=dict)
 
+    @property
+    def at_once(self) -> int:
+        """How many batches are computed at once."""
+        return self.batches_at_once or processors()
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the file; the key holder, the engine and the numbers may be left out."""
@@ -74,6 +80,13 @@ class Settings:
             },
             **{name: _count(found, name) for name in numbers if name in found},
         )
+
+
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _engine(settings: Mapping[str, Any]) -> str:
