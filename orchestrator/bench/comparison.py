@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from core.datasets import load as load_data
+from core.preprocessing import Pixels
 from orchestrator.bench import machine
 from orchestrator.bench.driving import (
     Measured,
@@ -29,6 +30,7 @@ from orchestrator.bench.peers import (
 )
 from orchestrator.bench.questions import Answered, answer_plainly, write_questions
 from orchestrator.bench.recipes import Recipe, read_recipes
+from orchestrator.bench.release import write_large
 from orchestrator.bench.statistics import spread
 
 BARE: Final = "torch eager, bare"
@@ -97,9 +99,9 @@ class Comparison:
 
 
 def measure_peers(
-    release: Path, names: Sequence[str], plan: Plan, folder: Path, told: Told
+    given: Path | None, names: Sequence[str], plan: Plan, folder: Path, told: Told
 ) -> dict[str, Any]:
-    """Measure other servers with the model of a release.
+    """Measure other servers with the model of a release; None: random weights.
 
     A peer that does not install or start, answers wrongly or can be reached from other
     machines is absent from the rows; why, is in `absent`.
@@ -108,6 +110,7 @@ def measure_peers(
         NotFound: there is no such peer, or no release.
     """
     recipes = read_recipes(names)
+    release = given or write_large(folder / "release", _images(plan))
     answered = known_images(release, plan)
     servers = {r.name: opened(r, release, answered, told) for r in recipes}
     found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
@@ -127,8 +130,11 @@ def measure_peers(
 
 def known_images(release: Path, plan: Plan, data: str = "cifar10") -> Answered:
     """The first images of a test set, with the plain model's answers."""
-    images = load_data(data, "test").images[: plan.questions]
-    return answer_plainly(release, images)
+    return answer_plainly(release, _images(plan, data))
+
+
+def _images(plan: Plan, data: str = "cifar10") -> Pixels:
+    return load_data(data, "test").images[: plan.questions]
 
 
 def opened(recipe: Recipe, release: Path, answered: Answered, told: Told) -> Opened:

@@ -89,7 +89,7 @@ def site(
     with running(workspace, quiet, "") as stage:
         with told.phase("servers", "Orchestrator, key holder and inference server"):
             start_servers(stage)
-            where = _released(stage, release_from)
+            where = _released(stage, release_from, pixels)
         with told.phase("keys", "Keys: drawn, delivered, issued"):
             create_keys(Bench(sizes, stage, told))
         yield Site(
@@ -101,10 +101,10 @@ def site(
         )
 
 
-def _released(stage: Stage, given: Path | None) -> Path:
+def _released(stage: Stage, given: Path | None, pixels: np.ndarray) -> Path:
     where = release_folder(stage.workspace, stage.model)
     if given is None:
-        write_untrained(where, stage.model)
+        write_untrained(where, stage.model, pixels)
     else:
         shutil.copytree(given, where)
     release(stage)

@@ -220,7 +220,7 @@ def _report(
     mine = _CASES | {OURS}
     rivals = {name: each for name, each in by_name.items() if name not in mine}
     return {
-        **_ratios(by_name, rivals),
+        **ratios(by_name, rivals),
         "rows": [each.row(by_name[BARE]) for each in series.values()],
         "absent": dict(absent),
         "plan": {name: _plain(getattr(plan, name)) for name in _TOLD},
@@ -230,7 +230,7 @@ def _report(
     }
 
 
-def _ratios(
+def ratios(
     by_name: Mapping[str, Series], rivals: Mapping[str, Series]
 ) -> dict[str, Any]:
     def over(one: str, other: str, figure: str = "images_per_s") -> float:

@@ -223,15 +223,13 @@ def peers(
     Example: keymixer bench peers --peers torchserve,litserve
     """
     from orchestrator.bench.comparison import Plan, measure_peers
-    from orchestrator.bench.release import write_large
 
     console = Console(stderr=True)
     chosen = [name for name in names.split(",") if name]
     try:
         with _folder(keep) as folder, console.status("peers") as status:
-            model = release or write_large(folder / "release")
             report = measure_peers(
-                model,
+                release,
                 chosen,
                 Plan(seconds=seconds, rounds=rounds),
                 folder,
