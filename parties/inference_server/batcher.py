@@ -90,7 +90,7 @@ class Batcher:
             if work.leads:
                 work.leads = False
                 self._lead()
-            elif not work.signal.acquire(timeout=_patience(work)):
+            elif not work.wait(_patience(work)):
                 self._give_up(work)
         return work.result()
 
@@ -142,7 +142,7 @@ class Batcher:
                 self._computing -= 1
             else:
                 successor.leads = True
-                successor.signal.release()
+                successor.tell()
 
     def _give_up(self, work: Work) -> None:
         with self._changing:

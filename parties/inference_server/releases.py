@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
@@ -76,9 +77,7 @@ class Releases:
                 raise AuditUnavailable(_STOPS)
             self._waiting.append(place)
             self._changed.notify()
-        if not place.done.wait(left_s):
-            raise AuditUnavailable("the log gave no verdict in time")
-        return place.result()
+        return place.result(left_s)
 
     def waiting(self) -> int:
         """How many records wait for the call after the one that is on its way."""
@@ -134,7 +133,8 @@ class _Place:
 
     record: pb.InferenceRecord
     until_s: float
-    done: threading.Event = field(default_factory=threading.Event)
+    # Python's events cost several times this.
+    _done: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
     _verdict: pb.InferenceVerdict | None = None
     _why: str = ""
 
@@ -143,13 +143,18 @@ class _Place:
 
     def settle(self, verdict: pb.InferenceVerdict) -> None:
         self._verdict = verdict
-        self.done.set()
+        self._done.put(None)
 
     def give_up(self, why: str) -> None:
         self._why = why
-        self.done.set()
+        self._done.put(None)
 
-    def result(self) -> pb.InferenceVerdict:
+    def result(self, timeout_s: float) -> pb.InferenceVerdict:
+        """Wait for the verdict, or raise `AuditUnavailable`: there is none."""
+        try:
+            self._done.get(timeout=timeout_s)
+        except Empty:
+            raise AuditUnavailable("the log gave no verdict in time") from None
         if self._verdict is None:
             raise AuditUnavailable(self._why)
         return self._verdict

@@ -1,8 +1,9 @@
 """One request on its way through the batcher, computed whole or piece by piece."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Semaphore
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -39,8 +40,9 @@ class Work:
     call: Call
     # What must still hold when it is computed; raises what is in the way.
     check: Callable[[], None]
-    # Told when it ended, and when it is to compute the next batch.
-    signal: Semaphore = field(default_factory=lambda: Semaphore(0), repr=False)
+    # Told when it ended, and when it is to compute the next batch. Python's semaphores
+    # and events cost several times this.
+    _told: "SimpleQueue[None]" = field(default_factory=SimpleQueue, repr=False)
     leads: bool = False
     ended: bool = False
     error: BaseException | None = None
@@ -60,6 +62,17 @@ class Work:
     def left(self) -> int:
         """How many images were not taken yet."""
         return self.images - self._taken
+
+    def tell(self) -> None:
+        """Wake its caller."""
+        self._told.put(None)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Sleep until it is told something; False: nothing, in this time."""
+        with suppress(Empty):
+            self._told.get(timeout=timeout_s)
+            return True
+        return False
 
     def cut(self, room: int) -> "Piece":
         """Take its next images, at most so many."""
@@ -83,7 +96,7 @@ class Work:
             # In this order: its caller reads both without a lock.
             self.error = error
             self.ended = True
-            self.signal.release()
+            self.tell()
 
     def result(self) -> Logits:
         """Return all logits, in order, or raise what ended it."""
