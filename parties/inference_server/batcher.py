@@ -186,9 +186,12 @@ class Batcher:
         self, pieces: Sequence[Piece], logits: Sequence[Logits], seconds: float
     ) -> None:
         images = sum(piece.images for piece in pieces)
-        self._pace = self._pace.after(images, seconds)
-        for piece, part in zip(pieces, logits, strict=True):
-            piece.work.settle(part, compute_s=seconds, batch=images)
+        with self._changing:
+            self._pace = self._pace.after(images, seconds)
+            for piece, part in zip(pieces, logits, strict=True):
+                piece.work.settle(
+                    part, start=piece.start, compute_s=seconds, batch=images
+                )
         owners = len({piece.work.owner for piece in pieces})
         self._meter.batched(
             images=images, requests=len(pieces), owners=owners, compute_s=seconds

@@ -46,7 +46,8 @@ class Work:
     leads: bool = False
     ended: bool = False
     error: BaseException | None = None
-    logits: list[Logits] = field(default_factory=list, repr=False)
+    # Of each piece, by its first image: the last piece may be ready first.
+    logits: dict[int, Logits] = field(default_factory=dict, repr=False)
     compute_s: float = 0.0
     # Images in the largest batch that it had a part in.
     batch: int = 0
@@ -79,11 +80,13 @@ class Work:
         start, self._taken = self._taken, min(self.images, self._taken + room)
         whole = self.question
         blocks = whole.blocks[start : self._taken]
-        return Piece(self, Question(blocks, whole.weight))
+        return Piece(self, Question(blocks, whole.weight), start)
 
-    def settle(self, logits: Logits, *, compute_s: float, batch: int) -> None:
-        """Take the logits of its next piece; with the last it has ended."""
-        self.logits.append(logits)
+    def settle(
+        self, logits: Logits, *, start: int, compute_s: float, batch: int
+    ) -> None:
+        """Take the logits of a piece; with the last it has ended. For one at a time."""
+        self.logits[start] = logits
         self._computed += len(logits)
         self.compute_s += compute_s
         self.batch = max(self.batch, batch)
@@ -102,7 +105,8 @@ class Work:
         """Return all logits, in order, or raise what ended it."""
         if self.error is not None:
             raise self.error
-        return self.logits[0] if len(self.logits) == 1 else np.concatenate(self.logits)
+        parts = [self.logits[start] for start in sorted(self.logits)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +115,8 @@ class Piece:
 
     work: Work
     question: Question = field(repr=False)
+    # Which of the request's images is its first.
+    start: int = 0
 
     @property
     def images(self) -> int:

@@ -55,6 +55,24 @@ class Backbone:
         return [each.blocks.sum((1, 2)) * each.weight[0] for each in questions]
 
 
+class Overtaking(Backbone):
+    """Keeps the first batch until all that came after it were answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = threading.Event()
+
+    def answer(self, questions: Sequence[Question]) -> list[Logits]:
+        self.go_on.release()
+        first = not self.batches
+        answers = super().answer(questions)
+        if first:
+            assert self._others.wait(LONG_S)
+        if 7.0 in np.concatenate([each.blocks.ravel() for each in questions]):
+            self._others.set()
+        return answers
+
+
 def work(
     backbone: Backbone,
     owner: str = "a",
@@ -295,6 +313,19 @@ def test_what_waits_is_shared_out_among_those_who_compute(pair: Crowd) -> None:
     assert pair.backbone.batches == [1, 1, 20, 10]
     pair.backbone.go_on.release(100)
     assert all(each.result(LONG_S).size == 1 for each in waiting)
+
+
+def test_a_large_request_is_whole_and_in_order_though_its_end_is_ready_first() -> None:
+    backbone = Overtaking()
+    batcher = Batcher(at_once=2, largest=4)
+    values = [float(number) for number in range(8)]
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(batcher.compute, work(backbone, "a", values))
+        assert backbone.begun.acquire(timeout=LONG_S)
+        other = pool.submit(batcher.compute, work(backbone, "a", [9.0]))
+
+        assert large.result(LONG_S).ravel().tolist() == [97.0 * v for v in values]
+        assert other.result(LONG_S).item() == 97.0 * 9
 
 
 def test_with_several_at_once_every_request_is_answered_once() -> None:
