@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
+from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.embeddings import Embeddings
@@ -39,7 +39,6 @@ from parties.inference_server.service import (
     INFERENCE,
     MODEL_STORE,
     InferenceService,
-    Limits,
     ModelStoreService,
 )
 from parties.inference_server.settings import Settings
@@ -98,8 +97,10 @@ def running(
             return well and not ports.log.why_away
 
         meter = stack.enter_context(_meter(folder, settings))
+        catalogue = intake.catalogue
+        answering = _answering(settings, ports, catalogue, standing, meter)
         services = (
-            _inference(settings, ports, intake.catalogue, standing, ready, meter=meter),
+            InferenceService(answering, catalogue, ports.reporter, ready=ready),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
         admit = _admission(settings, standing)
@@ -181,25 +182,21 @@ def _standing(
     )
 
 
-def _inference(
+def _answering(
     settings: Settings,
     ports: _Ports,
     catalogue: Catalogue,
     standing: Standing,
-    ready: Callable[[], bool],
-    *,
     meter: Meter,
-) -> InferenceService:
+) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
-    return InferenceService(
-        catalogue,
-        ports.releases,
-        ports.reporter,
-        Limits(settings.max_images, settings.max_message_bytes),
-        standing,
+    return Answering(
+        catalogue=catalogue,
+        releases=ports.releases,
+        reporter=ports.reporter,
+        limits=Limits(settings.max_images, settings.max_message_bytes),
+        standing=standing,
         log=ports.log,
-        ready=ready,
-        entropy=os.urandom,
         batcher=Batcher(room, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
