@@ -117,8 +117,8 @@ def rpc_errors(context: AbortContext, method: str = "") -> Iterator[None]:
     except KeymixerError as error:
         fields = {"method": method, "kind": error.kind, "why": str(error)}
         log.warning("call refused", extra=fields)
-        if isinstance(error, Exhausted) and error.retry_after_s is not None:
-            context.set_trailing_metadata((_pushback(error.retry_after_s),))
+        if (pause_s := retry_after_s(error)) is not None:
+            context.set_trailing_metadata((_pushback(pause_s),))
         context.abort(status_of(error), details_of(error))
     except Exception as error:
         if _ended_by_grpc(error):
@@ -138,6 +138,12 @@ def status_of(error: KeymixerError) -> StatusCode:
         return error.status
     listed = (kind for kind in type(error).__mro__ if kind in STATUS)
     return STATUS[next(listed)]
+
+
+def retry_after_s(error: KeymixerError) -> float | None:
+    """The pause after which what was not begun may be asked again; None: unknown."""
+    pause_s: float | None = getattr(error, "retry_after_s", None)
+    return pause_s
 
 
 def details_of(error: KeymixerError) -> str:

@@ -1,12 +1,14 @@
-"""The inference server's two gRPC services: decode, call, encode."""
+"""The inference server's three gRPC services: decode, call, encode."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 
 import grpc
 
+from core.rpc.identity import SpiffeId, caller_of
 from core.rpc.policy import current_caller
 from core.statements import IssueStatement
 from parties.audit import (
@@ -18,9 +20,13 @@ from parties.audit import (
 )
 from parties.inference_server import protocol
 from parties.inference_server.answering import Answering, Asked
+from parties.inference_server.bulk import outcome, size
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.intake import Intake
 from parties.inference_server.store import IssuedName, ModelName
+from parties.inference_server.streams import Streams
+from protos import bulk_pb2 as bulk_pb
+from protos import bulk_pb2_grpc as bulk_rpc
 from protos import model_store_pb2 as store_pb
 from protos import model_store_pb2_grpc as store_rpc
 from protos import open_inference_pb2 as pb
@@ -29,6 +35,8 @@ from protos import open_inference_pb2_grpc as rpc
 SERVER_NAME = "keymixer"
 INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_INFER = f"/{INFERENCE}/ModelInfer"
+BULK = bulk_pb.DESCRIPTOR.services_by_name["BulkInferenceService"].full_name
+INFER_STREAM = f"/{BULK}/InferStream"
 MODEL_STORE = store_pb.DESCRIPTOR.services_by_name["ModelStoreService"].full_name
 
 
@@ -104,6 +112,29 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             yield caller
 
 
+class BulkInferenceService(bulk_rpc.BulkInferenceServiceServicer):
+    """Answers each request of a stream as `InferenceService` answers a call."""
+
+    def __init__(
+        self, answering: Answering, streams: Streams, reporter: Reporter
+    ) -> None:
+        self._answers = answering
+        self._streams = streams
+        self._reporter = reporter
+
+    def InferStream(
+        self,
+        request_iterator: Iterator[bulk_pb.InferStreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[bulk_pb.InferStreamResponse]:
+        caller = current_caller()
+        asked = _asked(request_iterator, caller, context)
+        with refusals_reported(self._reporter, str(caller), INFER_STREAM, {}):
+            yield from self._streams.answers(
+                str(caller), asked, partial(outcome, self._answers), size
+            )
+
+
 class ModelStoreService(store_rpc.ModelStoreServiceServicer):
     """Every method may be called again: the answer is the same."""
 
@@ -168,6 +199,17 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         called = f"/{MODEL_STORE}/{method}"
         with refusals_reported(self._reporter, caller, called, subject):
             yield caller
+
+
+def _asked(
+    requests: Iterator[bulk_pb.InferStreamRequest],
+    caller: SpiffeId,
+    context: grpc.ServicerContext,
+) -> Iterator[Asked]:
+    for each in requests:
+        # A certificate may end while a stream is open.
+        caller_of(context, caller.federation)
+        yield Asked(each.request, str(caller), INFER_STREAM, context)
 
 
 def _issued(name: IssuedName) -> dict[str, str]:
