@@ -309,5 +309,5 @@ def test_a_server_that_stops_answers_what_it_has_read_and_ends_the_stream(
     assert ["request-0", "request-1"] == ids(answers)
     assert records(hub) == 2
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert caught.value.details().startswith("StreamEnded: ")
+    assert str(caught.value.details()).startswith("StreamEnded: ")
     assert asked_pause_s(caught.value)
