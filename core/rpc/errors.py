@@ -163,13 +163,24 @@ def remote_errors(peer: str) -> Iterator[None]:
         raise _translated(error, peer) from error
 
 
+def remote_error(kind: str, hint: str, status: StatusCode, *, peer: str) -> RemoteError:
+    """What a peer answered, by whose move it is next."""
+    return _remote(status)(kind, hint, status, peer=peer)
+
+
+def status_numbered(number: int) -> StatusCode:
+    """The status of a number on the wire; one that does not exist is `UNKNOWN`."""
+    found = (status for status in StatusCode if status.value[0] == number)
+    return next(found, StatusCode.UNKNOWN)
+
+
 def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return PeerUnavailable(f"{peer} does not answer: {type(error).__name__}")
     status, details = error.code(), error.details() or ""
     said = _DETAILS.fullmatch(details)
     if said is not None:
-        return _remote(status)(said["kind"], said["hint"] or "", status, peer=peer)
+        return remote_error(said["kind"], said["hint"] or "", status, peer=peer)
     if status in _LET_DOWN:
         return PeerUnavailable(f"{peer} {_why(status, details)}")
     return RemoteError(*_without_details(status, details), status, peer=peer)
