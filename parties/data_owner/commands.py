@@ -171,16 +171,15 @@ def find_owner(folder: Path | None, run: Path, owner: str | None) -> Path:
 
 def _pictures(named: Sequence[Path]) -> list[Path]:
     """The files that are named, and in place of a folder the pictures in it."""
-    found: list[Path] = []
-    for path in named:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        chosen = [
-            one for one in inside if one == path or one.suffix.lower() in _SUFFIXES
-        ]
-        if not chosen:
-            raise ConfigurationError(f"{path} holds no PNG or JPEG file")
-        found += chosen
-    return found
+    inside = [_inside(path) if path.is_dir() else [path] for path in named]
+    return [path for paths in inside for path in paths]
+
+
+def _inside(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    if not found:
+        raise ConfigurationError(f"{folder} holds no PNG or JPEG file")
+    return sorted(found)
 
 
 def _ask(client: "Client", files: Sequence[Path], bulk: bool | None) -> "Answers":

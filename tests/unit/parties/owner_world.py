@@ -166,7 +166,7 @@ class World:
     nonce: str = ""
     # Called before a request is answered: the world may change under the client.
     on_request: list[Any] = field(default_factory=list)
-    # The same for a request of a stream, with the stream's context, to end it.
+    # The same for a request of a stream, with its context; true ends the stream.
     on_streamed: list[Any] = field(default_factory=list)
     streams: int = 0
 
@@ -454,14 +454,16 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 class FakeBulkServer(bulk_pb2_grpc.BulkInferenceServiceServicer):
     def __init__(self, world: World) -> None:
         self.world = world
-        self._one = FakeInferenceServer(world)
+        one: Any = FakeInferenceServer
+        self._one = one(world)
 
     def InferStream(self, request_iterator: Any, context: Any) -> Any:
         self.world.streams += 1
         with rpc_errors(context):
             for each in request_iterator:
-                if self.world.on_streamed:
-                    self.world.on_streamed.pop(0)(context)
+                ends = self.world.on_streamed.pop(0) if self.world.on_streamed else None
+                if ends is not None and ends(context):
+                    return
                 yield self._outcome(each.request)
 
     def _outcome(self, request: Any) -> Any:
