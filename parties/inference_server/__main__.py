@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter
+from parties.inference_server.ahead import Window
+from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.embeddings import Embeddings
@@ -38,19 +39,22 @@ from parties.inference_server.rates import Rates
 from parties.inference_server.records import Verdicts
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import (
+    BULK,
     INFERENCE,
     MODEL_STORE,
+    BulkInferenceService,
     InferenceService,
-    Limits,
     ModelStoreService,
 )
 from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
+from parties.inference_server.streams import REQUESTS, Berths, Streams
 from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
+from protos.bulk_pb2_grpc import add_BulkInferenceServiceServicer_to_server
 from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
@@ -109,18 +113,36 @@ def running(
             return well and not ports.log.why_away
 
         meter = stack.enter_context(_meter(folder, settings))
-        services = (
-            _inference(settings, ports, intake.catalogue, standing, ready, meter=meter),
+        catalogue = intake.catalogue
+        answering = _answering(settings, ports, catalogue, standing, meter)
+        streams = _streams(settings)
+        services = _Services(
+            InferenceService(answering, catalogue, ports.reporter, ready=ready),
+            BulkInferenceService(answering, streams, ports.reporter),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
         admit = _admission(settings, standing)
         server = stack.enter_context(
             _serving(services, ports, settings, identity, admit, serving=serving)
         )
+        # It is left before the server: streams end, and then calls are drained.
+        stack.enter_context(streams.open())
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
         stack.enter_context(attended(presence, standing, server.set_serving, ports.log))
         yield server
+
+
+@dataclass(frozen=True, slots=True)
+class _Services:
+    inference: InferenceService
+    bulk: BulkInferenceService
+    model_store: ModelStoreService
+
+    def register(self, server: grpc.Server) -> None:
+        add_GRPCInferenceServiceServicer_to_server(self.inference, server)
+        add_BulkInferenceServiceServicer_to_server(self.bulk, server)
+        add_ModelStoreServiceServicer_to_server(self.model_store, server)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,29 +221,32 @@ def _standing(
     )
 
 
-def _inference(
+def _answering(
     settings: Settings,
     ports: _Ports,
     catalogue: Catalogue,
     standing: Standing,
-    ready: Callable[[], bool],
-    *,
     meter: Meter,
-) -> InferenceService:
+) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
-    return InferenceService(
-        catalogue,
-        ports.releases,
-        ports.reporter,
-        Limits(settings.max_images, settings.max_message_bytes),
-        standing,
+    return Answering(
+        catalogue=catalogue,
+        releases=ports.releases,
+        reporter=ports.reporter,
+        limits=Limits(settings.max_images, settings.max_message_bytes),
+        standing=standing,
         log=ports.log,
-        ready=ready,
-        entropy=os.urandom,
         batcher=Batcher(room, at_once=settings.at_once, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
     )
+
+
+def _streams(settings: Settings) -> Streams:
+    """Half of what streams there may be is for uploads."""
+    berths = Berths(total=max(1, _bounds(settings).max_streams // 2))
+    window = Window(requests=REQUESTS, content_bytes=settings.max_message_bytes)
+    return Streams(berths, window)
 
 
 def _admission(settings: Settings, standing: Standing) -> Check:
@@ -234,7 +259,7 @@ def _admission(settings: Settings, standing: Standing) -> Check:
 
 @contextmanager
 def _serving(
-    services: tuple[InferenceService, ModelStoreService],
+    services: _Services,
     ports: _Ports,
     settings: Settings,
     identity: Identity,
@@ -242,17 +267,11 @@ def _serving(
     *,
     serving: Serving,
 ) -> Iterator[RunningServer]:
-    inference, model_store = services
-
-    def register(server: grpc.Server) -> None:
-        add_GRPCInferenceServiceServicer_to_server(inference, server)
-        add_ModelStoreServiceServicer_to_server(model_store, server)
-
     with serving(
         identity,
         POLICY,
-        register,
-        [INFERENCE, MODEL_STORE],
+        services.register,
+        [INFERENCE, BULK, MODEL_STORE],
         settings.listen,
         settings=_bounds(settings),
         on_refusal=ports.reporter.tell,
