@@ -164,6 +164,30 @@ def wire(
 
 
 @app.command(epilog=EXIT_CODES)
+def encrypt(
+    patch: Annotated[
+        int, typer.Option(min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often both are measured, in turns.")
+    ] = 30,
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say what encrypting costs an owner, beside one bare product of the same shape.
+
+    docs/speed.md explains the figures.
+
+    Example: keymixer bench encrypt --patch 8
+    """
+    from orchestrator.bench.encrypting import measure_encrypting
+
+    rows = measure_encrypting(patch, rounds)
+    columns = {name: name.replace("_", " ") for name in rows[0]}
+    print_rows("Encrypting pictures of 32 x 32", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
 def owners(
     count: Annotated[
         int, typer.Option("--owners", min=100, max=999_999, help="How many owners.")
