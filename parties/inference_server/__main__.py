@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
 from parties.inference_server.streams import REQUESTS, Berths, Streams
+from parties.inference_server.tracing import Tracer, traced, traces_url
 from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
@@ -103,7 +105,11 @@ def running(
 
         meter = stack.enter_context(_meter(folder, settings))
         catalogue = intake.catalogue
-        answering = _answering(settings, ports, catalogue, standing, meter)
+        url = traces_url(settings.tracing, os.environ)
+        tracer = stack.enter_context(traced(url))
+        answering = _answering(
+            settings, ports, catalogue, standing, meter=meter, tracer=tracer
+        )
         streams = _streams(settings)
         services = _Services(
             InferenceService(answering, catalogue, ports.reporter, ready=ready),
@@ -208,7 +214,9 @@ def _answering(
     ports: _Ports,
     catalogue: Catalogue,
     standing: Standing,
+    *,
     meter: Meter,
+    tracer: Tracer,
 ) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
     return Answering(
@@ -221,6 +229,7 @@ def _answering(
         batcher=Batcher(room, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
+        tracer=tracer,
     )
 
 
