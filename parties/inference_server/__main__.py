@@ -18,16 +18,18 @@ from core.errors import KeymixerError
 from core.rpc import logs
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity, load_identity
-from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
+from core.rpc.settings import Peer
+from core.statements import IssueStatement
 from parties.admission import Check, every, in_good_standing, only
-from parties.audit import GrpcAuditLog, Reporter
+from parties.audit import GrpcAuditLog, Reporter, record_event
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.embeddings import Embeddings
 from parties.inference_server.engine import Engine
 from parties.inference_server.engines.choice import engine_named
+from parties.inference_server.fellows import Fellows
 from parties.inference_server.intake import Intake
 from parties.inference_server.lanes import Room
 from parties.inference_server.meter import Meter, NoMeter
@@ -41,12 +43,14 @@ from parties.inference_server.service import (
     InferenceService,
     Limits,
     ModelStoreService,
+    issued_facts,
 )
 from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
-from parties.inference_server.store import ModelStore
+from parties.inference_server.store import IssuedName, ModelName, ModelStore
+from parties.inference_server.supply import Supply
 from parties.log_watch import LogWatch, watched
-from parties.presence import Presence, PublicKeys, attended
+from parties.presence import Presence, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
 from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
@@ -86,12 +90,13 @@ def running(
     By `clock`, in seconds, it tells how old the registry's word is.
     """
     settings, identity = Settings.read(folder), load_identity(folder)
-    keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
         ports = _ports(settings, identity, stack)
         intake = _intake(folder, settings, ports, engine)
-        standing = _standing(settings, ports, intake, clock)
-        presence = Presence(ports.registry, str(identity.spiffe), keys)
+        supply = _supply(settings, ports, intake)
+        standing = _standing(settings, ports, supply, clock)
+        # It signs nothing: so replicas have no key that they would have to share.
+        presence = Presence(ports.registry, str(identity.spiffe))
 
         def ready() -> bool:
             well = presence.is_ready() and standing.is_fresh()
@@ -99,10 +104,10 @@ def running(
 
         meter = stack.enter_context(_meter(folder, settings))
         services = (
-            _inference(settings, ports, intake.catalogue, standing, ready, meter=meter),
+            _inference(settings, ports, supply, standing, ready, meter=meter),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
-        admit = _admission(settings, standing)
+        admit = _admission(settings, identity, standing)
         server = stack.enter_context(
             _serving(services, ports, settings, identity, admit)
         )
@@ -119,6 +124,7 @@ class _Ports:
     reporter: Reporter
     releases: Releases
     log: LogWatch
+    fellows: Fellows
 
 
 def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
@@ -141,6 +147,20 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
         stack.enter_context(Reporter(audit)),
         releases,
         watched(channel),
+        _fellows(settings, identity, stack),
+    )
+
+
+def _fellows(settings: Settings, identity: Identity, stack: ExitStack) -> Fellows:
+    def channel(peer: Peer) -> grpc.Channel:
+        opened = open_channel(peer.address, identity, peer.spiffe_id)
+        return stack.enter_context(opened)
+
+    holder = settings.key_holder
+    return Fellows(
+        [channel(each) for each in settings.replicas],
+        channel(holder) if holder else None,
+        settings.max_backbone_bytes,
     )
 
 
@@ -167,16 +187,34 @@ def _intake(
     return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
 
 
+def _supply(settings: Settings, ports: _Ports, intake: Intake) -> Supply:
+    def record_backbone(name: ModelName, digest: str) -> None:
+        facts = {"model": name.model, "model_version": str(name.version)}
+        record_event(
+            ports.audit,
+            "backbone.stored",
+            caller="",
+            subject=facts | {"digest": digest},
+        )
+
+    def record_issue(facts: IssueStatement) -> None:
+        said = issued_facts(IssuedName.of(facts)) | {"digest": facts.digest}
+        record_event(ports.audit, "issued.stored", caller="", subject=said)
+
+    holder = str(settings.key_holder.spiffe_id) if settings.key_holder else ""
+    return Supply(intake, ports.fellows, holder, record_backbone, record_issue)
+
+
 def _standing(
-    settings: Settings, ports: _Ports, intake: Intake, clock: Callable[[], float]
+    settings: Settings, ports: _Ports, supply: Supply, clock: Callable[[], float]
 ) -> Standing:
     """What lies on disk is compared with the registry before anybody is served."""
     holder = settings.key_holder
-    stock = Stock(intake, ports.reporter, holder.spiffe_id if holder else None)
+    stock = Stock(supply.intake, ports.reporter, holder.spiffe_id if holder else None)
     return Standing(
         ports.registry.standing,
         settings.max_staleness_s,
-        at_first=stock.take,
+        at_first=lambda: supply.stock_up(stock.take()),
         clock=clock,
     )
 
@@ -184,7 +222,7 @@ def _standing(
 def _inference(
     settings: Settings,
     ports: _Ports,
-    catalogue: Catalogue,
+    supply: Supply,
     standing: Standing,
     ready: Callable[[], bool],
     *,
@@ -192,7 +230,7 @@ def _inference(
 ) -> InferenceService:
     room = Room(settings.max_waiting, settings.max_waiting_each)
     return InferenceService(
-        catalogue,
+        supply.intake.catalogue,
         ports.releases,
         ports.reporter,
         Limits(settings.max_images, settings.max_message_bytes),
@@ -203,13 +241,16 @@ def _inference(
         batcher=Batcher(room, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
+        obtain=supply.obtain,
     )
 
 
-def _admission(settings: Settings, standing: Standing) -> Check:
+def _admission(settings: Settings, identity: Identity, standing: Standing) -> Check:
     peers = (settings.orchestrator, settings.key_holder)
+    named = [peer.spiffe_id for peer in peers if peer is not None]
     return every(
-        only(*(peer.spiffe_id for peer in peers if peer is not None)),
+        # In the role of an inference server, its own replicas.
+        only(identity.spiffe, *named),
         in_good_standing(standing),
     )
 

@@ -10,7 +10,12 @@ from importlib import metadata
 
 import grpc
 
-from core.errors import KeymixerError, NotAllowedError
+from core.errors import (
+    KeymixerError,
+    KeyRefusedError,
+    NotAllowedError,
+    NotFound,
+)
 from core.rpc.policy import current_caller
 from core.statements import IssueStatement
 from core.wire import to_bytes
@@ -27,12 +32,14 @@ from parties.inference_server import protocol
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue, Served
 from parties.inference_server.engine import Question
+from parties.inference_server.fellows import CHUNK_BYTES
 from parties.inference_server.intake import Intake
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
 from parties.inference_server.records import Answer, Receipt, release
 from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName, ModelName
+from parties.inference_server.supply import Wanted
 from parties.inference_server.work import Call, Work, require_wanted
 from parties.log_watch import LogWatch
 from parties.standing import Standing
@@ -82,8 +89,10 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         batcher: Batcher | None = None,
         rates: Rates | None = None,
         meter: Meter | None = None,
+        obtain: Callable[[Wanted], None] = lambda _wanted: None,
     ) -> None:
         self._catalogue = catalogue
+        self._obtain = obtain
         self._releases = releases
         self._reporter = reporter
         self._limits = limits
@@ -165,14 +174,26 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         """What the request asks for, if it is the caller's to ask for."""
         key = protocol.read_key(request)
         version = protocol.read_version(request.model_version)
-        served = self._catalogue.find(
-            request.model_name, version, key.key_id, key.key_version
+        wanted = Wanted(
+            caller, request.model_name, version, key.key_id, key.key_version
         )
+        served = self._here(wanted)
         if served.issue.statement.owner != caller:
             raise NotAllowedError("the key belongs to another owner")
         self._standing.learn_key(key.key_id, key.key_version)
         self._standing.require_key(key.key_id, key.key_version)
         return served
+
+    def _here(self, wanted: Wanted) -> Served:
+        """What is wanted; if it is live and only not here, it is fetched."""
+        named = (wanted.model, wanted.model_version, wanted.key_id, wanted.key_version)
+        try:
+            return self._catalogue.find(*named)
+        except (NotFound, KeyRefusedError):
+            self._standing.learn_key(wanted.key_id, wanted.key_version)
+            self._standing.require_key(wanted.key_id, wanted.key_version)
+            self._obtain(wanted)
+            return self._catalogue.find(*named)
 
     def _compute(self, asked: Asked, served: Served) -> Answer:
         blocks = protocol.read_blocks(
@@ -182,6 +203,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             max_bytes=self._limits.max_message_bytes,
         )
         request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
+        question_id = protocol.read_question_id(asked.request)
         self._log.require()
         self._rates.spend(asked.caller, len(blocks))
         work = Work(
@@ -206,6 +228,7 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
             arrived_s=asked.arrived_s,
             batch=work.batch,
             queue_s=max(0.0, waited_s - work.compute_s),
+            question_id=question_id,
         )
 
     def _require_still(self, caller: str, served: Served) -> None:
@@ -273,7 +296,7 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         with self._answering("StoreIssuedModel", {}) as caller:
 
             def record(facts: IssueStatement) -> None:
-                subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
+                subject = issued_facts(IssuedName.of(facts)) | {"digest": facts.digest}
                 self._record("issued.stored", caller, subject, request.idempotency_key)
 
             self._intake.take_issue(caller, request, record)
@@ -285,14 +308,25 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         name = IssuedName(
             request.key_id, request.key_version, request.model, request.model_version
         )
-        with self._answering("DeleteIssuedModel", _issued(name)) as caller:
+        with self._answering("DeleteIssuedModel", issued_facts(name)) as caller:
             # Here the effect comes first: to delete twice is harmless, so a caller who
             # got no answer asks again, and the orchestrator records `issued.gone` only
             # after an answer.
             self._intake.drop_issue(name)
             key = request.idempotency_key
-            self._record("issued.deleted", caller, _issued(name), key)
+            self._record("issued.deleted", caller, issued_facts(name), key)
             return store_pb.DeleteIssuedModelResponse()
+
+    def FetchBackbone(
+        self, request: store_pb.FetchBackboneRequest, _context: grpc.ServicerContext
+    ) -> Iterator[store_pb.FetchBackboneResponse]:
+        name = ModelName(request.model, request.model_version)
+        facts = {"model": name.model, "model_version": str(name.version)}
+        with self._answering("FetchBackbone", facts):
+            content = self._intake.store.backbone_file(name)
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = content[start : start + CHUNK_BYTES]
+            yield store_pb.FetchBackboneResponse(chunk=chunk)
 
     def _record(self, kind: str, caller: str, facts: dict[str, str], key: str) -> None:
         """Record what is done under an idempotency key, once."""
@@ -308,7 +342,8 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
             yield caller
 
 
-def _issued(name: IssuedName) -> dict[str, str]:
+def issued_facts(name: IssuedName) -> dict[str, str]:
+    """How records name an issued model."""
     return {field: str(value) for field, value in asdict(name).items()}
 
 
