@@ -6,22 +6,27 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help simulate bench test test-light test-heavy lint format protos clean
+.PHONY: help simulate bench bench-keys test test-light test-heavy lint format protos clean
 
 help:
 	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
-	@echo "make bench      appends to the audit log, then the keys of 1,000 owners, rotated: what it takes"
+	@echo "make bench      encrypting, the audit log, and answers a second beside other servers: what they take"
+	@echo "make bench-keys the keys of 1,000 owners, rotated: what it takes"
 	@echo "make test       every test: test-light, then test-heavy (fuzzing, then minutes of killed servers)"
 	@echo "make lint       style, types, import rules, protos and their stubs"
 	@echo "make protos     generate the stubs again"
-	@echo "Options for the keys: make bench ARGS='--owners 100'; all: keymixer bench audit --help, ... keys --help"
+	@echo "Options for bench: make bench ARGS='--owners 100 --peers none'; all: keymixer bench --help"
 	@echo "Options for simulate: make simulate ARGS='--retrain' or ARGS='deploy/scenarios/digits.yaml'"
 
 simulate: $(VENV)/simulation
 	$(RUN) orchestrator.cli simulate $(ARGS)
 
 bench: $(VENV)/simulation
+	$(RUN) orchestrator.cli bench encrypt
 	$(RUN) orchestrator.cli bench audit
+	$(RUN) orchestrator.cli bench serving $(ARGS)
+
+bench-keys: $(VENV)/simulation
 	$(RUN) orchestrator.cli bench keys $(ARGS)
 
 test: test-light test-heavy

@@ -117,8 +117,8 @@ def rpc_errors(context: AbortContext, method: str = "") -> Iterator[None]:
     except KeymixerError as error:
         fields = {"method": method, "kind": error.kind, "why": str(error)}
         log.warning("call refused", extra=fields)
-        if isinstance(error, Exhausted) and error.retry_after_s is not None:
-            context.set_trailing_metadata((_pushback(error.retry_after_s),))
+        if (pause_s := retry_after_s(error)) is not None:
+            context.set_trailing_metadata((_pushback(pause_s),))
         context.abort(status_of(error), details_of(error))
     except Exception as error:
         if _ended_by_grpc(error):
@@ -140,6 +140,12 @@ def status_of(error: KeymixerError) -> StatusCode:
     return STATUS[next(listed)]
 
 
+def retry_after_s(error: KeymixerError) -> float | None:
+    """The pause after which what was not begun may be asked again; None: unknown."""
+    pause_s: float | None = getattr(error, "retry_after_s", None)
+    return pause_s
+
+
 def details_of(error: KeymixerError) -> str:
     return f"{error.kind}: {error.hint}" if error.hint else error.kind
 
@@ -157,13 +163,24 @@ def remote_errors(peer: str) -> Iterator[None]:
         raise _translated(error, peer) from error
 
 
+def remote_error(kind: str, hint: str, status: StatusCode, *, peer: str) -> RemoteError:
+    """What a peer answered, by whose move it is next."""
+    return _remote(status)(kind, hint, status, peer=peer)
+
+
+def status_numbered(number: int) -> StatusCode:
+    """The status of a number on the wire; one that does not exist is `UNKNOWN`."""
+    found = (status for status in StatusCode if status.value[0] == number)
+    return next(found, StatusCode.UNKNOWN)
+
+
 def _translated(error: grpc.RpcError, peer: str) -> KeymixerError:
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return PeerUnavailable(f"{peer} does not answer: {type(error).__name__}")
     status, details = error.code(), error.details() or ""
     said = _DETAILS.fullmatch(details)
     if said is not None:
-        return _remote(status)(said["kind"], said["hint"] or "", status, peer=peer)
+        return remote_error(said["kind"], said["hint"] or "", status, peer=peer)
     if status in _LET_DOWN:
         return PeerUnavailable(f"{peer} {_why(status, details)}")
     return RemoteError(*_without_details(status, details), status, peer=peer)

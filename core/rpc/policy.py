@@ -60,7 +60,7 @@ class Refusal:
 class TooManyStreamsError(Exhausted):
     """As many streams are open as a server keeps workers for."""
 
-    hint = "wait until an upload has ended and try again"
+    hint = "wait until a stream, such as an upload, has ended and try again"
 
 
 def current_caller() -> SpiffeId:

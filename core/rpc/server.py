@@ -45,6 +45,11 @@ class ServerSettings:
     # A call on a connection that is due to close gets this much longer.
     max_connection_grace_s: float = 300.0
 
+    @property
+    def max_streams(self) -> int:
+        """How many may be open at once, of every kind."""
+        return max(1, self.workers // 4)
+
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
@@ -130,7 +135,7 @@ def serve(
             federation,
             on_refusal=report,
             max_stream_s=limits.max_stream_s,
-            max_streams=max(1, limits.workers // 4),
+            max_streams=limits.max_streams,
             admit=admit,
         )
         server = _build(pool, guard, limits)

@@ -1,8 +1,9 @@
 """May this answer be released? One query over key, owner, grant and issued model."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Select, and_, bindparam, select
 from sqlalchemy.orm import Session
@@ -25,6 +26,13 @@ from orchestrator.registry.models import (
     Party,
 )
 
+# The query's parameters, and the fields of claims that they list.
+_ASKED: Final = {
+    "key_ids": "key_id",
+    "key_versions": "key_version",
+    "model_versions": "model_version",
+}
+
 ANSWERS = frozenset({IssuedState.LIVE, IssuedState.RETIRING})
 
 
@@ -39,7 +47,33 @@ class Claim:
     model_version: int
 
 
-def require_admitted(session: Session, claim: Claim, now_ms: int) -> Allowance:
+class Standings:
+    """How what is claimed stands in one transaction: one query for all claims."""
+
+    def __init__(self, session: Session, claims: Collection[Claim]) -> None:
+        # By key, its version, and the model's version; None: it has no such version.
+        self._found: dict[tuple[str, int, int | None], _Standing] = {}
+        if claims:
+            asked = {
+                name: sorted({getattr(claim, field) for claim in claims})
+                for name, field in _ASKED.items()
+            }
+            for *names, rest in _rows(session, asked):
+                self._found[tuple(names)] = rest
+
+    def of(self, claim: Claim) -> "_Standing":
+        """Raise `KeyRefusedError` if there is no such key version."""
+        key = (claim.key_id, claim.key_version)
+        found = self._found.get((*key, claim.model_version))
+        if found is None:
+            found = next((s for k, s in self._found.items() if k[:2] == key), None)
+            if found is None:
+                raise KeyRefusedError("no such key version")
+            found = found._replace(issued_state=None)
+        return found
+
+
+def require_admitted(standings: Standings, claim: Claim, now_ms: int) -> Allowance:
     """Return if an answer to this claim may be released at `now_ms`.
 
     Returns:
@@ -51,10 +85,7 @@ def require_admitted(session: Session, claim: Claim, now_ms: int) -> Allowance:
         NotGrantedError: the owner may not use the model, or no longer.
         KeyRefusedError: no such key version, or it or its issued model is not in use.
     """
-    row = session.connection().execute(_standing(), asdict(claim)).one_or_none()
-    if row is None:
-        raise KeyRefusedError("no such key version")
-    found = _Standing(*row)
+    found = standings.of(claim)
     if found.owner != claim.owner or found.owner_state != PartyState.ACTIVE:
         raise NotAllowedError("the key is not the caller's, or the caller was revoked")
     if found.model != claim.model:
@@ -90,6 +121,13 @@ class _Standing(NamedTuple):
     images_used: int
 
 
+def _rows(session: Session, asked: Mapping[str, Any]) -> Iterator[Any]:
+    for key_id, version, model_version, *rest in session.connection().execute(
+        _standing(), asked
+    ):
+        yield key_id, version, model_version, _Standing(*rest)
+
+
 def _usable(found: _Standing, now_ms: int) -> bool:
     if found.state == KeyState.RETIRING:
         return (found.retire_at_ms or 0) > now_ms
@@ -97,9 +135,7 @@ def _usable(found: _Standing, now_ms: int) -> bool:
 
 
 @cache
-def _standing() -> Select[
-    str, int | None, str, str, str, int, str, int | None, str, int, int
-]:
+def _standing() -> Select[*tuple[Any, ...]]:
     """Built once: every answer asks."""
     granted = and_(
         Grant.owner_party_id == Key.owner_party_id,
@@ -108,7 +144,7 @@ def _standing() -> Select[
     )
     asked = and_(
         ModelVersion.model_id == Key.model_id,
-        ModelVersion.version == bindparam("model_version"),
+        ModelVersion.version.in_(bindparam("model_versions", expanding=True)),
     )
     issued = and_(
         IssuedModel.key_version_id == KeyVersion.id,
@@ -116,6 +152,9 @@ def _standing() -> Select[
     )
     return (
         select(
+            Key.key_id,
+            KeyVersion.version,
+            ModelVersion.version,
             KeyVersion.state,
             KeyVersion.retire_at_ms,
             Party.spiffe_id,
@@ -135,7 +174,7 @@ def _standing() -> Select[
         .outerjoin(ModelVersion, asked)
         .outerjoin(IssuedModel, issued)
         .where(
-            Key.key_id == bindparam("key_id"),
-            KeyVersion.version == bindparam("key_version"),
+            Key.key_id.in_(bindparam("key_ids", expanding=True)),
+            KeyVersion.version.in_(bindparam("key_versions", expanding=True)),
         )
     )

@@ -6,7 +6,7 @@ holds for the next one too, and each is asked about, and counted, once.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, select, update
 from core.canonical import canonical
 from core.errors import InvalidInput, KeymixerError, QuestionReused, Unavailable
 from core.rpc.identity import SpiffeId
-from orchestrator.audit.admission import Claim, require_admitted
+from orchestrator.audit.admission import Claim, Standings, require_admitted
 from orchestrator.audit.records import Entry, Fact
 from orchestrator.audit.releases import release_digest
 from orchestrator.audit.repeats import Names
@@ -82,7 +82,7 @@ def record_inferences(change: Change, inferences: Sequence[Inference]) -> list[V
     for each in inferences:
         _check(each)
     names = Names(change, [each.event_id for each in inferences])
-    desk = _Desk(change)
+    desk = _Desk(change, {each.claim for each in inferences})
     verdicts = [_record(change, each, names, desk) for each in inferences]
     desk.write()
     return verdicts
@@ -91,8 +91,9 @@ def record_inferences(change: Change, inferences: Sequence[Inference]) -> list[V
 class _Desk:
     """What this transaction has looked up, and what it is to count, so far."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: Change, claims: Collection[Claim]) -> None:
         self._change = change
+        self._standings = Standings(change.session, claims)
         # The grant under which a claim is answered, or why it is not.
         self._claims: dict[Claim, int | KeymixerError] = {}
         self._allowances: dict[int, Allowance] = {}
@@ -146,9 +147,8 @@ class _Desk:
         return found
 
     def _look_up(self, claim: Claim) -> int | KeymixerError:
-        change = self._change
         try:
-            allowance = require_admitted(change.session, claim, change.now_ms)
+            allowance = require_admitted(self._standings, claim, self._change.now_ms)
         except Unavailable:
             raise
         except KeymixerError as error:

@@ -25,17 +25,17 @@ _OTHERS: Final = (
 )
 
 
-def federation_of(owners: int, hidden: int, patch: int) -> Federation:
+def federation_of(owners: int, hidden: int, patch: int, depth: int = 1) -> Federation:
     """So many owners of one model; nothing waits for an overlap or a window.
 
     Args:
         owners: How many data owners.
         hidden: The width of a token.
         patch: The side of a patch, in pixels; a key has `(3 patch²)²` numbers.
+        depth: Layers behind the embedding.
     """
     names = [f"owner-{number:06}" for number in range(1, owners + 1)]
-    # Keys have to do with the embedding only: one layer behind it is enough.
-    shape = ArchitectureSection(hidden=hidden, depth=1, patch_size=patch)
+    shape = ArchitectureSection(hidden=hidden, depth=depth, patch_size=patch)
     model = ModelSection(name=MODEL, provider=_PROVIDER, architecture=shape)
     return Federation(
         federation="bench.keymixer",

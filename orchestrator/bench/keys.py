@@ -58,6 +58,8 @@ class Plan:
     hidden: int = 256
     patch: int = 4
     threads: int = 8
+    # Keys have to do with the embedding only: one layer behind it is enough.
+    depth: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +88,25 @@ def measure_keys(plan: Plan, runs: Path, console: Console) -> dict[str, Any]:
         ConfigurationError: the sizes do not fit each other.
         KeymixerError: a part of it failed; every process was stopped.
     """
-    federation = federation_of(plan.owners, plan.hidden, plan.patch)
+    federation = federation_of(plan.owners, plan.hidden, plan.patch, plan.depth)
     architecture_of(federation.models[0])
     told = Narrator(console)
     with terminate_like_interrupt():
         with told.phase(
             "identities", f"{plan.owners:,} owners, each with a certificate"
         ):
-            workspace = _workspace(plan, runs)
+            workspace = workspace_for(plan, runs)
         with running(workspace, Narrator(Console(quiet=True)), "") as stage:
             return _run(Bench(plan, stage, told))
 
 
-def _workspace(plan: Plan, runs: Path) -> Workspace:
+def workspace_for(plan: Plan, runs: Path) -> Workspace:
+    """Lay a federation out in a folder, with a certificate for everybody."""
     runs.mkdir(parents=True, exist_ok=True)
     scenario = runs / "federation.yaml"
-    write_federation(federation_of(plan.owners, plan.hidden, plan.patch), scenario)
+    write_federation(
+        federation_of(plan.owners, plan.hidden, plan.patch, plan.depth), scenario
+    )
     return create_workspace(runs, scenario)
 
 
@@ -113,7 +118,7 @@ def _run(bench: Bench) -> dict[str, Any]:
         write_untrained(release_folder(stage.workspace, stage.model), stage.model)
         release(stage)
     with phase("keys", "First keys: drawn, delivered, issued"):
-        _create(bench)
+        create_keys(bench)
     with phase("rotation", "Rotation of every key"):
         spent = _rotate(bench)
     with phase("check", "Every key is as it should be, and so is the log"):
@@ -125,7 +130,8 @@ def _run(bench: Bench) -> dict[str, Any]:
     return _report(bench, spent)
 
 
-def _create(bench: Bench) -> None:
+def create_keys(bench: Bench) -> None:
+    """Have every owner given a key, and wait until each is confirmed and issued."""
     with bench.stage.operator() as operator, _crowd(bench, FIRST, "--register") as acts:
         with bench.told.bar("asked for") as bar:
             for done, owner in enumerate(bench.stage.owners, start=1):

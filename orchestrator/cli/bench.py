@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from core.console import (
     EXIT_CODES,
@@ -163,6 +164,30 @@ def wire(
 
 
 @app.command(epilog=EXIT_CODES)
+def encrypt(
+    patch: Annotated[
+        int, typer.Option(min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often both are measured, in turns.")
+    ] = 30,
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say what encrypting costs an owner, beside one bare product of the same shape.
+
+    docs/speed.md explains the figures.
+
+    Example: keymixer bench encrypt --patch 8
+    """
+    from orchestrator.bench.encrypting import measure_encrypting
+
+    rows = measure_encrypting(patch, rounds)
+    columns = {name: name.replace("_", " ") for name in rows[0]}
+    print_rows("Encrypting pictures of 32 x 32", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
 def owners(
     count: Annotated[
         int, typer.Option("--owners", min=100, max=999_999, help="How many owners.")
@@ -193,6 +218,137 @@ def owners(
         print_json(report)
     else:
         _print_owners(report)
+
+
+@app.command(epilog=EXIT_CODES)
+def peers(
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A release's folder; else random weights of h256 d8 p4."),
+    ] = None,
+    names: Annotated[
+        str, typer.Option("--peers", help="Which, such as litserve,mlserver; else all.")
+    ] = "",
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="How long each measurement takes.")
+    ] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each peer is measured, in turns.")
+    ] = 3,
+    *,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure other inference servers with the plain model, as they recommend it.
+
+    Each runs in an environment of its own, which the first run installs into the
+    user's cache: some gigabytes. docs/peers.md explains the figures.
+
+    Example: keymixer bench peers --peers torchserve,litserve
+    """
+    from orchestrator.bench.comparison import Plan, measure_peers
+
+    console = Console(stderr=True)
+    chosen = [name for name in names.split(",") if name]
+    try:
+        with _folder(keep) as folder, console.status("peers") as status:
+            report = measure_peers(
+                release,
+                chosen,
+                Plan(seconds=seconds, rounds=rounds),
+                folder,
+                lambda line: status.update(escape(line[:100])),
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        print_json(report)
+    else:
+        _print_peers(report)
+
+
+@app.command(epilog=EXIT_CODES)
+def serving(
+    owners: Annotated[int, typer.Option(min=32, help="How many owners.")] = 1000,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A release's folder; else random weights of h256 d8 p4."),
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="Which, such as litserve; `all`, or `none`.")
+    ] = "all",
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="How long each measurement takes.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each is measured, in turns.")
+    ] = 3,
+    *,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it, as SVG, into this file.")
+    ] = None,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure a whole federation's answers a second, beside bare engines and others.
+
+    Real servers, mutual TLS, a key for each owner and a record for every answer, in
+    turns with the same model served by others, in the plain. docs/speed.md explains
+    the figures.
+
+    Example: keymixer bench serving --owners 100 --peers none
+    """
+    from orchestrator.bench.serving import Plan, measure_serving
+    from orchestrator.simulation.narrator import Narrator
+
+    plan = Plan(
+        owners=owners,
+        release=release,
+        peers=_peer_names(peers),
+        seconds=seconds,
+        rounds=rounds,
+    )
+    try:
+        with _folder(keep) as folder:
+            told = Narrator(Console(stderr=True))
+            report = measure_serving(plan, folder, told)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if figure is not None:
+        from orchestrator.bench.serving_figure import write_figure
+
+        write_figure(report, figure)
+    if json_:
+        print_json(report)
+    else:
+        _print_serving(report)
+
+
+def _peer_names(text: str) -> tuple[str, ...] | None:
+    if text == "all":
+        return None
+    return () if text == "none" else tuple(text.split(","))
+
+
+def _print_serving(report: dict[str, Any]) -> None:
+    columns = {
+        "peer": "what",
+        "images_per_s": "images/s",
+        "least_to_most": "least, most",
+        "images_per_cpu_s": "images a CPU second",
+        "p50_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "over_bare": "over bare",
+    }
+    print_rows("Served", report["rows"], columns, as_json=False)
+    kinds = (int, float, str)
+    ratios = {
+        n.replace("_", " "): str(v) for n, v in report.items() if type(v) in kinds
+    }
+    absent = {f"{name} is absent": why for name, why in report["absent"].items()}
+    told = {**report["plan"], **report["allocator"], **report["machine"]}
+    facts = {word: str(fact) for word, fact in told.items()}
+    print_facts("Ratios, medians of each round's", {**ratios, **absent, **facts})
 
 
 def _sizes(listed: str) -> tuple[int, ...]:
@@ -256,6 +412,32 @@ def _print_owners(report: dict[str, Any]) -> None:
         **{word: str(fact) for word, fact in report["machine"].items()},
     }
     print_facts(f"{report['owners']:,} owners of one server", told)
+
+
+def _print_peers(report: dict[str, Any]) -> None:
+    columns = {
+        "peer": "peer",
+        "version": "version",
+        "protocol": "protocol",
+        "images_a_request": "images a request",
+        "images_per_s": "images/s",
+        "least_to_most": "least, most",
+        "images_per_cpu_s": "images a CPU second",
+        "p50_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "over_bare": "over bare",
+    }
+    print_rows("Other servers", report["rows"], columns, as_json=False)
+    told = {
+        **{f"{name} is absent": why for name, why in report["absent"].items()},
+        "callers": report["callers"],
+        "rounds": f"{report['rounds']} of {report['seconds']:g} s",
+        "threads of torch": report["threads"],
+        "allocator": ", ".join(f"{n} {v}" for n, v in report["allocator"].items()),
+        **report["machine"],
+    }
+    facts = {word: str(fact) for word, fact in told.items()}
+    print_facts("The run", facts)
 
 
 def _print_growth(report: dict[str, Any]) -> None:

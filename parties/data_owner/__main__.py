@@ -28,6 +28,7 @@ from parties.data_owner.client import Client, open_client
 from parties.data_owner.crowd import Errand, run_errands
 from parties.data_owner.errors import KeyNotReadyError, NoKeyError
 from parties.data_owner.inference import Pixels, Use
+from parties.data_owner.packed import write_requests
 from parties.data_owner.pictures import as_picture
 from parties.data_owner.traffic import Asker, Log, keep_asking, until_told
 
@@ -101,6 +102,28 @@ def ask(folder: Folder, images: Images, out: Out, batch: Batch = 100) -> None:
             Progress(len(pixels)),
         )
     _finish(out, labels, tally)
+
+
+@app.command()
+def pack(
+    owners: Annotated[Path, typer.Option(help="A folder of owners' folders.")],
+    images: Images,
+    out: Annotated[str, typer.Option(help="The file to write in each of them.")],
+    batch: Batch = 1,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many owners; default: all.")
+    ] = None,
+) -> None:
+    """Write requests about images into files, for a load generator to send."""
+    pixels, _ = load_arrays(images)
+    folders = sorted(path for path in owners.iterdir() if path.is_dir())[:count]
+    often = Often()
+    for done, folder in enumerate(folders, start=1):
+        with open_client(folder) as client:
+            write_requests(folder / out, pixels, batch, client.use())
+        if often.due(anyway=done == len(folders)):
+            emit("progress", done=done, total=len(folders))
+    emit("done", owners=len(folders))
 
 
 @app.command()

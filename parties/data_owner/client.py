@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,8 +50,10 @@ from parties.data_owner.settings import OwnerSettings
 from parties.data_owner.witness import Witness
 from parties.data_owner.witnessed import WitnessFile
 from parties.registry import GrpcRegistry, active_party, manifest_from
+from protos import open_inference_pb2 as pb
 from protos import registry_pb2, registry_pb2_grpc
 from protos.audit_pb2_grpc import AuditServiceStub
+from protos.bulk_pb2_grpc import BulkInferenceServiceStub
 from protos.key_holder_pb2_grpc import KeyHolderServiceStub
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -136,6 +138,15 @@ class Client:
             Patience(unsure=settings.resend_unsure),
             settings.deadline_s,
             self._count,
+        )
+        # Of bulk streams; see `bulk.predict_many`.
+        self.streams: Servers[Callable[..., Any]] = Servers(
+            [
+                BulkInferenceServiceStub(channel).InferStream
+                for channel in (channels.inference_server, *channels.others)
+            ],
+            Patience(unsure=settings.resend_unsure),
+            settings.deadline_s,
         )
         self._counting = Lock()
         self._witness = Witness(
@@ -295,7 +306,15 @@ class Client:
 
     def ask(self, blocks: Blocks, use: Use) -> Answers:
         """Ask about encrypted blocks in one request, under the key `use` names."""
-        request = request_for(blocks, use, self.datatype)
+        return self.send(request_for(blocks, use, self.datatype), use)
+
+    def ask_anew(self, images: Pixels) -> Answers:
+        """Ask in one request, with the successor of a key that was just refused."""
+        use = self.use(fresh=True)
+        return self.ask(use.encrypt(images), use)
+
+    def send(self, request: pb.ModelInferRequest, use: Use) -> Answers:
+        """Send a request that was made with `use`, again if that is safe."""
         with budget_errors(), remote_errors("inference server"):
             answer = ask_one_of(self._servers, request)
         return read_answer(request, answer, use, self.settings.max_message_bytes)
@@ -329,8 +348,7 @@ class Client:
         except RemoteRefusedError as error:
             if error.kind != "KeyRefused":
                 raise
-            use = self.use(fresh=True)
-            return self.ask(use.encrypt(images), use)
+            return self.ask_anew(images)
 
     def _count(self) -> None:
         with self._counting:

@@ -23,7 +23,12 @@ _TOP: Final = 3
 # Pictures a request, if they fit a message.
 _BATCH: Final = 32
 
-Files = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG or JPEG.")]
+_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE...", help="PNG or JPEG; a folder: all in it."),
+]
 OwnerFolder = Annotated[
     Path | None, typer.Option("--owner-folder", help="The data owner's own folder.")
 ]
@@ -62,6 +67,13 @@ def predict(
             "default: as in settings.json. docs/wire.md has their accuracy.",
         ),
     ] = None,
+    bulk: Annotated[
+        bool | None,
+        typer.Option(
+            help="Ask over a stream, or in calls of their own; default: a stream "
+            "when there are many pictures.",
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Encrypt pictures on this machine and ask what is on them.
@@ -74,15 +86,16 @@ def predict(
     records it (`keymixer audit receipt verify`), and REQUEST.json says what of it the
     record's digests are made with (docs/audit.md).
 
-    Example: keymixer predict cat.jpg dog.png --owner st-anna
+    Example: keymixer predict cat.jpg folder-of-pictures --owner st-anna
     """
     from parties.data_owner.client import open_client
     from parties.data_owner.settings import read_datatype
 
+    files = _pictures(files)
     with open_client(find_owner(owner_folder, run, owner), model) as client:
         if wire is not None:
             client.datatype = read_datatype(wire)
-        answers = _ask(client, files)
+        answers = _ask(client, files, bulk)
         if receipts is not None:
             _write_receipts(client, answers, receipts)
     rows = _predictions(files, answers)
@@ -113,6 +126,7 @@ def encrypt(
     """
     from parties.data_owner.client import open_client
 
+    files = _pictures(files)
     with open_client(find_owner(owner_folder, run, owner), model) as client:
         use = client.use()
         blocks = use.encrypt(_read(client, files))
@@ -155,16 +169,40 @@ def find_owner(folder: Path | None, run: Path, owner: str | None) -> Path:
     return owners / chosen
 
 
-def _ask(client: "Client", files: Sequence[Path]) -> "Answers":
-    """Ask about some files a request, several at a time; no more are in memory."""
+def _pictures(named: Sequence[Path]) -> list[Path]:
+    """The files that are named, and in place of a folder the pictures in it."""
+    inside = [_inside(path) if path.is_dir() else [path] for path in named]
+    return [path for paths in inside for path in paths]
+
+
+def _inside(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    if not found:
+        raise ConfigurationError(f"{folder} holds no PNG or JPEG file")
+    return sorted(found)
+
+
+def _ask(client: "Client", files: Sequence[Path], bulk: bool | None) -> "Answers":
+    """Ask about some files a request, several at a time; no more are in memory.
+
+    As many as are asked at once anyway are not worth a stream.
+    """
     from parties.data_owner.answers import joined
+    from parties.data_owner.bulk import predict_many
 
     size = client.fitting(_BATCH)
     starts = range(0, len(files), size)
     batches = (_read(client, files[at : at + size]) for at in starts)
+    if bulk is None:
+        bulk = len(starts) > client.in_flight
+    asked = (
+        predict_many(client, batches)
+        if bulk
+        else client.predict_each(batches, client.in_flight)
+    )
     parts = []
     with progress_bar("asked about", len(files)) as advance:
-        for part in client.predict_each(batches, client.in_flight):
+        for part in asked:
             parts.append(part)
             advance(len(part.logits))
     return joined(parts)

@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
 
 from core.errors import KeymixerError
 from core.rpc import logs
@@ -24,6 +25,8 @@ from core.rpc.settings import Peer
 from core.statements import IssueStatement
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter, record_event
+from parties.inference_server.ahead import Window
+from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.embeddings import Embeddings
@@ -36,27 +39,35 @@ from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.metrics import PrometheusMeter, exported
 from parties.inference_server.policy import POLICY
 from parties.inference_server.rates import Rates
+from parties.inference_server.records import Verdicts
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import (
+    BULK,
     INFERENCE,
     MODEL_STORE,
+    BulkInferenceService,
     InferenceService,
-    Limits,
     ModelStoreService,
     issued_facts,
 )
 from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import IssuedName, ModelName, ModelStore
+from parties.inference_server.streams import REQUESTS, Berths, Streams
 from parties.inference_server.supply import Supply
+from parties.inference_server.tracing import Tracer, traced, traces_url
 from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
+from protos.bulk_pb2_grpc import add_BulkInferenceServiceServicer_to_server
 from protos.model_store_pb2_grpc import add_ModelStoreServiceServicer_to_server
 from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
+
+# As `core.rpc.server.serve` is called.
+Serving: TypeAlias = Callable[..., AbstractContextManager[RunningServer]]
 
 # Room for calls that do not wait for a batch: health, metadata, uploads.
 _OTHER_CALLS: Final = 32
@@ -84,14 +95,20 @@ def running(
     folder: Path,
     engine: Engine | None = None,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    recorded: Callable[[Verdicts], Verdicts] = lambda releases: releases,
+    serving: Serving = serve,
 ) -> Iterator[RunningServer]:
     """An inference server that serves; the folder's `address` says where.
 
-    By `clock`, in seconds, it tells how old the registry's word is.
+    By `clock`, in seconds, it tells how old the registry's word is. `recorded` and
+    `serving` are for measuring what the log and TLS cost; see `unguarded`.
     """
     settings, identity = Settings.read(folder), load_identity(folder)
     with ExitStack() as stack:
-        ports = _ports(settings, identity, stack)
+        # NumPy's threads would spin between two products, where engines want the cores.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
+        ports = _ports(settings, identity, stack, recorded)
         intake = _intake(folder, settings, ports, engine)
         supply = _supply(settings, ports, intake)
         standing = _standing(settings, ports, supply, clock)
@@ -103,14 +120,24 @@ def running(
             return well and not ports.log.why_away
 
         meter = stack.enter_context(_meter(folder, settings))
-        services = (
-            _inference(settings, ports, supply, standing, ready, meter=meter),
+        catalogue = intake.catalogue
+        url = traces_url(settings.tracing, os.environ)
+        tracer = stack.enter_context(traced(url))
+        answering = _answering(
+            settings, ports, supply, standing, meter=meter, tracer=tracer
+        )
+        streams = _streams(settings)
+        services = _Services(
+            InferenceService(answering, catalogue, ports.reporter, ready=ready),
+            BulkInferenceService(answering, streams, ports.reporter),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
         admit = _admission(settings, identity, standing)
         server = stack.enter_context(
-            _serving(services, ports, settings, identity, admit)
+            _serving(services, ports, settings, identity, admit, serving=serving)
         )
+        # It is left before the server: streams end, and then calls are drained.
+        stack.enter_context(streams.open())
         write_public(folder / "address", server.address.encode())
         ports.reporter.report("server.started", {"address": server.address})
         stack.enter_context(attended(presence, standing, server.set_serving, ports.log))
@@ -118,16 +145,33 @@ def running(
 
 
 @dataclass(frozen=True, slots=True)
+class _Services:
+    inference: InferenceService
+    bulk: BulkInferenceService
+    model_store: ModelStoreService
+
+    def register(self, server: grpc.Server) -> None:
+        add_GRPCInferenceServiceServicer_to_server(self.inference, server)
+        add_BulkInferenceServiceServicer_to_server(self.bulk, server)
+        add_ModelStoreServiceServicer_to_server(self.model_store, server)
+
+
+@dataclass(frozen=True, slots=True)
 class _Ports:
     registry: GrpcRegistry
     audit: GrpcAuditLog
     reporter: Reporter
-    releases: Releases
+    releases: Verdicts
     log: LogWatch
     fellows: Fellows
 
 
-def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
+def _ports(
+    settings: Settings,
+    identity: Identity,
+    stack: ExitStack,
+    recorded: Callable[[Verdicts], Verdicts],
+) -> _Ports:
     peer = settings.orchestrator
     channel = stack.enter_context(
         open_channel(
@@ -145,7 +189,7 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
         GrpcRegistry(channel),
         audit,
         stack.enter_context(Reporter(audit)),
-        releases,
+        recorded(releases),
         watched(channel),
         _fellows(settings, identity, stack),
     )
@@ -180,7 +224,9 @@ def _meter(folder: Path, settings: Settings) -> Iterator[Meter]:
 def _intake(
     folder: Path, settings: Settings, ports: _Ports, engine: Engine | None
 ) -> Intake:
-    engine = engine or engine_named(settings.engine, settings.engine_threads)
+    engine = engine or engine_named(
+        settings.engine, settings.engine_threads, settings.at_once
+    )
     store = ModelStore(folder)
     embeddings = Embeddings(store.read_issue, settings.max_embedding_bytes)
     catalogue = Catalogue(engine, embeddings)
@@ -219,30 +265,36 @@ def _standing(
     )
 
 
-def _inference(
+def _answering(
     settings: Settings,
     ports: _Ports,
     supply: Supply,
     standing: Standing,
-    ready: Callable[[], bool],
     *,
     meter: Meter,
-) -> InferenceService:
+    tracer: Tracer,
+) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
-    return InferenceService(
-        supply.intake.catalogue,
-        ports.releases,
-        ports.reporter,
-        Limits(settings.max_images, settings.max_message_bytes),
-        standing,
+    return Answering(
+        catalogue=supply.intake.catalogue,
+        releases=ports.releases,
+        reporter=ports.reporter,
+        limits=Limits(settings.max_images, settings.max_message_bytes),
+        standing=standing,
         log=ports.log,
-        ready=ready,
-        entropy=os.urandom,
-        batcher=Batcher(room, meter=meter),
+        batcher=Batcher(room, at_once=settings.at_once, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
+        tracer=tracer,
         obtain=supply.obtain,
     )
+
+
+def _streams(settings: Settings) -> Streams:
+    """Half of what streams there may be is for uploads."""
+    berths = Berths(total=max(1, _bounds(settings).max_streams // 2))
+    window = Window(requests=REQUESTS, content_bytes=settings.max_message_bytes)
+    return Streams(berths, window)
 
 
 def _admission(settings: Settings, identity: Identity, standing: Standing) -> Check:
@@ -257,23 +309,19 @@ def _admission(settings: Settings, identity: Identity, standing: Standing) -> Ch
 
 @contextmanager
 def _serving(
-    services: tuple[InferenceService, ModelStoreService],
+    services: _Services,
     ports: _Ports,
     settings: Settings,
     identity: Identity,
     admit: Check,
+    *,
+    serving: Serving,
 ) -> Iterator[RunningServer]:
-    inference, model_store = services
-
-    def register(server: grpc.Server) -> None:
-        add_GRPCInferenceServiceServicer_to_server(inference, server)
-        add_ModelStoreServiceServicer_to_server(model_store, server)
-
-    with serve(
+    with serving(
         identity,
         POLICY,
-        register,
-        [INFERENCE, MODEL_STORE],
+        services.register,
+        [INFERENCE, BULK, MODEL_STORE],
         settings.listen,
         settings=_bounds(settings),
         on_refusal=ports.reporter.tell,

@@ -1,8 +1,8 @@
 """Requests of different owners, computed in one batch: their keys change nothing here.
 
-There is no thread of its own, and no pause to let a batch fill. Who comes while nobody
-computes does so at once, for all who wait; then the next one in turn does. What comes
-meanwhile gathers, so batches grow by themselves under load.
+There is no thread of its own, and no pause to let a batch fill. Who comes while fewer
+compute than may does so at once, for all who wait; then the next one in turn does. What
+comes meanwhile gathers, so batches grow by themselves under load.
 """
 
 import logging
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Images in a batch. More are no faster on a processor, and keep others waiting.
 LARGEST: Final = 32
+# So few are not shared out among those who compute.
+_LEAST: Final = 8
 # How much the newest batch counts in the average time an image takes.
 _NEWEST: Final = 0.2
 
@@ -42,13 +44,24 @@ class Pace:
 
 
 class Batcher:
-    """Computes for many threads, one batch at a time, each within its own deadline."""
+    """Computes for many threads, a few batches at a time, each within its own deadline.
+
+    Args:
+        room: How much may wait.
+        largest: Images in a batch.
+        at_once: How many batches are computed at the same time. On a processor two
+            batches of one thread each take less than one batch of two threads: those
+            would wait for each other in every layer.
+        meter: Is told of batches.
+        clock: Seconds.
+    """
 
     def __init__(
         self,
         room: Room | None = None,
         *,
         largest: int = LARGEST,
+        at_once: int = 1,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -57,7 +70,9 @@ class Batcher:
         self._meter = meter or NoMeter()
         self._clock = clock
         self._pace = Pace()
-        self._computing = False
+        self._at_once = at_once
+        # How many compute, or were told to.
+        self._computing = 0
         # Held for as long as it takes to change who waits, never while one computes.
         self._changing = Lock()
 
@@ -75,7 +90,7 @@ class Batcher:
             if work.leads:
                 work.leads = False
                 self._lead()
-            elif not work.signal.acquire(timeout=_patience(work)):
+            elif not work.wait(_patience(work)):
                 self._give_up(work)
         return work.result()
 
@@ -88,21 +103,23 @@ class Batcher:
         with self._changing:
             self._require_time(work)
             self._lanes.add(work)
-            if not self._computing:
-                self._computing = work.leads = True
+            if self._computing < self._at_once:
+                self._computing += 1
+                work.leads = True
 
     def _require_time(self, work: Work) -> None:
         left_s = work.call.time_remaining()
         if left_s is None:
             return
-        needed_s = self._lanes.ahead(work.owner, work.images) * self._pace.image_s
+        ahead = self._lanes.ahead(work.owner, work.images)
+        needed_s = ahead * self._pace.image_s / self._at_once
         if needed_s > left_s:
             raise DeadlineTooShortError("it would wait too long", needed_s - left_s)
 
     def _lead(self) -> None:
         """Compute one batch, then let the next one in turn compute."""
         with self._changing:
-            pieces = self._lanes.take(self._largest)
+            pieces = self._lanes.take(self._share())
         try:
             self._compute([piece for piece in pieces if self._is_wanted(piece.work)])
         except Exception as error:
@@ -113,13 +130,19 @@ class Batcher:
         finally:
             self._pass_on()
 
+    def _share(self) -> int:
+        """How many images to take: what waits is shared out, unless it is little."""
+        even = -(-self._lanes.images // self._at_once)
+        return min(self._largest, max(_LEAST, even))
+
     def _pass_on(self) -> None:
         with self._changing:
             successor = self._lanes.first()
-            self._computing = successor is not None
-            if successor is not None:
+            if successor is None:
+                self._computing -= 1
+            else:
                 successor.leads = True
-                successor.signal.release()
+                successor.tell()
 
     def _give_up(self, work: Work) -> None:
         with self._changing:
@@ -163,9 +186,12 @@ class Batcher:
         self, pieces: Sequence[Piece], logits: Sequence[Logits], seconds: float
     ) -> None:
         images = sum(piece.images for piece in pieces)
-        self._pace = self._pace.after(images, seconds)
-        for piece, part in zip(pieces, logits, strict=True):
-            piece.work.settle(part, compute_s=seconds, batch=images)
+        with self._changing:
+            self._pace = self._pace.after(images, seconds)
+            for piece, part in zip(pieces, logits, strict=True):
+                piece.work.settle(
+                    part, start=piece.start, compute_s=seconds, batch=images
+                )
         owners = len({piece.work.owner for piece in pieces})
         self._meter.batched(
             images=images, requests=len(pieces), owners=owners, compute_s=seconds

@@ -57,5 +57,5 @@ class Network(Protocol):
     """What of a backbone differs between engines: from tokens to logits."""
 
     def forward(self, tokens: Tokens) -> Logits:
-        """Compute a few images at once; called by one thread at a time."""
+        """Compute a few images at once; as many threads call it as batches may be."""
         ...

@@ -89,9 +89,18 @@ class Lanes:
             lane.images -= work.left
             self._left(work)
 
+    @property
+    def images(self) -> int:
+        """How many images wait."""
+        return sum(lane.images for lane in self._lanes.values())
+
     def first(self) -> Work | None:
-        """Whose request is next; None: nobody waits."""
-        return self._lanes[self._order[0][2]].waiting[0] if self._order else None
+        """Whose request is next, of those not told to compute; None: nobody's."""
+        for _, _, owner in sorted(self._order):
+            for work in self._lanes[owner].waiting:
+                if not work.leads:
+                    return work
+        return None
 
     def ahead(self, owner: str, images: int) -> int:
         """How many images are computed until so many more of an owner's are.

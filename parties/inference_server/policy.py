@@ -20,6 +20,7 @@ POLICY: Final[Policy] = MappingProxyType(
         "/inference.GRPCInferenceService/ServerMetadata": ANYONE,
         "/inference.GRPCInferenceService/ModelMetadata": ANYONE,
         "/inference.GRPCInferenceService/ModelInfer": frozenset({DATA_OWNER}),
+        "/keymixer.v1.BulkInferenceService/InferStream": frozenset({DATA_OWNER}),
         "/keymixer.v1.ModelStoreService/StoreBackbone": frozenset({MODEL_PROVIDER}),
         "/keymixer.v1.ModelStoreService/StoreIssuedModel": frozenset({KEY_HOLDER}),
         "/keymixer.v1.ModelStoreService/DeleteIssuedModel": frozenset({ORCHESTRATOR}),

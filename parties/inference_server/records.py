@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from core.errors import (
     BudgetSpent,
@@ -18,7 +18,6 @@ from core.errors import (
     NotGrantedError,
     QuestionReused,
 )
-from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName
 from protos import audit_pb2 as pb
 
@@ -75,8 +74,18 @@ class Receipt:
     nonce: bytes
 
 
+class Verdicts(Protocol):
+    """Whoever gives the log's verdict on a record; see `Releases`."""
+
+    def verdict(
+        self, record: pb.InferenceRecord, *, timeout_s: float | None = None
+    ) -> pb.InferenceVerdict:
+        """Return it within so many seconds, or raise `AuditUnavailable`."""
+        ...
+
+
 def release(
-    releases: Releases,
+    releases: Verdicts,
     answer: Answer,
     entropy: Callable[[int], bytes],
     *,

@@ -1,7 +1,9 @@
 """Records that wait together go to the log in one call.
 
 One call is on its way at a time; what comes meanwhile gathers for the next one. So a
-slow log is asked less often, and not more, the more answers wait for it.
+slow log is asked less often, and not more, the more answers wait for it. Where several
+shared the last call, the next one is held back a little for more of them: of a batch
+all answers are ready at once, but they come one by one.
 """
 
 import logging
@@ -10,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 # The most records in one call, and how long a record may wait that has no deadline.
 LARGEST: Final = 256
 PATIENCE_S: Final = 10.0
+# However long a call took, the next one is held back no longer than this.
+_GATHER_S: Final = 0.01
 # Of the time that is left, what the answer's way back to its caller may take.
 _WAY_BACK: Final = 0.1
 _WAY_BACK_AT_MOST_S: Final = 0.5
@@ -37,6 +42,9 @@ class Releases:
         self._waiting: deque[_Place] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        # How many shared the last call, and how long it took.
+        self._shared = 0
+        self._took_s = 0.0
 
     @contextmanager
     def sending(self) -> Iterator[None]:
@@ -69,9 +77,7 @@ class Releases:
                 raise AuditUnavailable(_STOPS)
             self._waiting.append(place)
             self._changed.notify()
-        if not place.done.wait(left_s):
-            raise AuditUnavailable("the log gave no verdict in time")
-        return place.result()
+        return place.result(left_s)
 
     def waiting(self) -> int:
         """How many records wait for the call after the one that is on its way."""
@@ -80,16 +86,29 @@ class Releases:
 
     def _run(self) -> None:
         while group := self._next_group():
+            began_s = monotonic()
             _settle(self._audit, group)
+            self._shared, self._took_s = len(group), monotonic() - began_s
 
     def _next_group(self) -> list["_Place"]:
         """Wait for those who still want a verdict; nobody comes: we are closing."""
         with self._changed:
             while not self._closing:
+                self._gather()
                 if group := self._take():
                     return group
                 self._changed.wait()
         return []
+
+    def _gather(self) -> None:
+        """Wait until as many are here as shared the last call, or for as long again."""
+        until_s = monotonic() + min(self._took_s, _GATHER_S)
+        wanted = self._shared if self._shared > 1 else 0
+        while len(self._waiting) < wanted and not self._closing:
+            left_s = until_s - monotonic()
+            if not self._waiting or left_s <= 0:
+                return
+            self._changed.wait(left_s)
 
     def _close(self) -> None:
         """Give up those who wait: the call on its way may take its time to end."""
@@ -114,7 +133,8 @@ class _Place:
 
     record: pb.InferenceRecord
     until_s: float
-    done: threading.Event = field(default_factory=threading.Event)
+    # Python's events cost several times this.
+    _done: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
     _verdict: pb.InferenceVerdict | None = None
     _why: str = ""
 
@@ -123,13 +143,18 @@ class _Place:
 
     def settle(self, verdict: pb.InferenceVerdict) -> None:
         self._verdict = verdict
-        self.done.set()
+        self._done.put(None)
 
     def give_up(self, why: str) -> None:
         self._why = why
-        self.done.set()
+        self._done.put(None)
 
-    def result(self) -> pb.InferenceVerdict:
+    def result(self, timeout_s: float) -> pb.InferenceVerdict:
+        """Wait for the verdict, or raise `AuditUnavailable`: there is none."""
+        try:
+            self._done.get(timeout=timeout_s)
+        except Empty:
+            raise AuditUnavailable("the log gave no verdict in time") from None
         if self._verdict is None:
             raise AuditUnavailable(self._why)
         return self._verdict

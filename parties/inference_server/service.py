@@ -1,48 +1,33 @@
-"""The inference server's two gRPC services: decode, call, encode."""
+"""The inference server's three gRPC services: decode, call, encode."""
 
-import os
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 
 import grpc
 
-from core.errors import (
-    KeymixerError,
-    KeyRefusedError,
-    NotAllowedError,
-    NotFound,
-)
+from core.rpc.identity import SpiffeId, caller_of
 from core.rpc.policy import current_caller
 from core.statements import IssueStatement
-from core.wire import to_bytes
 from parties.audit import (
     AuditLog,
     Reporter,
     event_name,
-    failures_reported,
-    known_to_the_log,
     record_event,
     refusals_reported,
 )
 from parties.inference_server import protocol
-from parties.inference_server.batcher import Batcher
-from parties.inference_server.catalogue import Catalogue, Served
-from parties.inference_server.engine import Question
+from parties.inference_server.answering import Answering, Asked
+from parties.inference_server.bulk import outcome, size
+from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.fellows import CHUNK_BYTES
 from parties.inference_server.intake import Intake
-from parties.inference_server.meter import Meter, NoMeter
-from parties.inference_server.rates import Rates
-from parties.inference_server.records import Answer, Receipt, release
-from parties.inference_server.releases import Releases
 from parties.inference_server.store import IssuedName, ModelName
-from parties.inference_server.supply import Wanted
-from parties.inference_server.work import Call, Work, require_wanted
-from parties.log_watch import LogWatch
-from parties.standing import Standing
+from parties.inference_server.streams import Streams
+from protos import bulk_pb2 as bulk_pb
+from protos import bulk_pb2_grpc as bulk_rpc
 from protos import model_store_pb2 as store_pb
 from protos import model_store_pb2_grpc as store_rpc
 from protos import open_inference_pb2 as pb
@@ -50,26 +35,10 @@ from protos import open_inference_pb2_grpc as rpc
 
 SERVER_NAME = "keymixer"
 INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MODEL_INFER = f"/{INFERENCE}/ModelInfer"
+BULK = bulk_pb.DESCRIPTOR.services_by_name["BulkInferenceService"].full_name
+INFER_STREAM = f"/{BULK}/InferStream"
 MODEL_STORE = store_pb.DESCRIPTOR.services_by_name["ModelStoreService"].full_name
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The most one request may ask for."""
-
-    max_images: int
-    max_message_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it came: who asks, on which call, and when it arrived."""
-
-    request: pb.ModelInferRequest = field(repr=False)
-    caller: str
-    call: Call
-    # On the clock of `time.perf_counter`.
-    arrived_s: float
 
 
 class InferenceService(rpc.GRPCInferenceServiceServicer):
@@ -77,32 +46,16 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
 
     def __init__(
         self,
+        answering: Answering,
         catalogue: Catalogue,
-        releases: Releases,
         reporter: Reporter,
-        limits: Limits,
-        standing: Standing,
         *,
-        log: LogWatch,
         ready: Callable[[], bool],
-        entropy: Callable[[int], bytes] = os.urandom,
-        batcher: Batcher | None = None,
-        rates: Rates | None = None,
-        meter: Meter | None = None,
-        obtain: Callable[[Wanted], None] = lambda _wanted: None,
     ) -> None:
+        self._answers = answering
         self._catalogue = catalogue
-        self._obtain = obtain
-        self._releases = releases
         self._reporter = reporter
-        self._limits = limits
-        self._standing = standing
-        self._log = log
-        self._meter = meter or NoMeter()
-        self._batcher = batcher or Batcher(meter=self._meter)
-        self._rates = rates or Rates()
         self._ready = ready
-        self._entropy = entropy
 
     def ServerLive(
         self, _request: pb.ServerLiveRequest, _context: grpc.ServicerContext
@@ -141,27 +94,8 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
     def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
-        arrived_s = time.perf_counter()
-        with self._ending(request):
-            with self._answering("ModelInfer", _named(request)) as caller:
-                served = self._find(request, caller)
-                call = Asked(request, caller, context, arrived_s)
-                answer = self._compute(call, served)
-            return protocol.write_answer(answer, self._release(answer, context))
-
-    def _release(self, answer: Answer, call: Call) -> Receipt:
-        """Have the answer recorded, or raise what the log says."""
-        started_s = time.perf_counter()
-        with known_to_the_log():
-            left_s = call.time_remaining()
-            receipt = release(self._releases, answer, self._entropy, timeout_s=left_s)
-        self._meter.answered(
-            queue_s=answer.queue_s,
-            audit_s=time.perf_counter() - started_s,
-            received=len(answer.request),
-            sent=len(answer.result),
-        )
-        return receipt
+        caller = str(current_caller())
+        return self._answers.answer(Asked(request, caller, MODEL_INFER, context))
 
     def _newest(self, model: str, text: str) -> int:
         versions = self._catalogue.versions(model)
@@ -170,92 +104,6 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         self._catalogue.backbone(model, version)
         return version
 
-    def _find(self, request: pb.ModelInferRequest, caller: str) -> Served:
-        """What the request asks for, if it is the caller's to ask for."""
-        key = protocol.read_key(request)
-        version = protocol.read_version(request.model_version)
-        wanted = Wanted(
-            caller, request.model_name, version, key.key_id, key.key_version
-        )
-        served = self._here(wanted)
-        if served.issue.statement.owner != caller:
-            raise NotAllowedError("the key belongs to another owner")
-        self._standing.learn_key(key.key_id, key.key_version)
-        self._standing.require_key(key.key_id, key.key_version)
-        return served
-
-    def _here(self, wanted: Wanted) -> Served:
-        """What is wanted; if it is live and only not here, it is fetched."""
-        named = (wanted.model, wanted.model_version, wanted.key_id, wanted.key_version)
-        try:
-            return self._catalogue.find(*named)
-        except (NotFound, KeyRefusedError):
-            self._standing.learn_key(wanted.key_id, wanted.key_version)
-            self._standing.require_key(wanted.key_id, wanted.key_version)
-            self._obtain(wanted)
-            return self._catalogue.find(*named)
-
-    def _compute(self, asked: Asked, served: Served) -> Answer:
-        blocks = protocol.read_blocks(
-            asked.request,
-            served.model.manifest,
-            max_images=self._limits.max_images,
-            max_bytes=self._limits.max_message_bytes,
-        )
-        request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
-        question_id = protocol.read_question_id(asked.request)
-        self._log.require()
-        self._rates.spend(asked.caller, len(blocks))
-        work = Work(
-            asked.caller,
-            served.model.backbone,
-            Question(blocks, served.issue.weight),
-            asked.call,
-            lambda: self._require_still(asked.caller, served),
-        )
-        entered_s = time.perf_counter()
-        logits = self._batcher.compute(work)
-        waited_s = time.perf_counter() - entered_s
-        require_wanted(asked.call)
-        return Answer(
-            request_id=request_id,
-            owner=asked.caller,
-            name=served.name,
-            shape=logits.shape,
-            request=protocol.sent_bytes(asked.request),
-            result=to_bytes(logits),
-            compute_ms=work.compute_s * 1000,
-            arrived_s=asked.arrived_s,
-            batch=work.batch,
-            queue_s=max(0.0, waited_s - work.compute_s),
-            question_id=question_id,
-        )
-
-    def _require_still(self, caller: str, served: Served) -> None:
-        """It may have waited for seconds, and owner or key be revoked meanwhile."""
-        self._standing.require_party(caller)
-        self._standing.require_key(served.name.key_id, served.name.key_version)
-        self._log.require()
-
-    @contextmanager
-    def _ending(self, request: pb.ModelInferRequest) -> Iterator[None]:
-        """Report what ends without an answer, and is no refusal."""
-        caller, called = str(current_caller()), f"/{INFERENCE}/ModelInfer"
-        with (
-            self._counted(),
-            failures_reported(self._reporter, caller, called, _named(request)),
-        ):
-            yield
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            kind = error.kind if isinstance(error, KeymixerError) else "Internal"
-            self._meter.refused(kind)
-            raise
-
     @contextmanager
     def _answering(self, method: str, subject: dict[str, str]) -> Iterator[str]:
         """Give the caller's SPIFFE ID, and report what is refused."""
@@ -263,6 +111,29 @@ class InferenceService(rpc.GRPCInferenceServiceServicer):
         called = f"/{INFERENCE}/{method}"
         with refusals_reported(self._reporter, caller, called, subject):
             yield caller
+
+
+class BulkInferenceService(bulk_rpc.BulkInferenceServiceServicer):
+    """Answers each request of a stream as `InferenceService` answers a call."""
+
+    def __init__(
+        self, answering: Answering, streams: Streams, reporter: Reporter
+    ) -> None:
+        self._answers = answering
+        self._streams = streams
+        self._reporter = reporter
+
+    def InferStream(
+        self,
+        request_iterator: Iterator[bulk_pb.InferStreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[bulk_pb.InferStreamResponse]:
+        caller = current_caller()
+        asked = _asked(request_iterator, caller, context)
+        with refusals_reported(self._reporter, str(caller), INFER_STREAM, {}):
+            yield from self._streams.answers(
+                str(caller), asked, partial(outcome, self._answers), size
+            )
 
 
 class ModelStoreService(store_rpc.ModelStoreServiceServicer):
@@ -342,21 +213,17 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
             yield caller
 
 
+def _asked(
+    requests: Iterator[bulk_pb.InferStreamRequest],
+    caller: SpiffeId,
+    context: grpc.ServicerContext,
+) -> Iterator[Asked]:
+    for each in requests:
+        # A certificate may end while a stream is open.
+        caller_of(context, caller.federation)
+        yield Asked(each.request, str(caller), INFER_STREAM, context)
+
+
 def issued_facts(name: IssuedName) -> dict[str, str]:
     """How records name an issued model."""
     return {field: str(value) for field, value in asdict(name).items()}
-
-
-def _named(request: pb.ModelInferRequest) -> dict[str, str]:
-    """What a request says it is about, for the record of its end: cut, unverified."""
-    said = {
-        "request_id": request.id,
-        "model": request.model_name,
-        "key_id": request.parameters["key_id"].string_param
-        if "key_id" in request.parameters
-        else "",
-        "key_version": str(request.parameters["key_version"].int64_param)
-        if "key_version" in request.parameters
-        else "",
-    }
-    return {name: value[:128] for name, value in said.items() if value}

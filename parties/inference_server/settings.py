@@ -1,5 +1,6 @@
 """The inference server's settings, read once from its folder's `settings.json`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,10 @@ class Settings:
     replicas: tuple[Peer, ...] = ()
     # What computes: a name of `choice.NAMES`.
     engine: str = choice.DEFAULT
-    engine_threads: int = 2
+    # How many batches are computed at once, and the threads of each; 0 batches: as many
+    # as there are processors.
+    batches_at_once: int = 0
+    engine_threads: int = 1
     max_images: int = 16_384
     max_message_bytes: int = 16 << 20
     max_backbone_bytes: int = 512 << 20
@@ -45,15 +49,24 @@ class Settings:
     max_staleness_s: float = MAX_STALENESS_S
     # Where metrics may be fetched, `host:port` on the loopback; empty: nowhere.
     metrics: str = ""
+    # Where traces are sent by OTLP over HTTP, a URL without its path; empty: see
+    # `tracing`.
+    tracing: str = ""
     # How much an owner may ask for: anyone's, and those by SPIFFE ID.
     limit: Limit = field(default_factory=Limit)
     limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    @property
+    def at_once(self) -> int:
+        """How many batches are computed at once."""
+        return self.batches_at_once or processors()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the file; the key holder, the engine and the numbers may be left out."""
         found = read_settings(folder)
         numbers = (
+            "batches_at_once",
             "engine_threads",
             "max_images",
             "max_message_bytes",
@@ -73,12 +86,20 @@ class Settings:
             max_staleness_s=take_staleness(found),
             engine=_engine(found),
             metrics=take_address(found, "metrics") if found.get("metrics") else "",
+            tracing=take_text(found, "tracing") if found.get("tracing") else "",
             limit=_limit(found.get("limit", {})),
             limits={
                 owner: _limit(named) for owner, named in found.get("limits", {}).items()
             },
             **{name: _count(found, name) for name in numbers if name in found},
         )
+
+
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _engine(settings: Mapping[str, Any]) -> str:

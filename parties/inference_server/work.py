@@ -1,8 +1,9 @@
 """One request on its way through the batcher, computed whole or piece by piece."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Semaphore
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -39,12 +40,14 @@ class Work:
     call: Call
     # What must still hold when it is computed; raises what is in the way.
     check: Callable[[], None]
-    # Told when it ended, and when it is to compute the next batch.
-    signal: Semaphore = field(default_factory=lambda: Semaphore(0), repr=False)
+    # Told when it ended, and when it is to compute the next batch. Python's semaphores
+    # and events cost several times this.
+    _told: "SimpleQueue[None]" = field(default_factory=SimpleQueue, repr=False)
     leads: bool = False
     ended: bool = False
     error: BaseException | None = None
-    logits: list[Logits] = field(default_factory=list, repr=False)
+    # Of each piece, by its first image: the last piece may be ready first.
+    logits: dict[int, Logits] = field(default_factory=dict, repr=False)
     compute_s: float = 0.0
     # Images in the largest batch that it had a part in.
     batch: int = 0
@@ -61,16 +64,29 @@ class Work:
         """How many images were not taken yet."""
         return self.images - self._taken
 
+    def tell(self) -> None:
+        """Wake its caller."""
+        self._told.put(None)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Sleep until it is told something; False: nothing, in this time."""
+        with suppress(Empty):
+            self._told.get(timeout=timeout_s)
+            return True
+        return False
+
     def cut(self, room: int) -> "Piece":
         """Take its next images, at most so many."""
         start, self._taken = self._taken, min(self.images, self._taken + room)
         whole = self.question
         blocks = whole.blocks[start : self._taken]
-        return Piece(self, Question(blocks, whole.weight))
+        return Piece(self, Question(blocks, whole.weight), start)
 
-    def settle(self, logits: Logits, *, compute_s: float, batch: int) -> None:
-        """Take the logits of its next piece; with the last it has ended."""
-        self.logits.append(logits)
+    def settle(
+        self, logits: Logits, *, start: int, compute_s: float, batch: int
+    ) -> None:
+        """Take the logits of a piece; with the last it has ended. For one at a time."""
+        self.logits[start] = logits
         self._computed += len(logits)
         self.compute_s += compute_s
         self.batch = max(self.batch, batch)
@@ -83,13 +99,14 @@ class Work:
             # In this order: its caller reads both without a lock.
             self.error = error
             self.ended = True
-            self.signal.release()
+            self.tell()
 
     def result(self) -> Logits:
         """Return all logits, in order, or raise what ended it."""
         if self.error is not None:
             raise self.error
-        return self.logits[0] if len(self.logits) == 1 else np.concatenate(self.logits)
+        parts = [self.logits[start] for start in sorted(self.logits)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +115,8 @@ class Piece:
 
     work: Work
     question: Question = field(repr=False)
+    # Which of the request's images is its first.
+    start: int = 0
 
     @property
     def images(self) -> int:

@@ -27,6 +27,7 @@ SERVED_BY = {
     "keymixer.v1.WorkflowService": "orchestrator",
     "keymixer.v1.KeyHolderService": "key holder",
     "keymixer.v1.ModelStoreService": "inference server",
+    "keymixer.v1.BulkInferenceService": "inference server",
     "inference.GRPCInferenceService": "inference server",
 }
 
@@ -98,6 +99,7 @@ def test_tables_cannot_be_changed(party: str) -> None:
         # An issued embedding reaches the server from the key holder alone.
         ("inference server", "StoreIssuedModel", {"key-holder"}),
         ("inference server", "ModelInfer", {"data-owner"}),
+        ("inference server", "InferStream", {"data-owner"}),
         ("orchestrator", "RecordInferences", {"inference-server"}),
         ("orchestrator", "ConfirmKeyVersion", {"key-holder"}),
         ("orchestrator", "RegisterModelVersion", {"model-provider"}),

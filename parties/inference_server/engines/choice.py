@@ -42,14 +42,14 @@ _MEASURE_S: Final = 2.0
 _BATCH: Final = 32
 
 
-def engine_named(name: str, threads: int) -> Engine:
-    """Make an engine that computes with so many threads.
+def engine_named(name: str, threads: int, at_once: int = 1) -> Engine:
+    """Make an engine that computes with so many threads, several batches at once.
 
     Raises:
         ConfigurationError: there is no such engine, or its package is not installed.
     """
     if name == AUTO:
-        return AutoEngine(threads)
+        return AutoEngine(threads, at_once=at_once)
     if name not in _ENGINES:
         raise ConfigurationError(
             f"engine: expected one of {', '.join(NAMES)}, got {name!r:.40}"
@@ -62,6 +62,8 @@ def engine_named(name: str, threads: int) -> Engine:
             f"engine {name}: {error.name or error} is missing; "
             f"install keymixer[{extra}]"
         ) from error
+    if module == "openvino_engine":
+        more = {**more, "at_once": at_once}
     engine: Engine = getattr(found, kind)(threads=threads, **more)
     return engine
 
@@ -74,9 +76,11 @@ class AutoEngine:
         threads: int,
         measure: Callable[..., Mapping[str, float]] = images_per_s,
         names: tuple[str, ...] = _MEASURED,
+        *,
+        at_once: int = 1,
     ) -> None:
         self._measure = measure
-        self._engines = _installed(names, threads)
+        self._engines = _installed(names, threads, at_once)
         self._chosen: Engine | None = None
 
     def load(
@@ -107,12 +111,12 @@ class AutoEngine:
         return fastest
 
 
-def _installed(names: tuple[str, ...], threads: int) -> dict[str, Engine]:
+def _installed(names: tuple[str, ...], threads: int, at_once: int) -> dict[str, Engine]:
     """Make those whose packages are here; raise the first one's error if none is."""
     found, missing = {}, []
     for name in names:
         try:
-            found[name] = engine_named(name, threads)
+            found[name] = engine_named(name, threads, at_once)
         except ConfigurationError as error:
             missing.append(error)
     if not found:

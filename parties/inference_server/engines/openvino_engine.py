@@ -6,6 +6,7 @@ the precision is set, and read back.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -29,6 +30,8 @@ class OpenVinoEngine:
 
     threads: int
     precision: Precision = "float32"
+    # How many batches it computes at the same time, with so many threads each.
+    at_once: int = 1
 
     def load(
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray]
@@ -57,24 +60,31 @@ class OpenVinoEngine:
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": _TYPES[precision],
-                "INFERENCE_NUM_THREADS": self.threads,
-                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": self.threads * self.at_once,
+                "NUM_STREAMS": self.at_once,
             },
         )
         _require_precision(compiled, precision)
-        return OpenVinoNetwork(compiled.create_infer_request())
+        free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.at_once):
+            free.put(compiled.create_infer_request())
+        return OpenVinoNetwork(free)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenVinoNetwork:
-    """A compiled network's one request; it is reused."""
+    """A compiled network's requests; each is reused, by one thread at a time."""
 
-    request: Any = field(repr=False)
+    free: "SimpleQueue[Any]" = field(repr=False)
 
     def forward(self, tokens: Tokens) -> Logits:
-        # Only the logits are copied: the request's own memory is written again.
-        (logits,) = self.request.infer([tokens], share_inputs=True).values()
-        return np.array(logits)
+        request = self.free.get()
+        try:
+            # Only the logits are copied: the request's own memory is written again.
+            (logits,) = request.infer([tokens], share_inputs=True).values()
+            return np.array(logits)
+        finally:
+            self.free.put(request)
 
 
 def _require_bfloat16(core: openvino.Core) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from orchestrator.bench.appends import Plan, measure_appends
 from orchestrator.bench.federation import MODEL, federation_of, write_federation
 from orchestrator.bench.growth_figure import write_figure
 from orchestrator.bench.milestones import CREATION, ROTATION, Journal, Milestone
+from orchestrator.bench.questions import answer_plainly
 from orchestrator.bench.release import architecture_of, write_untrained
 from orchestrator.bench.usage import Usage
 from orchestrator.cli.bench import app
@@ -134,6 +136,15 @@ def test_the_federation_reads_back_with_every_owner_granted(tmp_path: Path) -> N
     assert sorted(owners) == owners
     assert set(owners) == {grant.owner for grant in read.policies.grants}
     assert (0, 0) == (read.policies.rotation_overlap_s, read.policies.destroy_window_s)
+
+
+def test_an_untrained_release_can_tell_pictures_apart(tmp_path: Path) -> None:
+    model = federation_of(owners=1, hidden=16, patch=4).models[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+    write_untrained(tmp_path / "release", model, pixels)
+
+    # Else a server that takes every key for the right one would be measured as right.
+    assert len(set(answer_plainly(tmp_path / "release", pixels).classes)) > 5
 
 
 def test_an_untrained_release_is_a_release(tmp_path: Path) -> None:

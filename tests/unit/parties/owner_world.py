@@ -22,13 +22,19 @@ from core.architecture import Architecture
 from core.canonical import canonical
 from core.checkpoint import sign_checkpoint
 from core.encoding import decode, uint8_step
-from core.errors import BudgetSpent, KeyRefusedError, NotAllowedError, NotFound
+from core.errors import (
+    BudgetSpent,
+    KeymixerError,
+    KeyRefusedError,
+    NotAllowedError,
+    NotFound,
+)
 from core.keys import derive_key, verify_possession
 from core.manifest import Manifest
 from core.merkle import consistency_path, inclusion_path, leaf_hash, root
 from core.orthogonal import GENERATOR
 from core.preprocessing import Preprocessing, normalise
-from core.rpc.errors import rpc_errors
+from core.rpc.errors import retry_after_s, rpc_errors, status_of
 from core.rpc.identity import SpiffeId
 from core.rpc.settings import Peer
 from core.sealing import SealContext, SealingKey, fingerprint, seal, signed_part
@@ -41,6 +47,8 @@ from parties.data_owner.settings import OwnerSettings
 from protos import (
     audit_pb2,
     audit_pb2_grpc,
+    bulk_pb2,
+    bulk_pb2_grpc,
     key_holder_pb2,
     key_holder_pb2_grpc,
     open_inference_pb2,
@@ -158,6 +166,9 @@ class World:
     nonce: str = ""
     # Called before a request is answered: the world may change under the client.
     on_request: list[Any] = field(default_factory=list)
+    # The same for a request of a stream, with its context; true ends the stream.
+    on_streamed: list[Any] = field(default_factory=list)
+    streams: int = 0
 
     def seed(self, version: int) -> bytes:
         return bytes([version]) * 32
@@ -371,18 +382,21 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.world = world
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        with rpc_errors(context):
+            return self.answer(request)
+
+    def answer(self, request: Any) -> Any:
         world = self.world
         world.asked.append(request)
         if world.on_request:
             world.on_request.pop(0)()
         version = request.parameters["key_version"].int64_param
-        with rpc_errors(context):
-            if request.parameters["key_id"].string_param != world.key_id:
-                raise NotAllowedError("the key belongs to another owner")
-            if version not in world.live:
-                raise KeyRefusedError("nothing is issued")
-            if len(world.asked) > world.budget:
-                raise BudgetSpent("so many requests and no more")
+        if request.parameters["key_id"].string_param != world.key_id:
+            raise NotAllowedError("the key belongs to another owner")
+        if version not in world.live:
+            raise KeyRefusedError("nothing is issued")
+        if len(world.asked) > world.budget:
+            raise BudgetSpent("so many requests and no more")
         return self._answer(request, version)
 
     def _answer(self, request: Any, version: int) -> Any:
@@ -437,10 +451,40 @@ class FakeInferenceServer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
 
+class FakeBulkServer(bulk_pb2_grpc.BulkInferenceServiceServicer):
+    def __init__(self, world: World) -> None:
+        self.world = world
+        one: Any = FakeInferenceServer
+        self._one = one(world)
+
+    def InferStream(self, request_iterator: Any, context: Any) -> Any:
+        self.world.streams += 1
+        with rpc_errors(context):
+            for each in request_iterator:
+                ends = self.world.on_streamed.pop(0) if self.world.on_streamed else None
+                if ends is not None and ends(context):
+                    return
+                yield self._outcome(each.request)
+
+    def _outcome(self, request: Any) -> Any:
+        try:
+            answer = self._one.answer(request)
+        except KeymixerError as error:
+            refused = bulk_pb2.InferError(
+                request_id=request.id,
+                kind=error.kind,
+                hint=error.hint,
+                code=status_of(error).value[0],
+                retry_after_s=retry_after_s(error),
+            )
+            return bulk_pb2.InferStreamResponse(error=refused)
+        return bulk_pb2.InferStreamResponse(answer=answer)
+
+
 @contextmanager
 def served(world: World) -> Iterator[Channels]:
-    """Serve the three fakes and give channels to them."""
-    server = grpc.server(ThreadPoolExecutor(max_workers=2))
+    """Serve the fakes and give channels to them."""
+    server = grpc.server(ThreadPoolExecutor(max_workers=4))
     fakes: list[tuple[Any, Any]] = [
         (registry_pb2_grpc.add_RegistryServiceServicer_to_server, FakeRegistry),
         (audit_pb2_grpc.add_AuditServiceServicer_to_server, FakeAudit),
@@ -449,6 +493,7 @@ def served(world: World) -> Iterator[Channels]:
             open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
             FakeInferenceServer,
         ),
+        (bulk_pb2_grpc.add_BulkInferenceServiceServicer_to_server, FakeBulkServer),
     ]
     for add, fake in fakes:
         add(fake(world), server)

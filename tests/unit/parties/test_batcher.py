@@ -55,6 +55,24 @@ class Backbone:
         return [each.blocks.sum((1, 2)) * each.weight[0] for each in questions]
 
 
+class Overtaking(Backbone):
+    """Keeps the first batch until all that came after it were answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = threading.Event()
+
+    def answer(self, questions: Sequence[Question]) -> list[Logits]:
+        self.go_on.release()
+        first = not self.batches
+        answers = super().answer(questions)
+        if first:
+            assert self._others.wait(LONG_S)
+        if 7.0 in np.concatenate([each.blocks.ravel() for each in questions]):
+            self._others.set()
+        return answers
+
+
 def work(
     backbone: Backbone,
     owner: str = "a",
@@ -258,3 +276,82 @@ def test_every_request_of_many_threads_is_answered_once() -> None:
         assert all(pool.map(ask, range(600)))
     assert sum(backbone.batches) == sum(number % 7 + 1 for number in range(600))
     assert batcher.waiting() == 0
+
+
+def two_at_once() -> Crowd:
+    room = Room(requests=90, requests_each=80)
+    return Crowd(Batcher(room, at_once=2), Backbone(), ThreadPoolExecutor(100))
+
+
+@pytest.fixture
+def pair() -> Any:
+    crowd = two_at_once()
+    with crowd.pool:
+        yield crowd
+        crowd.backbone.go_on.release(1000)
+
+
+def test_two_batches_are_computed_at_the_same_time_and_no_third(pair: Crowd) -> None:
+    pair.begin()
+    pair.begin()
+    third = pair.ask(work(pair.backbone, "c"))
+
+    assert pair.batcher.waiting() == 1
+    pair.backbone.go_on.release(3)
+    assert third.result(LONG_S).item() == ord("c")
+
+
+def test_what_waits_is_shared_out_among_those_who_compute(pair: Crowd) -> None:
+    pair.begin()
+    pair.begin()
+    waiting = [pair.ask(work(pair.backbone, "abcde"[n % 5])) for n in range(40)]
+    pair.backbone.go_on.release(2)
+    for _ in range(2):
+        assert pair.backbone.begun.acquire(timeout=LONG_S)
+
+    # Half of all each; what comes first takes half of what is there.
+    assert pair.backbone.batches == [1, 1, 20, 10]
+    pair.backbone.go_on.release(100)
+    assert all(each.result(LONG_S).size == 1 for each in waiting)
+
+
+def test_a_large_request_is_whole_and_in_order_though_its_end_is_ready_first() -> None:
+    backbone = Overtaking()
+    batcher = Batcher(at_once=2, largest=4)
+    values = [float(number) for number in range(8)]
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(batcher.compute, work(backbone, "a", values))
+        assert backbone.begun.acquire(timeout=LONG_S)
+        other = pool.submit(batcher.compute, work(backbone, "a", [9.0]))
+
+        assert large.result(LONG_S).ravel().tolist() == [97.0 * v for v in values]
+        assert other.result(LONG_S).item() == 97.0 * 9
+
+
+def test_with_several_at_once_every_request_is_answered_once() -> None:
+    backbone = Backbone()
+    backbone.go_on.release(10_000)
+    batcher = Batcher(Room(requests=1000, requests_each=1000), at_once=3)
+
+    def ask(number: int) -> bool:
+        values = [float(number + i) for i in range(number % 7 + 1)]
+        owner = "abcde"[number % 5]
+        answer = batcher.compute(work(backbone, owner, values))
+        return answer.ravel().tolist() == [ord(owner) * each for each in values]
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(ask, range(600)))
+    assert sum(backbone.batches) == sum(number % 7 + 1 for number in range(600))
+    assert batcher.waiting() == 0
+
+
+def test_who_gives_up_while_told_to_compute_lets_the_next_one(pair: Crowd) -> None:
+    pair.begin()
+    pair.begin()
+    gone = pair.ask(work(pair.backbone, "b", caller=Caller(left_s=0.05)))
+    with pytest.raises(WaitedTooLongError):
+        gone.result(LONG_S)
+    left = pair.ask(work(pair.backbone, "c"))
+    pair.backbone.go_on.release(10)
+
+    assert left.result(LONG_S).item() == ord("c")

@@ -114,6 +114,53 @@ def test_predict_names_the_plain_models_class(files: list[str], tmp_path: Path) 
     assert {"st-anna.cells v1"} == {row["key"] for row in rows}
 
 
+def many(folder: Path, count: int) -> np.ndarray:
+    """Pictures in a folder, beside a file that is none."""
+    pixels = np.random.default_rng(8).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    folder.mkdir()
+    (folder / "readme.txt").write_text("not a picture")
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(folder / f"{number:04}.png")
+    return pixels
+
+
+@pytest.mark.usefixtures("client")
+def test_predict_asks_about_a_folder_over_a_stream(
+    world: World, tmp_path: Path
+) -> None:
+    """More requests than are on their way at once anyway: there a stream pays."""
+    pixels = many(tmp_path / "many", 130)
+    result = run("predict", str(tmp_path / "many"), *owner(tmp_path), "--json")
+
+    rows = json.loads(result.stdout)
+    assert [f"{number:04}.png" for number in range(130)] == [
+        Path(row["file"]).name for row in rows
+    ]
+    expected = [CLASSES[index] for index in plain_answer(pixels).argmax(1)]
+    assert expected == [row["class"] for row in rows]
+    assert world.streams == 1
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    ("options", "streams"), [([], 0), (["--bulk"], 1), (["--no-bulk"], 0)]
+)
+def test_predict_asks_about_a_few_in_calls_unless_told_to_stream(
+    world: World, files: list[str], tmp_path: Path, options: list[str], streams: int
+) -> None:
+    done = run("predict", *files, *owner(tmp_path), *options)
+
+    assert done.exit_code == 0
+    assert world.streams == streams
+
+
+@pytest.mark.usefixtures("client")
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match="empty holds no PNG or JPEG"):
+        run("predict", str(tmp_path / "empty"), *owner(tmp_path))
+
+
 @pytest.mark.usefixtures("client")
 def test_predict_prints_a_table_for_people(files: list[str], tmp_path: Path) -> None:
     result = run("predict", files[2], *owner(tmp_path))

@@ -40,6 +40,7 @@ from core.rpc.policy import Refusal, acting_as
 from core.statements import IssueStatement
 from core.transform import embedding_digest, transform_embedding
 from parties.audit import Reporter
+from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.catalogue import Catalogue, ReadyBackbone
 from parties.inference_server.engine import NO_FACTS, Logits, Question
 from parties.inference_server.engines.torch_engine import TorchEngine
@@ -49,7 +50,7 @@ from parties.inference_server.errors import (
     WrongTensorsError,
 )
 from parties.inference_server.releases import Releases
-from parties.inference_server.service import InferenceService, Limits
+from parties.inference_server.service import InferenceService
 from parties.inference_server.store import (
     IssuedName,
     ModelName,
@@ -131,16 +132,18 @@ class Counter:
             Reporter(self.audit) as reporter,
             acting_as(caller),
         ):
-            yield InferenceService(
-                self.catalogue,
-                releases,
-                reporter,
-                LIMITS,
-                self.standing,
+            answering = Answering(
+                catalogue=self.catalogue,
+                releases=releases,
+                reporter=reporter,
+                limits=LIMITS,
+                standing=self.standing,
                 log=self.log,
-                ready=lambda: self.ready,
                 entropy=Entropy(),
                 obtain=self.obtain,
+            )
+            yield InferenceService(
+                answering, self.catalogue, reporter, ready=lambda: self.ready
             )
 
     def infer(
@@ -594,14 +597,16 @@ class Queue:
             Reporter(self.counter.audit) as reporter,
             ThreadPoolExecutor(2) as pool,
         ):
-            service = InferenceService(
-                self.counter.catalogue,
-                releases,
-                reporter,
-                LIMITS,
-                self.counter.standing,
+            answering = Answering(
+                catalogue=self.counter.catalogue,
+                releases=releases,
+                reporter=reporter,
+                limits=LIMITS,
+                standing=self.counter.standing,
                 log=self.counter.log,
-                ready=lambda: True,
+            )
+            service = InferenceService(
+                answering, self.counter.catalogue, reporter, ready=lambda: True
             )
             first = pool.submit(_ask_as, OWNER_ID, service, question(), NO_CONTEXT)
             assert self.backbone.begun.acquire(timeout=20)

@@ -227,3 +227,42 @@ def test_the_answer_has_time_for_its_way_back(
     desk.gate.wait_begun()
 
     assert least < desk.gate.time_given() <= most
+
+
+def test_after_a_shared_call_the_next_is_held_back_for_as_many(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releases, "_GATHER_S", LONG_S)
+    held = 0.3
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    shared = desk.gathered("1", "2", "3")
+    desk.gate.let_go_on()
+    desk.gate.wait_begun()
+    time.sleep(held)
+    desk.gate.let_go_on()
+    for each in shared:
+        each.result(LONG_S)
+
+    # One alone would go at once; after three, three are waited for, but no longer than
+    # the call of the three took.
+    later = [desk.hand_in(name) for name in "456"]
+    desk.gate.let_go_on(3)
+    assert [each.result(LONG_S).index for each in later] == [4, 5, 6]
+    assert sorted(name for call in desk.gate.calls[2:] for name in call) == [
+        "4",
+        "5",
+        "6",
+    ]
+
+
+def test_one_that_comes_alone_after_a_crowd_is_not_held_for_long(desk: Desk) -> None:
+    desk.hand_in("0")
+    desk.gate.wait_begun()
+    shared = desk.gathered("1", "2", "3")
+    desk.gate.let_go_on(2)
+    for each in shared:
+        each.result(LONG_S)
+    desk.gate.let_go_on()
+
+    assert desk.hand_in("4").result(LONG_S).index == 4

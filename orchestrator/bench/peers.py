@@ -1,0 +1,238 @@
+"""Other inference servers, run with the same model as they recommend it, in the plain.
+
+Each has a folder below `deploy/peers`, and an environment of its own.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from asyncio import run, timeout
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from core.errors import KeymixerError, PeerUnavailable, Unavailable
+from orchestrator.bench.connections import LOOPBACK, Target, connect
+from orchestrator.bench.environments import (
+    OnLine,
+    environment,
+    require_programs,
+    version,
+)
+from orchestrator.bench.forms import FORMS
+from orchestrator.bench.ports import free_ports, open_to_others, require_free
+from orchestrator.bench.questions import Question
+from orchestrator.bench.recipes import Recipe
+from orchestrator.bench.tree import Tree
+
+THREADS: Final = 2
+# glibc gives large blocks back to the system at once, and asks for them again: the same
+# forward then takes one time or three. Set so, it keeps them; for everybody alike.
+ALLOCATOR: Final = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+_READY_S: Final = 60.0
+_ANSWER_S: Final = 10.0
+_TERMINATE_S: Final = 10.0
+_LOOK_S: Final = 0.25
+_TOLD: Final = 12
+
+
+class PeerNotStarted(Unavailable):
+    """A peer ended, or gave no answer in time."""
+
+    hint = "read its last lines, which the message shows"
+
+
+class PeerExposed(KeymixerError):
+    """A peer listens where other machines can reach it; it was ended."""
+
+    hint = "bind every port of it to 127.0.0.1 in deploy/peers"
+
+
+class Peer(Protocol):
+    """A running server that requests can be made of, and its processes."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def target(self) -> Target:
+        """Where requests go and of what form they are."""
+
+    @property
+    def tree(self) -> Tree:
+        """All its processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    version: str
+    target: Target
+    tree: Tree
+
+
+@contextlib.contextmanager
+def peer(
+    recipe: Recipe, release: Path, question: Question, folder: Path, on_line: OnLine
+) -> Iterator[Server]:
+    """Install a peer if need be, run it until the block is left, and leave nothing.
+
+    Args:
+        release: a folder with the model.
+        question: one that is asked until the answer is right; the peer is ready then.
+        folder: where its log is, and whatever it writes.
+
+    Raises:
+        PeerNotInstalled: it cannot be installed here.
+        PeerNotStarted: it gave no right answer.
+        PeerExposed: other machines could reach it.
+    """
+    require_programs(recipe.name, list(recipe.programs))
+    installed = environment(recipe.name, recipe.requirements, on_line)
+    ports = free_ports(len(recipe.ports))
+    names = {
+        "peer": str(recipe.folder),
+        "folder": str(folder),
+        "release": str(release.resolve()),
+        "host": LOOPBACK,
+        "threads": str(THREADS),
+        **{name: str(port) for name, port in zip(recipe.ports, ports, strict=True)},
+    }
+    told = version(installed, recipe.package)
+    target = Target(
+        transport=recipe.transport, port=ports[0], path=recipe.path, form=recipe.form
+    )
+    with _started(recipe, installed, names, folder) as (child, log):
+        tree = Tree(child.pid)
+        try:
+            _wait(recipe.name, target, question, child, log)
+            _require_own(recipe.name, tree)
+            yield Server(recipe.name, told, target, tree)
+        finally:
+            _stop(child, tree)
+
+
+def _require_own(name: str, tree: Tree) -> None:
+    if ports := open_to_others(tree.pids()):
+        raise PeerExposed(f"{name} can be reached on {', '.join(map(str, ports))}")
+
+
+@contextlib.contextmanager
+def _started(
+    recipe: Recipe, installed: Path, names: Mapping[str, str], folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    for port in recipe.ports:
+        require_free(int(names[port]))
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{recipe.name}.log"
+    program, *arguments = (part.format(**names) for part in recipe.command)
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(
+            [installed / "bin" / program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env=_variables(recipe, installed, names),
+            start_new_session=True,
+        ) as child,
+    ):
+        yield child, log
+
+
+def _variables(
+    recipe: Recipe, installed: Path, names: Mapping[str, str]
+) -> dict[str, str]:
+    """Little of our own environment: it would make one run unlike another."""
+    kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    root = Path(__file__).resolve().parents[2]
+    search = (installed / "bin", os.environ.get("PATH", os.defpath))
+    return {
+        **kept,
+        **ALLOCATOR,
+        "PATH": os.pathsep.join(map(str, search)),
+        "PYTHONPATH": os.pathsep.join(
+            map(str, (recipe.folder, recipe.folder.parent, root))
+        ),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(THREADS),
+        "KEYMIXER_RELEASE": names["release"],
+        **{name: value.format(**names) for name, value in recipe.environment},
+    }
+
+
+def _wait(
+    name: str,
+    target: Target,
+    question: Question,
+    child: subprocess.Popen[bytes],
+    log: Path,
+) -> None:
+    deadline = time.monotonic() + _READY_S
+    told = "nothing yet"
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise PeerNotStarted(f"{name} ended: {child.returncode}\n{_last(log)}")
+        try:
+            require_right(target, question)
+        except (PeerUnavailable, TimeoutError, ValueError) as error:
+            told = str(error)[:300]
+            time.sleep(_LOOK_S)
+        else:
+            return
+    raise PeerNotStarted(f"{name}, in {_READY_S:.0f} s: {told}\n{_last(log)}")
+
+
+def require_right(target: Target, question: Question) -> None:
+    """Ask once.
+
+    Raises:
+        PeerUnavailable: there was no answer, or it was another than the plain model's.
+        TimeoutError: it took too long.
+    """
+    answer = run(_ask(target, question.body))
+    found = FORMS[target.form].read(answer, len(question.classes)).argmax(1)
+    if tuple(found) != question.classes:
+        raise PeerUnavailable(f"expected {question.classes}, got {tuple(found)}")
+
+
+async def _ask(target: Target, body: bytes) -> bytes:
+    async with timeout(_ANSWER_S):
+        connection = await connect(target)
+        try:
+            return await connection.ask(body)
+        finally:
+            await connection.close()
+
+
+def _stop(child: subprocess.Popen[bytes], tree: Tree) -> None:
+    """Ask its group to end, and end whatever then still runs."""
+    # Looked at before the root is gone: who is whose child is lost with it.
+    tree.pids()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_TERMINATE_S)
+    tree.kill()
+    child.wait()
+
+
+def _last(log: Path) -> str:
+    lines: Sequence[str] = log.read_text(errors="replace").splitlines()[-_TOLD:]
+    return "\n".join(f"    {line[:300]}" for line in lines)
