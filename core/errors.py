@@ -21,6 +21,7 @@ KeymixerError
 ├── Conflict             it exists, but its state does not allow this
 │   ├── ConstraintConflict   a rule of the database forbids the change
 │   ├── KeyRefusedError      the key is not active (retired, revoked, suspended, ...)
+│   ├── QuestionReused       another question was asked under the same question_id
 │   ├── KeyMismatchError     key, model and block size do not belong together
 │   └── NotGrantedError      the owner may not use this model
 ├── Exhausted            too large or too many; less, or later, may work
@@ -166,6 +167,12 @@ class KeyRefusedError(Conflict):
     """The key version may not be used: it is retired, revoked or not yet confirmed."""
 
     hint = "see `keymixer keys`; ask the operator for a new key"
+
+
+class QuestionReused(Conflict):
+    """A question was asked under the name of another one."""
+
+    hint = "draw a new question_id for each question, and keep it only to ask again"
 
 
 class KeyMismatchError(Conflict):

@@ -185,7 +185,10 @@ class Serving(Section):
 
     # `auto` measures those in float32 and takes the fastest.
     engine: EngineName = "onnxruntime"
-    # Where it serves Prometheus metrics, such as `127.0.0.1:9464`; empty: nowhere.
+    # How many processes serve, of one name; each with a folder of its own.
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    # Where it serves Prometheus metrics, such as `127.0.0.1:9464`, and each replica on
+    # the next port; empty: nowhere.
     metrics: str = ""
     # Where it sends traces by OTLP over HTTP, such as `http://127.0.0.1:4318`.
     tracing: str = ""

@@ -86,13 +86,15 @@ def open_registry(
 def open_peers(settings: Settings, identity: Identity) -> Iterator[Peers]:
     """Open a channel to each party that the workflows drive; none is called yet."""
     deadline_s = settings.lease_s * _CALL_PER_LEASE
-    with (
-        _channel(settings.key_holder, identity, deadline_s) as key_holder,
-        _channel(settings.inference_server, identity, deadline_s) as inference_server,
-    ):
+    with ExitStack() as stack:
+
+        def channel(peer: Peer) -> grpc.Channel:
+            return stack.enter_context(_channel(peer, identity, deadline_s))
+
+        servers = [channel(peer) for peer in settings.inference_servers]
         yield Peers(
-            RemoteKeyHolder(key_holder),
-            RemoteInferenceServer(inference_server),
+            RemoteKeyHolder(channel(settings.key_holder)),
+            RemoteInferenceServer(servers),
             str(settings.key_holder.spiffe_id),
         )
 

@@ -12,6 +12,7 @@ from core.rpc.identity import SpiffeId
 from core.rpc.settings import (
     CommonSettings,
     Peer,
+    read_servers,
     read_settings,
     take_text,
 )
@@ -35,7 +36,8 @@ class Settings:
     # The name of the audit log, bound into every checkpoint.
     origin: str
     key_holder: Peer
-    inference_server: Peer
+    # Every replica of the inference server.
+    inference_servers: tuple[Peer, ...]
     # Enrolled at every start; who is enrolled already is left as it is.
     parties: tuple[SpiffeId, ...]
     # An SQLAlchemy URL: the registry and the audit log. It may hold a password.
@@ -66,7 +68,7 @@ class Settings:
             listen=common.listen,
             origin=_origin(fields, common.federation),
             key_holder=Peer.read(fields, "key_holder"),
-            inference_server=Peer.read(fields, "inference_server"),
+            inference_servers=read_servers(fields),
             parties=_parties(fields, common.federation),
             database=filled_in(
                 take_text(_default_database(folder) | fields, "database")

@@ -27,12 +27,14 @@ class PublicKeys:
 
 
 class Presence:
-    """Registers the keys, and then asks every two seconds if all is well.
+    """Registers the keys, if it has any; then asks every two seconds if all is well.
 
     Ready means: the registry answers, holds these keys, and calls the party active.
     """
 
-    def __init__(self, registry: Registry, party: str, keys: PublicKeys) -> None:
+    def __init__(
+        self, registry: Registry, party: str, keys: PublicKeys | None = None
+    ) -> None:
         self._registry = registry
         self._party = party
         self._keys = keys
@@ -74,7 +76,7 @@ class Presence:
         return True
 
     def _register_once(self) -> None:
-        if not self._registered:
+        if self._keys is not None and not self._registered:
             self._registry.register_public_keys(self._keys.signing, self._keys.sealing)
             self._registered = True
 

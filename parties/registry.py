@@ -4,7 +4,7 @@ from typing import Final, Protocol
 
 import grpc
 
-from core.errors import NotAllowedError, NotFound, SignatureError
+from core.errors import KeyRefusedError, NotAllowedError, NotFound, SignatureError
 from core.manifest import Manifest
 from core.rpc.errors import remote_errors
 from core.rpc.pages import pages
@@ -27,6 +27,10 @@ IDEMPOTENT: Final = frozenset(
 
 # The registry's largest answer: a first look at several hundred thousand keys.
 LARGEST_ANSWER: Final = 64 << 20
+
+# The states of key versions, and of issued models, that may be served.
+_IN_USE: Final = frozenset({"active", "retiring"})
+SERVED: Final = frozenset({"live", "retiring"})
 
 # A look that hangs must not take the place of those that could follow it. The first one
 # may bring many thousand keys, and has the time of any other call.
@@ -137,6 +141,25 @@ def active_party(registry: Registry, spiffe_id: str) -> pb.Party:
     if party.state != "active":
         raise NotAllowedError(f"{spiffe_id} is {party.state}")
     return party
+
+
+def issued_in_use(
+    registry: Registry, key_id: str, key_version: int, model: str, model_version: int
+) -> pb.IssuedModel:
+    """An issued model that may be served now, as the registry lists it.
+
+    Raises:
+        KeyRefusedError: its key version is not in use, or was not issued this model.
+    """
+    state = registry.key_version(key_id, key_version).state
+    if state not in _IN_USE:
+        raise KeyRefusedError(f"the key version is {state}")
+    for each in registry.issued_models(key_id, key_version):
+        named = (each.key_id, each.key_version, each.model, each.model_version)
+        wanted = (key_id, key_version, model, model_version)
+        if named == wanted and each.state in SERVED:
+            return each
+    raise KeyRefusedError("no such issued model is served")
 
 
 def manifest_from(

@@ -37,6 +37,7 @@ class InferenceRecord(_message.Message):
     EVENT_ID_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    NAMES_QUESTION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     owner: _builtins.str
     """The data owner's SPIFFE ID, from its certificate."""
@@ -55,6 +56,10 @@ class InferenceRecord(_message.Message):
     """From the request's arrival at the server until this record was handed in."""
     batch: _builtins.int
     """How many images the engine computed at once, these among them."""
+    names_question: _builtins.bool
+    """`event_id` names the question, which its owner may send again. Computed once more, a
+    question that was answered before is recorded once more, and not counted again.
+    """
     def __init__(
         self,
         *,
@@ -71,10 +76,11 @@ class InferenceRecord(_message.Message):
         event_id: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
         batch: _builtins.int = ...,
+        names_question: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "compute_ms", b"compute_ms", "event_id", b"event_id", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "latency_ms", b"latency_ms", "model", b"model", "model_version", b"model_version", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "compute_ms", b"compute_ms", "event_id", b"event_id", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "latency_ms", b"latency_ms", "model", b"model", "model_version", b"model_version", "names_question", b"names_question", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "result_digest", b"result_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -337,6 +337,66 @@ class SendIssuedModelResponse(_message.Message):
 Global___SendIssuedModelResponse: _TypeAlias = SendIssuedModelResponse  # noqa: Y015
 
 @_typing.final
+class FetchIssuedModelRequest(_message.Message):
+    """Names the issued model that the inference server lacks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    key_version: _builtins.int
+    model: _builtins.str
+    model_version: _builtins.int
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        key_version: _builtins.int = ...,
+        model: _builtins.str = ...,
+        model_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchIssuedModelRequest: _TypeAlias = FetchIssuedModelRequest  # noqa: Y015
+
+@_typing.final
+class FetchIssuedModelResponse(_message.Message):
+    """The issued model, made again: the same bytes that were sent before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """RFC 8785 canonical JSON; see `core.statements`."""
+    signature: _builtins.bytes
+    """Ed25519 by the key holder's registered signing key."""
+    embedding: _builtins.bytes
+    """The transformed embedding, a safetensors file."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        embedding: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchIssuedModelResponse: _TypeAlias = FetchIssuedModelResponse  # noqa: Y015
+
+@_typing.final
 class DestroyKeyVersionRequest(_message.Message):
     """Names the key version to destroy. Destroying twice is not an error."""
 

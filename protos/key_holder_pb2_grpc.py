@@ -66,6 +66,11 @@ class KeyHolderServiceStub:
                 request_serializer=protos_dot_key__holder__pb2.SendIssuedModelRequest.SerializeToString,
                 response_deserializer=protos_dot_key__holder__pb2.SendIssuedModelResponse.FromString,
                 _registered_method=True)
+        self.FetchIssuedModel = channel.unary_unary(
+                '/keymixer.v1.KeyHolderService/FetchIssuedModel',
+                request_serializer=protos_dot_key__holder__pb2.FetchIssuedModelRequest.SerializeToString,
+                response_deserializer=protos_dot_key__holder__pb2.FetchIssuedModelResponse.FromString,
+                _registered_method=True)
         self.DestroyKeyVersion = channel.unary_unary(
                 '/keymixer.v1.KeyHolderService/DestroyKeyVersion',
                 request_serializer=protos_dot_key__holder__pb2.DestroyKeyVersionRequest.SerializeToString,
@@ -125,6 +130,14 @@ class KeyHolderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchIssuedModel(self, request, context):
+        """The inference server fetches an issued model that it was not there to be sent: one
+        that the registry lists as live or retiring, under a key version in use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DestroyKeyVersion(self, request, context):
         """Drops the wrapped data key of a key version: its seed cannot be recovered from here.
         """
@@ -172,6 +185,11 @@ def add_KeyHolderServiceServicer_to_server(servicer, server):
                     servicer.SendIssuedModel,
                     request_deserializer=protos_dot_key__holder__pb2.SendIssuedModelRequest.FromString,
                     response_serializer=protos_dot_key__holder__pb2.SendIssuedModelResponse.SerializeToString,
+            ),
+            'FetchIssuedModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchIssuedModel,
+                    request_deserializer=protos_dot_key__holder__pb2.FetchIssuedModelRequest.FromString,
+                    response_serializer=protos_dot_key__holder__pb2.FetchIssuedModelResponse.SerializeToString,
             ),
             'DestroyKeyVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DestroyKeyVersion,
@@ -348,6 +366,33 @@ class KeyHolderService:
             '/keymixer.v1.KeyHolderService/SendIssuedModel',
             protos_dot_key__holder__pb2.SendIssuedModelRequest.SerializeToString,
             protos_dot_key__holder__pb2.SendIssuedModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchIssuedModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keymixer.v1.KeyHolderService/FetchIssuedModel',
+            protos_dot_key__holder__pb2.FetchIssuedModelRequest.SerializeToString,
+            protos_dot_key__holder__pb2.FetchIssuedModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

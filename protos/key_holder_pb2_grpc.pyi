@@ -47,6 +47,10 @@ class KeyHolderServiceStub:
     """The orchestrator has the model transformed for a key; it learns the digest only."""
     SendIssuedModel: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.SendIssuedModelRequest, _key_holder_pb2.SendIssuedModelResponse]
     """The orchestrator has a prepared model sent to the inference server."""
+    FetchIssuedModel: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.FetchIssuedModelRequest, _key_holder_pb2.FetchIssuedModelResponse]
+    """The inference server fetches an issued model that it was not there to be sent: one
+    that the registry lists as live or retiring, under a key version in use.
+    """
     DestroyKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.DestroyKeyVersionRequest, _key_holder_pb2.DestroyKeyVersionResponse]
     """Drops the wrapped data key of a key version: its seed cannot be recovered from here."""
     ExportKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_holder_pb2.ExportKeyVersionRequest, _key_holder_pb2.ExportKeyVersionResponse]
@@ -73,6 +77,10 @@ class KeyHolderServiceAsyncStub(KeyHolderServiceStub):
     """The orchestrator has the model transformed for a key; it learns the digest only."""
     SendIssuedModel: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.SendIssuedModelRequest, _key_holder_pb2.SendIssuedModelResponse]  # type: ignore[assignment]
     """The orchestrator has a prepared model sent to the inference server."""
+    FetchIssuedModel: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.FetchIssuedModelRequest, _key_holder_pb2.FetchIssuedModelResponse]  # type: ignore[assignment]
+    """The inference server fetches an issued model that it was not there to be sent: one
+    that the registry lists as live or retiring, under a key version in use.
+    """
     DestroyKeyVersion: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.DestroyKeyVersionRequest, _key_holder_pb2.DestroyKeyVersionResponse]  # type: ignore[assignment]
     """Drops the wrapped data key of a key version: its seed cannot be recovered from here."""
     ExportKeyVersion: _aio.UnaryUnaryMultiCallable[_key_holder_pb2.ExportKeyVersionRequest, _key_holder_pb2.ExportKeyVersionResponse]  # type: ignore[assignment]
@@ -132,6 +140,16 @@ class KeyHolderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_holder_pb2.SendIssuedModelResponse, _abc.Awaitable[_key_holder_pb2.SendIssuedModelResponse]]:
         """The orchestrator has a prepared model sent to the inference server."""
+
+    @_abc_1.abstractmethod
+    def FetchIssuedModel(
+        self,
+        request: _key_holder_pb2.FetchIssuedModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_holder_pb2.FetchIssuedModelResponse, _abc.Awaitable[_key_holder_pb2.FetchIssuedModelResponse]]:
+        """The inference server fetches an issued model that it was not there to be sent: one
+        that the registry lists as live or retiring, under a key version in use.
+        """
 
     @_abc_1.abstractmethod
     def DestroyKeyVersion(

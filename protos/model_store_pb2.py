@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/model_store.proto\x12\x0bkeymixer.v1\"K\n\x14StoreBackboneRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\r\n\x05\x63hunk\x18\x03 \x01(\x0c\"\x17\n\x15StoreBackboneResponse\"k\n\x17StoreIssuedModelRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"\x1a\n\x18StoreIssuedModelResponse\"~\n\x18\x44\x65leteIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"\x1b\n\x19\x44\x65leteIssuedModelResponse2\xb2\x02\n\x11ModelStoreService\x12X\n\rStoreBackbone\x12!.keymixer.v1.StoreBackboneRequest\x1a\".keymixer.v1.StoreBackboneResponse(\x01\x12_\n\x10StoreIssuedModel\x12$.keymixer.v1.StoreIssuedModelRequest\x1a%.keymixer.v1.StoreIssuedModelResponse\x12\x62\n\x11\x44\x65leteIssuedModel\x12%.keymixer.v1.DeleteIssuedModelRequest\x1a&.keymixer.v1.DeleteIssuedModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/model_store.proto\x12\x0bkeymixer.v1\"K\n\x14StoreBackboneRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\r\n\x05\x63hunk\x18\x03 \x01(\x0c\"\x17\n\x15StoreBackboneResponse\"k\n\x17StoreIssuedModelRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"\x1a\n\x18StoreIssuedModelResponse\"~\n\x18\x44\x65leteIssuedModelRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"\x1b\n\x19\x44\x65leteIssuedModelResponse\"<\n\x14\x46\x65tchBackboneRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\"&\n\x15\x46\x65tchBackboneResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x8c\x03\n\x11ModelStoreService\x12X\n\rStoreBackbone\x12!.keymixer.v1.StoreBackboneRequest\x1a\".keymixer.v1.StoreBackboneResponse(\x01\x12_\n\x10StoreIssuedModel\x12$.keymixer.v1.StoreIssuedModelRequest\x1a%.keymixer.v1.StoreIssuedModelResponse\x12\x62\n\x11\x44\x65leteIssuedModel\x12%.keymixer.v1.DeleteIssuedModelRequest\x1a&.keymixer.v1.DeleteIssuedModelResponse\x12X\n\rFetchBackbone\x12!.keymixer.v1.FetchBackboneRequest\x1a\".keymixer.v1.FetchBackboneResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEISSUEDMODELREQUEST']._serialized_end=406
   _globals['_DELETEISSUEDMODELRESPONSE']._serialized_start=408
   _globals['_DELETEISSUEDMODELRESPONSE']._serialized_end=435
-  _globals['_MODELSTORESERVICE']._serialized_start=438
-  _globals['_MODELSTORESERVICE']._serialized_end=744
+  _globals['_FETCHBACKBONEREQUEST']._serialized_start=437
+  _globals['_FETCHBACKBONEREQUEST']._serialized_end=497
+  _globals['_FETCHBACKBONERESPONSE']._serialized_start=499
+  _globals['_FETCHBACKBONERESPONSE']._serialized_end=537
+  _globals['_MODELSTORESERVICE']._serialized_start=540
+  _globals['_MODELSTORESERVICE']._serialized_end=936
 # @@protoc_insertion_point(module_scope)

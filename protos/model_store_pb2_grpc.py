@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ModelStoreServiceStub:
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     def __init__(self, channel):
@@ -51,11 +51,16 @@ class ModelStoreServiceStub:
                 request_serializer=protos_dot_model__store__pb2.DeleteIssuedModelRequest.SerializeToString,
                 response_deserializer=protos_dot_model__store__pb2.DeleteIssuedModelResponse.FromString,
                 _registered_method=True)
+        self.FetchBackbone = channel.unary_stream(
+                '/keymixer.v1.ModelStoreService/FetchBackbone',
+                request_serializer=protos_dot_model__store__pb2.FetchBackboneRequest.SerializeToString,
+                response_deserializer=protos_dot_model__store__pb2.FetchBackboneResponse.FromString,
+                _registered_method=True)
 
 
 class ModelStoreServiceServicer:
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     def StoreBackbone(self, request_iterator, context):
@@ -80,6 +85,13 @@ class ModelStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchBackbone(self, request, context):
+        """A replica fetches a backbone that it was not there to be given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelStoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +110,11 @@ def add_ModelStoreServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_model__store__pb2.DeleteIssuedModelRequest.FromString,
                     response_serializer=protos_dot_model__store__pb2.DeleteIssuedModelResponse.SerializeToString,
             ),
+            'FetchBackbone': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchBackbone,
+                    request_deserializer=protos_dot_model__store__pb2.FetchBackboneRequest.FromString,
+                    response_serializer=protos_dot_model__store__pb2.FetchBackboneResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'keymixer.v1.ModelStoreService', rpc_method_handlers)
@@ -108,7 +125,7 @@ def add_ModelStoreServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelStoreService:
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     @staticmethod
@@ -182,6 +199,33 @@ class ModelStoreService:
             '/keymixer.v1.ModelStoreService/DeleteIssuedModel',
             protos_dot_model__store__pb2.DeleteIssuedModelRequest.SerializeToString,
             protos_dot_model__store__pb2.DeleteIssuedModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchBackbone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/keymixer.v1.ModelStoreService/FetchBackbone',
+            protos_dot_model__store__pb2.FetchBackboneRequest.SerializeToString,
+            protos_dot_model__store__pb2.FetchBackboneResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class ModelStoreServiceStub:
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     @_typing.overload
@@ -43,11 +43,13 @@ class ModelStoreServiceStub:
     """
     DeleteIssuedModel: _grpc.UnaryUnaryMultiCallable[_model_store_pb2.DeleteIssuedModelRequest, _model_store_pb2.DeleteIssuedModelResponse]
     """The orchestrator has an issued embedding deleted."""
+    FetchBackbone: _grpc.UnaryStreamMultiCallable[_model_store_pb2.FetchBackboneRequest, _model_store_pb2.FetchBackboneResponse]
+    """A replica fetches a backbone that it was not there to be given."""
 
 @_typing.type_check_only
 class ModelStoreServiceAsyncStub(ModelStoreServiceStub):
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -59,10 +61,12 @@ class ModelStoreServiceAsyncStub(ModelStoreServiceStub):
     """
     DeleteIssuedModel: _aio.UnaryUnaryMultiCallable[_model_store_pb2.DeleteIssuedModelRequest, _model_store_pb2.DeleteIssuedModelResponse]  # type: ignore[assignment]
     """The orchestrator has an issued embedding deleted."""
+    FetchBackbone: _aio.UnaryStreamMultiCallable[_model_store_pb2.FetchBackboneRequest, _model_store_pb2.FetchBackboneResponse]  # type: ignore[assignment]
+    """A replica fetches a backbone that it was not there to be given."""
 
 class ModelStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """Receives backbones from providers and issued embeddings from the key holder. It never
-    receives a key or a plain embedding.
+    receives a key or a plain embedding. Its replicas are one party.
     """
 
     @_abc_1.abstractmethod
@@ -90,5 +94,13 @@ class ModelStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_store_pb2.DeleteIssuedModelResponse, _abc.Awaitable[_model_store_pb2.DeleteIssuedModelResponse]]:
         """The orchestrator has an issued embedding deleted."""
+
+    @_abc_1.abstractmethod
+    def FetchBackbone(
+        self,
+        request: _model_store_pb2.FetchBackboneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_store_pb2.FetchBackboneResponse], _abc.AsyncIterator[_model_store_pb2.FetchBackboneResponse]]:
+        """A replica fetches a backbone that it was not there to be given."""
 
 def add_ModelStoreServiceServicer_to_server(servicer: ModelStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,8 +20,8 @@ class Patience:
 
     A call is made again only if it was certainly not carried out: it was never sent,
     or the server says so by a pause it asks for. With `unsure` it is also made again
-    when the connection broke and nobody knows; what was carried out twice then counts
-    twice.
+    when the connection broke and nobody knows: the request must then bring what the
+    other side knows it by.
     """
 
     attempts: int = 5

@@ -10,6 +10,8 @@ from core.errors import ConfigurationError
 from core.rpc.identity import SpiffeId
 
 SETTINGS_FILE: Final = "settings.json"
+# Replicas of one party, which have one name.
+REPLICAS: Final = "inference_servers"
 _LAST_PORT: Final = 65535
 
 
@@ -29,6 +31,30 @@ class Peer:
         address = take_address(found, "address", where=f"{name}.")
         spiffe_id = take_text(found, "spiffe_id", where=f"{name}.")
         return cls(address, SpiffeId.parse(spiffe_id))
+
+
+def read_replicas(settings: Mapping[str, Any]) -> tuple[Peer, ...]:
+    """Read `"inference_servers": [...]`; empty if there is none."""
+    listed = settings.get(REPLICAS, [])
+    if not isinstance(listed, list):
+        raise ConfigurationError(f"{REPLICAS}: expected a list")
+    return tuple(
+        Peer.read({f"{REPLICAS}[{at}]": one}, f"{REPLICAS}[{at}]")
+        for at, one in enumerate(listed)
+    )
+
+
+def read_servers(settings: Mapping[str, Any]) -> tuple[Peer, ...]:
+    """Every replica of the inference server, or the one that there is.
+
+    Raises:
+        ConfigurationError: they are not one party.
+    """
+    first = Peer.read(settings, "inference_server")
+    replicas = read_replicas(settings) or (first,)
+    if any(each.spiffe_id != first.spiffe_id for each in replicas):
+        raise ConfigurationError(f"{REPLICAS}: expected {first.spiffe_id} of each")
+    return replicas
 
 
 @dataclass(frozen=True, slots=True)

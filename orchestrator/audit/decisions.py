@@ -4,6 +4,7 @@ All in one transaction, in which nobody else writes: so what was read for one an
 holds for the next one too, and each is asked about, and counted, once.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Final
 
 from sqlalchemy import bindparam, select, update
 
-from core.errors import InvalidInput, KeymixerError, Unavailable
+from core.canonical import canonical
+from core.errors import InvalidInput, KeymixerError, QuestionReused, Unavailable
 from core.rpc.identity import SpiffeId
 from orchestrator.audit.admission import Claim, Standings, require_admitted
 from orchestrator.audit.records import Entry, Fact
@@ -24,6 +26,7 @@ from orchestrator.registry.store import Change
 
 RELEASED: Final = "inference"
 _REFUSED: Final = "inference.refused"
+_DECISIONS: Final = frozenset({RELEASED, _REFUSED})
 
 _COUNT: Final = (
     update(KeyVersion)
@@ -35,6 +38,10 @@ _COUNT: Final = (
     .values(images_used=KeyVersion.images_used + bindparam("images"))
 )
 _DIGEST_BYTES: Final = 32
+# What of a record is the answer's; the rest is the question's.
+_OF_THE_ANSWER: Final = frozenset(
+    {"result_digest", "compute_ms", "latency_ms", "batch", "refusal", "status"}
+)
 _LONGEST_ID: Final = 128
 
 
@@ -53,6 +60,8 @@ class Inference:
     # How many images the engine computed at once.
     batch: int = 0
     event_id: str = ""
+    # Whether that is the name of the question, which may be answered again.
+    names_question: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,15 @@ class _Desk:
         # Images by key and version.
         self._images: Counter[tuple[str, int]] = Counter()
 
-    def refusal(self, inference: Inference) -> str:
-        """Why an answer is not released; if it is, its images are counted."""
+    def refusal(self, inference: Inference, *, counted: bool = False) -> str:
+        """Why an answer is not released; if it is, its images are counted.
+
+        Those of a question that was answered before are counted already.
+        """
         try:
             grant = self._admitted(inference.claim)
+            if counted:
+                return ""
             allowance = self._allowances[grant]
             now_ms = self._change.now_ms
             self._allowances[grant] = drawn(allowance, inference.images, now_ms)
@@ -146,16 +160,49 @@ class _Desk:
 
 def _record(change: Change, inference: Inference, names: Names, desk: _Desk) -> Verdict:
     facts = _facts(change, inference, desk.digest(inference.claim))
-    if known := names.recorded(inference.event_id):
+    known = names.recorded(inference.event_id)
+    if known is not None and inference.names_question:
+        return _answered_again(change, inference, facts, known, names=names, desk=desk)
+    if known is not None:
         return _verdict_again(known, facts)
-    refusal = desk.refusal(inference)
-    if refusal:
-        facts["refusal"] = refusal
-    facts["status"] = "refused" if refusal else "released"
-    kind = _REFUSED if refusal else RELEASED
-    index = change.record(kind, facts, [inference.claim.owner])
+    index, refusal = _append(change, facts, desk.refusal(inference))
     names.remember(inference.event_id, index)
     return Verdict(index, refusal)
+
+
+def _answered_again(
+    change: Change,
+    inference: Inference,
+    facts: dict[str, Fact],
+    known: Entry,
+    *,
+    names: Names,
+    desk: _Desk,
+) -> Verdict:
+    """Decide on an answer to a question of which there is a record.
+
+    Nobody knows whether the first answer arrived, so the second one is not counted; but
+    it is another answer, and has a record of its own, under a name of its own.
+    """
+    if known.kind not in _DECISIONS or not _same_question(known, facts):
+        return Verdict(*_append(change, facts, QuestionReused.__name__))
+    if known.kind == _REFUSED or _same_answer(known, facts):
+        return _verdict(known)
+    facts["repeats"] = known.index
+    name = hashlib.sha256(inference.event_id.encode() + canonical(facts)).hexdigest()
+    if (mine := names.look_up(name)) is not None:
+        return _verdict_again(mine, facts)
+    index, refusal = _append(change, facts, desk.refusal(inference, counted=True))
+    names.remember(name, index)
+    return Verdict(index, refusal)
+
+
+def _append(change: Change, facts: Mapping[str, Fact], refusal: str) -> tuple[int, str]:
+    """Append the record of a decision; returns its index, and the refusal."""
+    said = {**facts, "refusal": refusal} if refusal else dict(facts)
+    said["status"] = "refused" if refusal else "released"
+    kind = _REFUSED if refusal else RELEASED
+    return change.record(kind, said, [str(facts["owner"])]), refusal
 
 
 def _facts(change: Change, inference: Inference, digest: str) -> dict[str, Fact]:
@@ -180,12 +227,29 @@ def _facts(change: Change, inference: Inference, digest: str) -> dict[str, Fact]
 
 
 def _verdict_again(known: Entry, facts: Mapping[str, Fact]) -> Verdict:
-    said = dict(known.subject)
-    refusal = str(said.pop("refusal", ""))
-    said.pop("status", None)
-    if known.kind not in (RELEASED, _REFUSED) or said != facts:
+    if known.kind not in _DECISIONS or not _same_answer(known, facts):
         raise EventReused("the event_id is that of another record")
-    return Verdict(known.index, refusal)
+    return _verdict(known)
+
+
+def _verdict(known: Entry) -> Verdict:
+    return Verdict(known.index, str(known.subject.get("refusal", "")))
+
+
+def _same_answer(known: Entry, facts: Mapping[str, Fact]) -> bool:
+    said = dict(known.subject)
+    for verdict in ("refusal", "status"):
+        said.pop(verdict, None)
+    return said == facts
+
+
+def _same_question(known: Entry, facts: Mapping[str, Fact]) -> bool:
+    """Whether the same was asked: its digest is keyed with the same nonce."""
+    said = {
+        name: fact for name, fact in known.subject.items() if name not in _OF_THE_ANSWER
+    }
+    asked = {name: fact for name, fact in facts.items() if name not in _OF_THE_ANSWER}
+    return said == asked
 
 
 def _check(inference: Inference) -> None:

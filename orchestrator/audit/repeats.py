@@ -38,13 +38,12 @@ class Names:
     def __init__(self, change: Change, names: Iterable[str]) -> None:
         self._change = change
         self._bodies: dict[str, bytes] = {}
-        asked = {name for name in names if name}
-        for name in asked:
-            _check(name)
-        if asked:
-            given = {"actor": change.actor, "names": sorted(asked)}
-            found = change.session.connection().execute(_NAMED, given)
-            self._bodies = {row.event_id: row.body for row in found}
+        self._look({name for name in names if name})
+
+    def look_up(self, name: str) -> Entry | None:
+        """`recorded`, of a name that was not expected."""
+        self._look({name})
+        return self.recorded(name)
 
     def recorded(self, name: str) -> Entry | None:
         """Return the record that the actor gave this name to, as it is stored."""
@@ -59,6 +58,14 @@ class Names:
         if (mine := pending(self._change.session)) is None:
             raise InvalidInput("only a record of this transaction can be named")
         mine.name(self._change.actor, name, index)
+
+    def _look(self, names: set[str]) -> None:
+        for name in names:
+            _check(name)
+        if names:
+            given = {"actor": self._change.actor, "names": sorted(names)}
+            found = self._change.session.connection().execute(_NAMED, given)
+            self._bodies |= {row.event_id: row.body for row in found}
 
 
 def _check(name: str) -> None:

@@ -227,6 +227,7 @@ def _inference(record: pb.InferenceRecord) -> Inference:
         latency_ms=record.latency_ms,
         batch=record.batch,
         event_id=record.event_id,
+        names_question=record.names_question,
     )
 
 

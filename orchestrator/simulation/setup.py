@@ -27,7 +27,7 @@ from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.rotation import Order
 from orchestrator.simulation.training import obtain_release, release_folder
-from orchestrator.simulation.workspace import SERVERS, Workspace, assign_ports
+from orchestrator.simulation.workspace import Workspace, assign_ports
 from orchestrator.simulation.world import Dealt, deal, split
 
 READY_S = 60.0
@@ -149,29 +149,30 @@ def train(stage: Stage, *, retrain: bool) -> None:
 
 
 def start_servers(stage: Stage) -> None:
-    """Start the three servers; ready means a passed health check over mutual TLS."""
+    """Start the servers; ready means a passed health check over mutual TLS."""
     assign_ports(stage.workspace)
-    for role in SERVERS:
-        party = stage.workspace.federation.only(role)
-        folder = stage.workspace.folder(party)
-        stage.running.start(role, role, [_MODULES[role], "--folder", str(folder)])
-    for role in SERVERS:
-        wait_until_ready(stage, role)
-        party = stage.workspace.federation.only(role)
-        address = stage.workspace.address(role)
-        stage.narrator.says(role, party.organisation, f"is ready on {address}")
+    workspace = stage.workspace
+    for name, role in workspace.servers.items():
+        arguments = [_MODULES[role], "--folder", str(workspace.root / name)]
+        stage.running.start(name, role, arguments)
+    for name, role in workspace.servers.items():
+        wait_until_ready(stage, name)
+        party = workspace.federation.only(role)
+        ready = f"is ready on {workspace.address(name)}"
+        stage.narrator.says(role, party.organisation, ready)
     stage.tell_news()
 
 
-def wait_until_ready(stage: Stage, role: str) -> None:
+def wait_until_ready(stage: Stage, server: str) -> None:
     """Poll in short waits, so that a server that died is noticed at once."""
     identity = load_identity(stage.workspace.operator_folder())
+    role = stage.workspace.servers[server]
     deadline = time.monotonic() + READY_S
     while True:
         stage.running.check()
         try:
             wait_ready(
-                stage.workspace.address(role),
+                stage.workspace.address(server),
                 identity,
                 stage.workspace.federation.only(role),
                 HEALTH_SERVICES[role],
@@ -179,7 +180,7 @@ def wait_until_ready(stage: Stage, role: str) -> None:
             )
         except Unavailable as error:
             if time.monotonic() > deadline:
-                log = stage.workspace.logs / f"{role}.log"
+                log = stage.workspace.logs / f"{server}.log"
                 raise ServerNotReady(f"{error}; its log is {log}") from error
         else:
             return

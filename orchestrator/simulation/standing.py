@@ -15,7 +15,6 @@ from orchestrator.simulation.processes import Process
 from orchestrator.simulation.run import running
 from orchestrator.simulation.setup import HEALTH_SERVICES, bring_up, start_servers
 from orchestrator.simulation.workspace import (
-    SERVERS,
     Workspace,
     create_workspace,
     open_workspace,
@@ -70,15 +69,15 @@ def stop_run(root: Path) -> list[Process]:
 def server_states(root: Path) -> list[dict[str, Any]]:
     """Each server: `serving`, `not serving` (and why) or `stopped`; address and pid."""
     workspace = open_workspace(root)
-    pids = {p.role: p.pid for p in _started(root) if processes.is_running(p)}
+    pids = {p.name: p.pid for p in _started(root) if processes.is_running(p)}
     return [
         {
-            "role": role,
-            "state": _state(workspace, role) if role in pids else "stopped",
-            "address": workspace.address(role),
-            "pid": pids.get(role, ""),
+            "role": name,
+            "state": _state(workspace, name) if name in pids else "stopped",
+            "address": workspace.address(name),
+            "pid": pids.get(name, ""),
         }
-        for role in SERVERS
+        for name in workspace.servers
     ]
 
 
@@ -103,10 +102,11 @@ def _started(root: Path) -> list[Process]:
     return processes.load(open_workspace(root).root / "processes.json")
 
 
-def _state(workspace: Workspace, role: str) -> str:
+def _state(workspace: Workspace, server: str) -> str:
+    role = workspace.servers[server]
     identity = load_identity(workspace.operator_folder())
     party = workspace.federation.only(role)
-    address = workspace.address(role)
+    address = workspace.address(server)
     try:
         wait_ready(address, identity, party, HEALTH_SERVICES[role], timeout_s=1.0)
     except KeymixerError as error:

@@ -3,7 +3,7 @@
 runs/<id>/
     federation.yaml      the scenario, as it was run
     ca/                  the development authority
-    orchestrator/  key-holder/  inference-server/
+    orchestrator/  key-holder/  inference-server/  inference-server-2/ ...
     operators/<organisation>/
     providers/<organisation>/
     owners/<organisation>/
@@ -14,7 +14,7 @@ runs/<id>/
 import json
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from core.rpc.identity import (
     create_identity,
     install_certificate,
 )
+from core.rpc.settings import REPLICAS
 from core.wire import write_atomically
 from orchestrator.audit.keys import ensure_log_key
 from orchestrator.certificates import DevelopmentCA
@@ -57,6 +58,27 @@ class Workspace:
     def server_folder(self, role: str) -> Path:
         """The folder of the one party that plays `role`."""
         return self.folder(self.federation.only(role))
+
+    @property
+    def servers(self) -> Mapping[str, str]:
+        """The role of each server by its name; replicas of one party are numbered."""
+        count = self.federation.serving.replicas
+        replicas = (f"{INFERENCE_SERVER}-{number}" for number in range(2, count + 1))
+        return {
+            **{role: role for role in SERVERS},
+            **dict.fromkeys(replicas, INFERENCE_SERVER),
+        }
+
+    @property
+    def folders(self) -> Sequence[tuple[SpiffeId, Path]]:
+        """Every party with its folder; one that has replicas has several."""
+        alone = [(party, self.folder(party)) for party in self.federation.parties()]
+        replicas = [
+            (self.federation.only(role), self.root / name)
+            for name, role in self.servers.items()
+            if name != role
+        ]
+        return [*alone, *replicas]
 
     def owner(self, organisation: str) -> SpiffeId:
         """The identity of a data owner."""
@@ -85,9 +107,9 @@ class Workspace:
         """Where the processes' logs are."""
         return self.root / "logs"
 
-    def address(self, role: str) -> str:
-        """Where the server that plays `role` listens."""
-        settings = json.loads((self.server_folder(role) / "settings.json").read_text())
+    def address(self, server: str) -> str:
+        """Where a server listens."""
+        settings = json.loads((self.root / server / "settings.json").read_text())
         return str(settings["listen"])
 
 
@@ -131,13 +153,12 @@ def assign_ports(workspace: Workspace) -> None:
     To be called just before the servers start: while a model is trained, somebody else
     may take a port that was free before.
     """
-    _write_settings(workspace, _free_addresses())
+    _write_settings(workspace, _free_addresses(list(workspace.servers)))
 
 
 def certify(workspace: Workspace, authority: DevelopmentCA) -> None:
     """Give every party a certificate; private keys stay in the party's folder."""
-    for party in workspace.federation.parties():
-        folder = workspace.folder(party)
+    for party, folder in workspace.folders:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         request = create_identity(folder, party)
         install_certificate(folder, authority.sign(request, party), authority.ca_pem)
@@ -156,15 +177,15 @@ def _run_id() -> str:
     return f"{stamp}-{secrets.token_hex(2)}"
 
 
-def _free_addresses() -> Mapping[str, str]:
+def _free_addresses(servers: Sequence[str]) -> Mapping[str, str]:
     """A free port for each server, held open together so that none is given twice."""
-    sockets = [socket.socket() for _ in SERVERS]
+    sockets = [socket.socket() for _ in servers]
     try:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return {
-            role: f"127.0.0.1:{each.getsockname()[1]}"
-            for role, each in zip(SERVERS, sockets, strict=True)
+            server: f"127.0.0.1:{each.getsockname()[1]}"
+            for server, each in zip(servers, sockets, strict=True)
         }
     finally:
         for each in sockets:
@@ -173,26 +194,51 @@ def _free_addresses() -> Mapping[str, str]:
 
 def _write_settings(workspace: Workspace, addresses: Mapping[str, str]) -> None:
     federation = workspace.federation
-    peers = {
-        role.replace("-", "_"): {
-            "address": addresses[role],
-            "spiffe_id": str(federation.only(role)),
-        }
-        for role in SERVERS
+    common = {
+        "federation": federation.federation,
+        **_peers(workspace, addresses),
     }
-    common = {"federation": federation.federation, **peers}
     log_key = ensure_log_key(workspace.server_folder(ORCHESTRATOR)).public_key()
-    for party in federation.parties():
+    for party, folder in workspace.folders:
         own = _own_settings(federation, party.role)
         if party.role in SERVERS:
-            own["listen"] = addresses[party.role]
+            own["listen"] = addresses[folder.name]
+        if own.get("metrics"):
+            own["metrics"] = _next_port(own["metrics"], _number(folder.name))
         if party.role == DATA_OWNER:
             own["log_public_key"] = log_key.public_bytes_raw().hex()
-        path = workspace.folder(party) / "settings.json"
+        path = folder / "settings.json"
         # What a person added, such as a recovery key, stays when a run is resumed.
         added = json.loads(path.read_text()) if path.is_file() else {}
         content = json.dumps({**added, **common, **own}, indent=2).encode()
         write_atomically(path, content)
+
+
+def _peers(workspace: Workspace, addresses: Mapping[str, str]) -> dict[str, Any]:
+    """Where each server is, and all replicas of the inference server if it has some."""
+    peers = {
+        name: {
+            "address": addresses[name],
+            "spiffe_id": str(workspace.federation.only(role)),
+        }
+        for name, role in workspace.servers.items()
+    }
+    named: dict[str, Any] = {role.replace("-", "_"): peers[role] for role in SERVERS}
+    replicas = [peers[name] for name in peers if name not in SERVERS]
+    if replicas:
+        named[REPLICAS] = [peers[INFERENCE_SERVER], *replicas]
+    return named
+
+
+def _number(server: str) -> int:
+    """Which replica it is, from 0."""
+    _, _, number = server.removeprefix(INFERENCE_SERVER).rpartition("-")
+    return int(number) - 1 if number else 0
+
+
+def _next_port(address: str, number: int) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number}" if int(port) else address
 
 
 def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
@@ -207,8 +253,9 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
     if role == KEY_HOLDER:
         return {"max_staleness_s": policies.max_staleness_s}
     if role == INFERENCE_SERVER:
+        serving = federation.serving.model_dump(exclude={"replicas"})
         staleness = {"max_staleness_s": policies.max_staleness_s}
-        return {**staleness, **_limits(federation), **federation.serving.model_dump()}
+        return {**staleness, **_limits(federation), **serving}
     if role == DATA_OWNER and policies.datatype:
         return {"datatype": policies.datatype}
     return {}

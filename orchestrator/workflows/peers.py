@@ -4,7 +4,7 @@ Every call that changes something carries an idempotency key: made again after a
 answer, it has happened, and is recorded, once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -174,10 +174,15 @@ class RemoteKeyHolder:
 
 
 class RemoteInferenceServer:
-    """The inference server at the other end of a channel."""
+    """The replicas of the inference server, each at the end of a channel.
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = model_store_rpc.ModelStoreServiceStub(channel)
+    What is deleted is gone from every one of them: one that is away is waited for.
+    """
+
+    def __init__(self, channels: Sequence[grpc.Channel]) -> None:
+        self._stubs = [
+            model_store_rpc.ModelStoreServiceStub(channel) for channel in channels
+        ]
 
     def delete(self, issue: IssueId, idempotency_key: str) -> None:
         request = model_store.DeleteIssuedModelRequest(
@@ -187,8 +192,9 @@ class RemoteInferenceServer:
             model_version=issue.model_version,
             idempotency_key=idempotency_key,
         )
-        with _absence_accepted(), remote_errors("inference server"):
-            self._stub.DeleteIssuedModel(request)
+        for stub in self._stubs:
+            with _absence_accepted(), remote_errors("inference server"):
+                stub.DeleteIssuedModel(request)
 
 
 @contextmanager

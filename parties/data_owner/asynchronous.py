@@ -41,7 +41,8 @@ async def open_async_client(
     settings = OwnerSettings.read(folder)
     async with AsyncExitStack() as stack:
         client = stack.enter_context(open_client(folder, model))
-        ways = [_Way(folder, peer, settings, stack) for peer in settings.servers]
+        servers = settings.servers_for(load_identity(folder).spiffe)
+        ways = [_Way(folder, peer, settings, stack) for peer in servers]
         yield AsyncClient(client, ways, settings)
 
 

@@ -91,7 +91,7 @@ def open_client(folder: Path, model: str | None = None) -> Iterator["Client"]:
     identity = load_identity(folder)
     own = OwnKeys(ensure_signing_key(folder), ensure_sealing_key(folder))
     with ExitStack() as stack:
-        channels = _connect(stack, settings, folder)
+        channels = _connect(stack, settings, identity.spiffe, folder)
         yield Client(
             settings, identity.spiffe, Keyring(folder), own, channels, model=model
         )
@@ -427,7 +427,9 @@ def _tell_of(version: registry_pb2.KeyVersion, error: KeymixerError) -> None:
     log.log(level, "a key version cannot be had", extra=said)
 
 
-def _connect(stack: ExitStack, settings: OwnerSettings, folder: Path) -> Channels:
+def _connect(
+    stack: ExitStack, settings: OwnerSettings, owner: SpiffeId, folder: Path
+) -> Channels:
     """Channels whose certificate is read again from the folder when it is due."""
 
     def channel(peer: Peer) -> grpc.Channel:
@@ -446,7 +448,7 @@ def _connect(stack: ExitStack, settings: OwnerSettings, folder: Path) -> Channel
             renewing_channel(lambda: load_identity(folder), connect)
         )
 
-    first, *others = settings.servers
+    first, *others = settings.servers_for(owner)
     return Channels(
         channel(settings.orchestrator),
         channel(settings.key_holder),

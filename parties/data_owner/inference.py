@@ -1,6 +1,7 @@
 """One request to the inference server: written, and its answer read with suspicion."""
 
 import hmac
+import secrets
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +91,11 @@ def budget_errors() -> Iterator[None]:
 
 
 def request_for(blocks: Blocks, use: Use, datatype: str = FP32) -> pb.ModelInferRequest:
-    """Write a request: the key travels by name only."""
+    """Write a request: the key travels by name only.
+
+    By its `question_id` the log knows a question that is asked again, and counts it
+    once. Whoever has it can compute the nonce of the digests: it stays a secret.
+    """
     tensor = pb.ModelInferRequest.InferInputTensor(
         name=INPUT, datatype=datatype, shape=blocks.shape
     )
@@ -101,6 +106,7 @@ def request_for(blocks: Blocks, use: Use, datatype: str = FP32) -> pb.ModelInfer
         parameters={
             "key_id": pb.InferParameter(string_param=use.key.key_id),
             "key_version": pb.InferParameter(int64_param=use.key.version),
+            "question_id": pb.InferParameter(string_param=secrets.token_hex(32)),
         },
         inputs=[tensor],
         raw_input_contents=[encode(blocks, datatype, use.uint8_step)],

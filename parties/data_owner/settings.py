@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
+from zlib import crc32
 
 from core.encoding import DATATYPES, FP32
 from core.errors import ConfigurationError
-from core.rpc.settings import Peer, read_settings, take_text
+from core.rpc.identity import SpiffeId
+from core.rpc.settings import Peer, read_replicas, read_settings, take_text
 
 LOG_KEY: Final = "log_public_key"
 DATATYPE: Final = "datatype"
-REPLICAS: Final = "inference_servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class OwnerSettings:
     `inference_servers`: replicas, asked in turn when one is away; empty: there is one.
     `in_flight`: how many requests about many files are on their way at a time.
     `resend_unsure`: ask again also when a connection broke under a request. It may have
-    been answered: then both answers are on record, and count against the budget.
+    been answered: then both answers are on record, and the images counted once.
     `log_key`: the audit log's public key; empty: the first one seen is pinned.
     """
 
@@ -42,12 +43,17 @@ class OwnerSettings:
     datatype: str = FP32
     inference_servers: tuple[Peer, ...] = ()
     in_flight: int = 4
-    resend_unsure: bool = False
+    resend_unsure: bool = True
 
-    @property
-    def servers(self) -> tuple[Peer, ...]:
-        """Every inference server that may be asked."""
-        return self.inference_servers or (self.inference_server,)
+    def servers_for(self, owner: SpiffeId) -> tuple[Peer, ...]:
+        """Every inference server that may be asked, in the order in which to try.
+
+        Each owner begins with another one, and always with the same: there its
+        embedding is in memory.
+        """
+        servers = self.inference_servers or (self.inference_server,)
+        first = crc32(str(owner).encode()) % len(servers)
+        return servers[first:] + servers[:first]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -60,8 +66,8 @@ class OwnerSettings:
             inference_server=Peer.read(settings, "inference_server"),
             log_key=_log_key(settings),
             datatype=read_datatype(str(settings.get(DATATYPE, "float32"))),
-            inference_servers=_replicas(settings),
-            resend_unsure=settings.get("resend_unsure", False) is True,
+            inference_servers=read_replicas(settings),
+            resend_unsure=settings.get("resend_unsure", True) is not False,
         )
 
 
@@ -72,16 +78,6 @@ def read_datatype(name: str) -> str:
             f"{DATATYPE}: expected {', '.join(DATATYPES)}, got {name[:16]!r}"
         )
     return DATATYPES[name]
-
-
-def _replicas(settings: Mapping[str, Any]) -> tuple[Peer, ...]:
-    listed = settings.get(REPLICAS, [])
-    if not isinstance(listed, list):
-        raise ConfigurationError(f"{REPLICAS}: expected a list")
-    return tuple(
-        Peer.read({f"{REPLICAS}[{at}]": one}, f"{REPLICAS}[{at}]")
-        for at, one in enumerate(listed)
-    )
 
 
 def _log_key(settings: Mapping[str, Any]) -> bytes:

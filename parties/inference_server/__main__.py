@@ -19,11 +19,12 @@ from core.errors import KeymixerError
 from core.rpc import logs
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity, load_identity
-from core.rpc.party import ensure_signing_key
 from core.rpc.private_files import write_public
 from core.rpc.server import RunningServer, ServerSettings, serve
+from core.rpc.settings import Peer
+from core.statements import IssueStatement
 from parties.admission import Check, every, in_good_standing, only
-from parties.audit import GrpcAuditLog, Reporter
+from parties.audit import GrpcAuditLog, Reporter, record_event
 from parties.inference_server.ahead import Window
 from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
@@ -31,6 +32,7 @@ from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.embeddings import Embeddings
 from parties.inference_server.engine import Engine
 from parties.inference_server.engines.choice import engine_named
+from parties.inference_server.fellows import Fellows
 from parties.inference_server.intake import Intake
 from parties.inference_server.lanes import Room
 from parties.inference_server.meter import Meter, NoMeter
@@ -46,14 +48,16 @@ from parties.inference_server.service import (
     BulkInferenceService,
     InferenceService,
     ModelStoreService,
+    issued_facts,
 )
 from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
-from parties.inference_server.store import ModelStore
+from parties.inference_server.store import IssuedName, ModelName, ModelStore
 from parties.inference_server.streams import REQUESTS, Berths, Streams
+from parties.inference_server.supply import Supply
 from parties.inference_server.tracing import Tracer, traced, traces_url
 from parties.log_watch import LogWatch, watched
-from parties.presence import Presence, PublicKeys, attended
+from parties.presence import Presence, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
 from parties.standing import Standing
 from protos.bulk_pb2_grpc import add_BulkInferenceServiceServicer_to_server
@@ -101,14 +105,15 @@ def running(
     `serving` are for measuring what the log and TLS cost; see `unguarded`.
     """
     settings, identity = Settings.read(folder), load_identity(folder)
-    keys = PublicKeys(ensure_signing_key(folder).public_key().public_bytes_raw())
     with ExitStack() as stack:
         # NumPy's threads would spin between two products, where engines want the cores.
         stack.enter_context(threadpool_limits(1, user_api="blas"))
         ports = _ports(settings, identity, stack, recorded)
         intake = _intake(folder, settings, ports, engine)
-        standing = _standing(settings, ports, intake, clock)
-        presence = Presence(ports.registry, str(identity.spiffe), keys)
+        supply = _supply(settings, ports, intake)
+        standing = _standing(settings, ports, supply, clock)
+        # It signs nothing: so replicas have no key that they would have to share.
+        presence = Presence(ports.registry, str(identity.spiffe))
 
         def ready() -> bool:
             well = presence.is_ready() and standing.is_fresh()
@@ -119,7 +124,7 @@ def running(
         url = traces_url(settings.tracing, os.environ)
         tracer = stack.enter_context(traced(url))
         answering = _answering(
-            settings, ports, catalogue, standing, meter=meter, tracer=tracer
+            settings, ports, supply, standing, meter=meter, tracer=tracer
         )
         streams = _streams(settings)
         services = _Services(
@@ -127,7 +132,7 @@ def running(
             BulkInferenceService(answering, streams, ports.reporter),
             ModelStoreService(intake, ports.audit, ports.reporter),
         )
-        admit = _admission(settings, standing)
+        admit = _admission(settings, identity, standing)
         server = stack.enter_context(
             _serving(services, ports, settings, identity, admit, serving=serving)
         )
@@ -158,6 +163,7 @@ class _Ports:
     reporter: Reporter
     releases: Verdicts
     log: LogWatch
+    fellows: Fellows
 
 
 def _ports(
@@ -185,6 +191,20 @@ def _ports(
         stack.enter_context(Reporter(audit)),
         recorded(releases),
         watched(channel),
+        _fellows(settings, identity, stack),
+    )
+
+
+def _fellows(settings: Settings, identity: Identity, stack: ExitStack) -> Fellows:
+    def channel(peer: Peer) -> grpc.Channel:
+        opened = open_channel(peer.address, identity, peer.spiffe_id)
+        return stack.enter_context(opened)
+
+    holder = settings.key_holder
+    return Fellows(
+        [channel(each) for each in settings.replicas],
+        channel(holder) if holder else None,
+        settings.max_backbone_bytes,
     )
 
 
@@ -213,16 +233,34 @@ def _intake(
     return Intake(store, catalogue, ports.registry, settings.max_backbone_bytes)
 
 
+def _supply(settings: Settings, ports: _Ports, intake: Intake) -> Supply:
+    def record_backbone(name: ModelName, digest: str) -> None:
+        facts = {"model": name.model, "model_version": str(name.version)}
+        record_event(
+            ports.audit,
+            "backbone.stored",
+            caller="",
+            subject=facts | {"digest": digest},
+        )
+
+    def record_issue(facts: IssueStatement) -> None:
+        said = issued_facts(IssuedName.of(facts)) | {"digest": facts.digest}
+        record_event(ports.audit, "issued.stored", caller="", subject=said)
+
+    holder = str(settings.key_holder.spiffe_id) if settings.key_holder else ""
+    return Supply(intake, ports.fellows, holder, record_backbone, record_issue)
+
+
 def _standing(
-    settings: Settings, ports: _Ports, intake: Intake, clock: Callable[[], float]
+    settings: Settings, ports: _Ports, supply: Supply, clock: Callable[[], float]
 ) -> Standing:
     """What lies on disk is compared with the registry before anybody is served."""
     holder = settings.key_holder
-    stock = Stock(intake, ports.reporter, holder.spiffe_id if holder else None)
+    stock = Stock(supply.intake, ports.reporter, holder.spiffe_id if holder else None)
     return Standing(
         ports.registry.standing,
         settings.max_staleness_s,
-        at_first=stock.take,
+        at_first=lambda: supply.stock_up(stock.take()),
         clock=clock,
     )
 
@@ -230,7 +268,7 @@ def _standing(
 def _answering(
     settings: Settings,
     ports: _Ports,
-    catalogue: Catalogue,
+    supply: Supply,
     standing: Standing,
     *,
     meter: Meter,
@@ -238,7 +276,7 @@ def _answering(
 ) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
     return Answering(
-        catalogue=catalogue,
+        catalogue=supply.intake.catalogue,
         releases=ports.releases,
         reporter=ports.reporter,
         limits=Limits(settings.max_images, settings.max_message_bytes),
@@ -248,6 +286,7 @@ def _answering(
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
         tracer=tracer,
+        obtain=supply.obtain,
     )
 
 
@@ -258,10 +297,12 @@ def _streams(settings: Settings) -> Streams:
     return Streams(berths, window)
 
 
-def _admission(settings: Settings, standing: Standing) -> Check:
+def _admission(settings: Settings, identity: Identity, standing: Standing) -> Check:
     peers = (settings.orchestrator, settings.key_holder)
+    named = [peer.spiffe_id for peer in peers if peer is not None]
     return every(
-        only(*(peer.spiffe_id for peer in peers if peer is not None)),
+        # In the role of an inference server, its own replicas.
+        only(identity.spiffe, *named),
         in_good_standing(standing),
     )
 

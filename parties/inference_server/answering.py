@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from core.errors import KeymixerError, NotAllowedError
+from core.errors import KeymixerError, KeyRefusedError, NotAllowedError, NotFound
 from core.wire import to_bytes
 from parties.audit import (
     Reporter,
@@ -23,6 +23,7 @@ from parties.inference_server.engine import Question
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
 from parties.inference_server.records import Answer, Receipt, Verdicts, release
+from parties.inference_server.supply import Wanted
 from parties.inference_server.tracing import Carrier, NoTracer, Trace, Tracer
 from parties.inference_server.work import Call, Work, require_wanted
 from parties.log_watch import LogWatch
@@ -69,6 +70,8 @@ class Answering:
     rates: Rates = field(default_factory=Rates)
     meter: Meter = field(default_factory=NoMeter)
     tracer: Tracer = field(default_factory=NoTracer)
+    # Has what is live and not here fetched.
+    obtain: Callable[[Wanted], None] = lambda _wanted: None
 
     def answer(self, asked: Asked) -> pb.ModelInferResponse:
         """Return the answer to one request once it is recorded, or say why not.
@@ -106,14 +109,26 @@ class Answering:
         request = asked.request
         key = protocol.read_key(request)
         version = protocol.read_version(request.model_version)
-        served = self.catalogue.find(
-            request.model_name, version, key.key_id, key.key_version
+        wanted = Wanted(
+            asked.caller, request.model_name, version, key.key_id, key.key_version
         )
+        served = self._here(wanted)
         if served.issue.statement.owner != asked.caller:
             raise NotAllowedError("the key belongs to another owner")
         self.standing.learn_key(key.key_id, key.key_version)
         self.standing.require_key(key.key_id, key.key_version)
         return served
+
+    def _here(self, wanted: Wanted) -> Served:
+        """What is wanted; if it is live and only not here, it is fetched."""
+        named = (wanted.model, wanted.model_version, wanted.key_id, wanted.key_version)
+        try:
+            return self.catalogue.find(*named)
+        except (NotFound, KeyRefusedError):
+            self.standing.learn_key(wanted.key_id, wanted.key_version)
+            self.standing.require_key(wanted.key_id, wanted.key_version)
+            self.obtain(wanted)
+            return self.catalogue.find(*named)
 
     def _compute(self, asked: Asked, served: Served, trace: Trace) -> Answer:
         blocks = protocol.read_blocks(
@@ -123,6 +138,7 @@ class Answering:
             max_bytes=self.limits.max_message_bytes,
         )
         request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
+        question_id = protocol.read_question_id(asked.request)
         self.log.require()
         self.rates.spend(asked.caller, len(blocks))
         work = Work(
@@ -151,6 +167,7 @@ class Answering:
             arrived_s=asked.arrived_s,
             batch=work.batch,
             queue_s=queue_s,
+            question_id=question_id,
         )
 
     def _require_still(self, caller: str, served: Served) -> None:

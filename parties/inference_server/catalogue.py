@@ -64,6 +64,11 @@ class Catalogue:
         """Stop serving an issued model; the next request is refused."""
         self._embeddings.remove(name)
 
+    def has(self, name: IssuedName) -> bool:
+        """Whether this issued model is served, with its backbone."""
+        model = ModelName(name.model, name.model_version)
+        return model in self._backbones and name in self._embeddings
+
     def versions(self, model: str) -> list[int]:
         """The versions of a model that are here, oldest first. Raises `NotFound`."""
         versions = sorted(n.version for n in self._backbones if n.model == model)

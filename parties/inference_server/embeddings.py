@@ -43,6 +43,9 @@ class Embeddings:
         """How many bytes the embeddings in memory take."""
         return self._bytes
 
+    def __contains__(self, name: IssuedName) -> bool:
+        return name in self._statements
+
     def add(self, issue: StoredIssue) -> None:
         name = IssuedName.of(issue.statement)
         with self._changing:

@@ -9,6 +9,12 @@ class MissingParameterError(InvalidInput):
     hint = "send the parameters key_id (string) and key_version (int64)"
 
 
+class QuestionIdError(InvalidInput):
+    """A request has a `question_id` that is none."""
+
+    hint = "draw 32 bytes for each question and send them as 64 hex digits, or none"
+
+
 class WrongTensorsError(InvalidInput):
     """A request has other tensors than the one the model reads."""
 
@@ -25,6 +31,12 @@ class WaitedTooLongError(Unavailable):
     """The deadline of a request ended before its turn came, or its caller went away."""
 
     hint = "ask again with a longer deadline; others were asking at the same time"
+
+
+class NotHereYetError(Unavailable):
+    """A model is live, and this replica lacks it and cannot fetch it now."""
+
+    hint = "ask another replica, or this one again in a moment"
 
 
 class QueueFullError(Exhausted):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from threading import Lock
+from typing import Protocol
 
 from core.architecture import Architecture
 from core.errors import (
@@ -16,7 +17,8 @@ from core.errors import (
     SignatureError,
     TooLargeError,
 )
-from core.statements import ISSUE, IssueStatement, verify
+from core.manifest import Manifest
+from core.statements import ISSUE, MANIFEST, IssueStatement, verify
 from parties.inference_server.catalogue import Catalogue
 from parties.inference_server.errors import UploadError
 from parties.inference_server.store import (
@@ -26,11 +28,24 @@ from parties.inference_server.store import (
     read_backbone,
     read_issue,
 )
-from parties.registry import Registry, active_party, manifest_from
+from parties.registry import Registry, active_party, issued_in_use, manifest_from
 from protos import model_store_pb2 as pb
 from protos import registry_pb2 as registry_pb
 
 _MAY_BE_STORED = frozenset({"pending", "live"})
+
+
+class SignedIssue(Protocol):
+    """An issued model on its way: sent, or fetched."""
+
+    @property
+    def statement(self) -> bytes: ...
+
+    @property
+    def signature(self) -> bytes: ...
+
+    @property
+    def embedding(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +82,62 @@ class Intake:
         self.store.save_backbone(name, manifest, content)
         self.catalogue.serve(name, ready)
 
+    def take_fetched_backbone(
+        self, name: ModelName, content: bytes, record: Callable[[ModelName, str], None]
+    ) -> None:
+        """Store and serve a backbone that a replica gave, as its provider signed it.
+
+        The provider need not be there any more: its release still is.
+        """
+        registered = self.registry.model_version(name.model, name.version)
+        signing_key = self.registry.party(registered.provider).signing_key
+        verify(signing_key, MANIFEST, registered.manifest, registered.signature)
+        manifest = Manifest.from_bytes(registered.manifest)
+        ready = self.catalogue.prepare(read_backbone(name, manifest, content))
+        record(name, manifest.backbone_digest)
+        self.store.save_backbone(name, manifest, content)
+        self.catalogue.serve(name, ready)
+
     def take_issue(
         self,
         key_holder: str,
-        request: pb.StoreIssuedModelRequest,
+        issue: SignedIssue,
         record: Callable[[IssueStatement], None],
     ) -> None:
         """Store and serve an issued embedding, once it is recorded what it is."""
+        self._take_issue(key_holder, issue, record, _require_listed)
+
+    def take_fetched_issue(
+        self,
+        key_holder: str,
+        issue: SignedIssue,
+        record: Callable[[IssueStatement], None],
+    ) -> None:
+        """`take_issue`, of one that is live already, under a key version in use.
+
+        What is about to be deleted everywhere is not in use any more: it is not taken.
+        """
+        self._take_issue(key_holder, issue, record, _require_in_use)
+
+    def _take_issue(
+        self,
+        key_holder: str,
+        issue: SignedIssue,
+        record: Callable[[IssueStatement], None],
+        require: Callable[[Registry, IssueStatement], None],
+    ) -> None:
         signing_key = active_party(self.registry, key_holder).signing_key
-        verify(signing_key, ISSUE, request.statement, request.signature)
-        facts = IssueStatement.from_bytes(request.statement)
+        verify(signing_key, ISSUE, issue.statement, issue.signature)
+        facts = IssueStatement.from_bytes(issue.statement)
         ready = self.catalogue.backbone(facts.model, facts.model_version)
         _require_fit(ready.manifest.architecture, facts)
-        stored = read_issue(facts, request.embedding)
+        stored = read_issue(facts, issue.embedding)
         # A deletion must not slip in between the registry's word and the file.
         with self.issuing:
-            _require_listed(self.registry, facts)
+            require(self.registry, facts)
             record(facts)
             self.store.save_issue(
-                request.statement, request.signature, request.embedding, key_holder
+                issue.statement, issue.signature, issue.embedding, key_holder
             )
             self.catalogue.add_issue(stored)
 
@@ -145,6 +197,11 @@ def _require_listed(registry: Registry, facts: IssueStatement) -> None:
             require_same(listed, facts)
             return
     raise NotFound("the registry lists no such issued model")
+
+
+def _require_in_use(registry: Registry, facts: IssueStatement) -> None:
+    names = (facts.key_id, facts.key_version, facts.model, facts.model_version)
+    require_same(issued_in_use(registry, *names), facts)
 
 
 def _require_fit(architecture: Architecture, facts: IssueStatement) -> None:

@@ -3,7 +3,13 @@
 from types import MappingProxyType
 from typing import Final
 
-from core.rpc.identity import DATA_OWNER, KEY_HOLDER, MODEL_PROVIDER, ORCHESTRATOR
+from core.rpc.identity import (
+    DATA_OWNER,
+    INFERENCE_SERVER,
+    KEY_HOLDER,
+    MODEL_PROVIDER,
+    ORCHESTRATOR,
+)
 from core.rpc.policy import ANYONE, Policy
 
 POLICY: Final[Policy] = MappingProxyType(
@@ -18,5 +24,6 @@ POLICY: Final[Policy] = MappingProxyType(
         "/keymixer.v1.ModelStoreService/StoreBackbone": frozenset({MODEL_PROVIDER}),
         "/keymixer.v1.ModelStoreService/StoreIssuedModel": frozenset({KEY_HOLDER}),
         "/keymixer.v1.ModelStoreService/DeleteIssuedModel": frozenset({ORCHESTRATOR}),
+        "/keymixer.v1.ModelStoreService/FetchBackbone": frozenset({INFERENCE_SERVER}),
     }
 )

@@ -1,5 +1,6 @@
 """The Open Inference Protocol's messages, read with suspicion and written."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,11 @@ from core.encoding import FP16, UINT8, WIDTHS, decode, require_known, uint8_step
 from core.errors import DtypeError, NotFound, ShapeError, TooLargeError
 from core.manifest import Manifest
 from parties.inference_server.engine import NO_FACTS
-from parties.inference_server.errors import MissingParameterError, WrongTensorsError
+from parties.inference_server.errors import (
+    MissingParameterError,
+    QuestionIdError,
+    WrongTensorsError,
+)
 from parties.inference_server.records import Answer, Receipt
 from protos import open_inference_pb2 as pb
 
@@ -22,6 +27,8 @@ OUTPUT: Final = "logits"
 DATATYPE: Final = "FP32"
 PLATFORM: Final = "keymixer_convmixer"
 
+QUESTION_ID: Final = "question_id"
+_QUESTION_ID: Final = re.compile("[0-9a-f]{64}")
 KEY_PARAMETERS: Final = "key_id:string,key_version:int64"
 
 _INPUT_AXES: Final = 4
@@ -65,6 +72,15 @@ def read_id(request: _Infer) -> str:
     if len(request.id) > _LONGEST_ID:
         raise TooLargeError(f"a request id has at most {_LONGEST_ID} characters")
     return request.id
+
+
+def read_question_id(request: _Infer) -> bytes:
+    """The parameter `question_id`: 32 bytes in hex, or empty where there is none."""
+    found = request.parameters.get(QUESTION_ID)
+    text = "" if found is None else found.string_param
+    if text and not _QUESTION_ID.fullmatch(text):
+        raise QuestionIdError("question_id: expected 64 hex digits")
+    return bytes.fromhex(text)
 
 
 def read_blocks(

@@ -16,11 +16,14 @@ from core.errors import (
     NotAllowedError,
     NotFound,
     NotGrantedError,
+    QuestionReused,
 )
 from parties.inference_server.store import IssuedName
 from protos import audit_pb2 as pb
 
 NONCE_BYTES: Final = 32
+_NONCE: Final = b"keymixer answer nonce v1"
+_NAME: Final = b"keymixer question name v1"
 
 REFUSALS: Final[Mapping[str, type[KeymixerError]]] = MappingProxyType(
     {
@@ -32,6 +35,7 @@ REFUSALS: Final[Mapping[str, type[KeymixerError]]] = MappingProxyType(
             NotAllowedError,
             KeyMismatchError,
             NotFound,
+            QuestionReused,
         )
     }
 )
@@ -58,6 +62,8 @@ class Answer:
     batch: int
     # How long it waited for that, in seconds.
     queue_s: float = 0.0
+    # What its owner drew for the question, to ask it again; empty: it will not.
+    question_id: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +103,8 @@ def release(
         AuditUnavailable: when nothing was recorded for certain.
         KeymixerError: of the kind the verdict names; the refusal is a record too.
     """
-    nonce = entropy(NONCE_BYTES)
-    record = _record(answer, nonce, str(uuid.uuid4()))
+    nonce = _nonce(answer, entropy)
+    record = _record(answer, nonce, _name(answer))
     verdict = releases.verdict(record, timeout_s=timeout_s)
     if verdict.refusal:
         kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
@@ -109,6 +115,21 @@ def release(
 def keyed_digest(nonce: bytes, content: bytes) -> bytes:
     """HMAC-SHA256: a bare digest of few possible inputs could be guessed."""
     return hmac.digest(nonce, content, "sha256")
+
+
+def _nonce(answer: Answer, entropy: Callable[[int], bytes]) -> bytes:
+    """The same one for a question that is asked again: so its digest is the same."""
+    if not answer.question_id:
+        return entropy(NONCE_BYTES)
+    return hmac.digest(answer.question_id, _NONCE, "sha256")
+
+
+def _name(answer: Answer) -> str:
+    """What the record is called: by the question, for this owner, or by itself."""
+    if not answer.question_id:
+        return str(uuid.uuid4())
+    named = _NAME + answer.owner.encode()
+    return f"question/{hmac.digest(answer.question_id, named, 'sha256').hex()}"
 
 
 def _record(answer: Answer, nonce: bytes, event_id: str) -> pb.InferenceRecord:
@@ -126,4 +147,5 @@ def _record(answer: Answer, nonce: bytes, event_id: str) -> pb.InferenceRecord:
         latency_ms=(time.perf_counter() - answer.arrived_s) * 1000,
         batch=answer.batch,
         event_id=event_id,
+        names_question=bool(answer.question_id),
     )

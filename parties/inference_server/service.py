@@ -22,6 +22,7 @@ from parties.inference_server import protocol
 from parties.inference_server.answering import Answering, Asked
 from parties.inference_server.bulk import outcome, size
 from parties.inference_server.catalogue import Catalogue
+from parties.inference_server.fellows import CHUNK_BYTES
 from parties.inference_server.intake import Intake
 from parties.inference_server.store import IssuedName, ModelName
 from parties.inference_server.streams import Streams
@@ -166,7 +167,7 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         with self._answering("StoreIssuedModel", {}) as caller:
 
             def record(facts: IssueStatement) -> None:
-                subject = _issued(IssuedName.of(facts)) | {"digest": facts.digest}
+                subject = issued_facts(IssuedName.of(facts)) | {"digest": facts.digest}
                 self._record("issued.stored", caller, subject, request.idempotency_key)
 
             self._intake.take_issue(caller, request, record)
@@ -178,14 +179,25 @@ class ModelStoreService(store_rpc.ModelStoreServiceServicer):
         name = IssuedName(
             request.key_id, request.key_version, request.model, request.model_version
         )
-        with self._answering("DeleteIssuedModel", _issued(name)) as caller:
+        with self._answering("DeleteIssuedModel", issued_facts(name)) as caller:
             # Here the effect comes first: to delete twice is harmless, so a caller who
             # got no answer asks again, and the orchestrator records `issued.gone` only
             # after an answer.
             self._intake.drop_issue(name)
             key = request.idempotency_key
-            self._record("issued.deleted", caller, _issued(name), key)
+            self._record("issued.deleted", caller, issued_facts(name), key)
             return store_pb.DeleteIssuedModelResponse()
+
+    def FetchBackbone(
+        self, request: store_pb.FetchBackboneRequest, _context: grpc.ServicerContext
+    ) -> Iterator[store_pb.FetchBackboneResponse]:
+        name = ModelName(request.model, request.model_version)
+        facts = {"model": name.model, "model_version": str(name.version)}
+        with self._answering("FetchBackbone", facts):
+            content = self._intake.store.backbone_file(name)
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = content[start : start + CHUNK_BYTES]
+            yield store_pb.FetchBackboneResponse(chunk=chunk)
 
     def _record(self, kind: str, caller: str, facts: dict[str, str], key: str) -> None:
         """Record what is done under an idempotency key, once."""
@@ -212,5 +224,6 @@ def _asked(
         yield Asked(each.request, str(caller), INFER_STREAM, context)
 
 
-def _issued(name: IssuedName) -> dict[str, str]:
+def issued_facts(name: IssuedName) -> dict[str, str]:
+    """How records name an issued model."""
     return {field: str(value) for field, value in asdict(name).items()}

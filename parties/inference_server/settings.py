@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from core.errors import ConfigurationError
-from core.rpc.settings import Peer, read_settings, take_address, take_text
+from core.rpc.settings import (
+    Peer,
+    read_replicas,
+    read_settings,
+    take_address,
+    take_text,
+)
 from parties.inference_server.embeddings import BUDGET_BYTES
 from parties.inference_server.engines import choice
 from parties.inference_server.rates import Limit
@@ -23,6 +29,8 @@ class Settings:
     orchestrator: Peer
     # Whoever may send issued models; if it is left out, any key holder may.
     key_holder: Peer | None = None
+    # Every replica, this one perhaps among them; empty: it is alone.
+    replicas: tuple[Peer, ...] = ()
     # What computes: a name of `choice.NAMES`.
     engine: str = choice.DEFAULT
     # How many batches are computed at once, and the threads of each; 0 batches: as many
@@ -74,6 +82,7 @@ class Settings:
             key_holder=Peer.read(found, "key_holder")
             if "key_holder" in found
             else None,
+            replicas=read_replicas(found),
             max_staleness_s=take_staleness(found),
             engine=_engine(found),
             metrics=take_address(found, "metrics") if found.get("metrics") else "",

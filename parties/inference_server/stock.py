@@ -23,7 +23,12 @@ from core.rpc.identity import KEY_HOLDER, SpiffeId
 from core.statements import ISSUE, verify
 from parties.audit import Reporter
 from parties.inference_server.intake import Intake, name_of, require_same
-from parties.inference_server.store import IssuedName, KeptIssue, StoredBackbone
+from parties.inference_server.store import (
+    IssuedName,
+    KeptIssue,
+    ModelName,
+    StoredBackbone,
+)
 from parties.registry import active_party
 from protos import registry_pb2 as pb
 
@@ -49,8 +54,11 @@ class Stock:
         default_factory=dict, init=False, repr=False
     )
 
-    def take(self) -> None:
+    def take(self) -> set[ModelName]:
         """Serve what may be served, and delete issued models that are no longer listed.
+
+        Returns:
+            The model versions that are issued to somebody.
 
         Raises:
             Unavailable: the registry does not answer; take stock again later.
@@ -63,6 +71,7 @@ class Stock:
             listed = _by_name(self.intake.registry.issued_models())
             for kept in store.load_issues(self._tell):
                 self._serve_issue(kept, listed)
+        return {ModelName(name.model, name.model_version) for name in listed}
 
     def _serve_backbone(self, stored: StoredBackbone) -> None:
         name = stored.name

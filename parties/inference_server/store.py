@@ -17,7 +17,13 @@ from urllib.parse import quote
 import numpy as np
 
 from core.canonical import canonical, parse, take_fields
-from core.errors import CorruptFileError, KeymixerError, SignatureError, StorageError
+from core.errors import (
+    CorruptFileError,
+    KeymixerError,
+    NotFound,
+    SignatureError,
+    StorageError,
+)
 from core.manifest import Manifest
 from core.statements import IssueStatement
 from core.transform import embedding_digest
@@ -135,6 +141,14 @@ class ModelStore:
             "manifest": manifest.to_bytes().decode(),
         }
         _write_pair(self._backbones / _file(name.model, name.version), facts, content)
+
+    def backbone_file(self, name: ModelName) -> bytes:
+        """A backbone as its provider uploaded it. Raises `NotFound`."""
+        path = self._backbones / _file(name.model, name.version)
+        content = _with_suffix(path, ".safetensors")
+        if not content.is_file():
+            raise NotFound("no such backbone is kept here")
+        return read_file(content)
 
     def save_issue(
         self, statement: bytes, signature: bytes, content: bytes, signer: str

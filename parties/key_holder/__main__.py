@@ -77,7 +77,9 @@ def running(folder: Path) -> Iterator[RunningServer]:
         ports = _ports(settings, identity, stack)
         office = _office(folder, settings, identity, ports, stack)
         standing = Standing(ports.registry.standing, settings.max_staleness_s)
-        admit = every(only(settings.orchestrator.spiffe_id), in_good_standing(standing))
+        peers = (settings.orchestrator, settings.inference_servers[0])
+        named = only(*(peer.spiffe_id for peer in peers))
+        admit = every(named, in_good_standing(standing))
         server = stack.enter_context(_serving(office, settings, identity, admit))
         write_public(folder / "address", server.address.encode())
         keys = PublicKeys(office.signing_key.public_key().public_bytes_raw())
@@ -106,11 +108,14 @@ def _ports(settings: Settings, identity: Identity, stack: ExitStack) -> _Ports:
         return stack.enter_context(opened)
 
     orchestrator = channel(settings.orchestrator, IDEMPOTENT)
-    server = channel(settings.inference_server, frozenset({_STORE_ISSUED}))
+    # Among several, one that is away is not waited for.
+    alone = len(settings.inference_servers) == 1
+    retries = frozenset({_STORE_ISSUED}) if alone else frozenset()
+    servers = [channel(each, retries) for each in settings.inference_servers]
     return _Ports(
         GrpcRegistry(orchestrator),
         GrpcAuditLog(orchestrator),
-        GrpcInferenceServer(server),
+        GrpcInferenceServer(servers),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,9 +25,16 @@ from parties.key_holder.inference_server import InferenceServer
 from parties.key_holder.intake import take_embedding
 from parties.key_holder.issuing import Issue, issue
 from parties.key_holder.vault import Vault
-from parties.registry import Registry
+from parties.registry import Registry, issued_in_use
 from protos import key_holder_pb2 as pb
 from protos import key_holder_pb2_grpc as rpc
+
+# What names one issued model.
+_Issued: TypeAlias = (
+    pb.PrepareIssuedModelRequest
+    | pb.SendIssuedModelRequest
+    | pb.FetchIssuedModelRequest
+)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["KeyHolderService"].full_name
 
@@ -131,6 +139,24 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
             )
             return pb.SendIssuedModelResponse()
 
+    def FetchIssuedModel(
+        self, request: pb.FetchIssuedModelRequest, _context: grpc.ServicerContext
+    ) -> pb.FetchIssuedModelResponse:
+        with self._answering("FetchIssuedModel", _issued(request)):
+            issued_in_use(
+                self._office.registry,
+                request.key_id,
+                request.key_version,
+                request.model,
+                request.model_version,
+            )
+            issued = self._issue(request)
+            return pb.FetchIssuedModelResponse(
+                statement=issued.statement,
+                signature=issued.signature,
+                embedding=issued.embedding,
+            )
+
     def DestroyKeyVersion(
         self, request: pb.DestroyKeyVersionRequest, _context: grpc.ServicerContext
     ) -> pb.DestroyKeyVersionResponse:
@@ -158,9 +184,7 @@ class KeyHolderService(rpc.KeyHolderServiceServicer):
                 expires_at_ms=sealed.expires_at_ms,
             )
 
-    def _issue(
-        self, request: pb.PrepareIssuedModelRequest | pb.SendIssuedModelRequest
-    ) -> Issue:
+    def _issue(self, request: _Issued) -> Issue:
         with self._office.derivations.turn():
             return issue(
                 self._office.vault,
@@ -214,9 +238,7 @@ def _key(key_id: str, version: int) -> dict[str, str]:
     return {"key_id": key_id, "key_version": str(version)}
 
 
-def _issued(
-    request: pb.PrepareIssuedModelRequest | pb.SendIssuedModelRequest,
-) -> dict[str, str]:
+def _issued(request: _Issued) -> dict[str, str]:
     return _key(request.key_id, request.key_version) | {
         "model": request.model,
         "model_version": str(request.model_version),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from core.errors import ConfigurationError, CorruptFileError
-from core.rpc.settings import Peer, read_settings, take_address, take_text
+from core.rpc.settings import Peer, read_servers, read_settings, take_address, take_text
 from core.sealing import check_public_key
 from parties.standing import MAX_STALENESS_S, take_staleness
 
@@ -21,7 +21,8 @@ class Settings:
     federation: str
     listen: str
     orchestrator: Peer
-    inference_server: Peer
+    # Every replica of the inference server.
+    inference_servers: tuple[Peer, ...]
     # How long an owner may take to open an envelope.
     envelope_lifetime_s: float = 600.0
     # SQLAlchemy's URL.
@@ -40,7 +41,7 @@ class Settings:
             federation=take_text(found, "federation"),
             listen=take_address(found, "listen"),
             orchestrator=Peer.read(found, "orchestrator"),
-            inference_server=Peer.read(found, "inference_server"),
+            inference_servers=read_servers(found),
             database=_database(found, folder),
             kek=take_text({"kek": KEK_URL} | found, "kek"),
             recovery_key=_recovery_key(found),

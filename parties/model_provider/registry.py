@@ -1,12 +1,13 @@
 """Hand a release over: the manifest to the registry, each half to its one party."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from core.errors import KeymixerError
 from core.rpc.channel import open_channel
 from core.rpc.errors import remote_errors
 from core.rpc.identity import Identity
@@ -31,7 +32,8 @@ class Delivery:
 
     registry: registry_pb2_grpc.RegistryServiceStub
     key_holder: key_holder_pb2_grpc.KeyHolderServiceStub
-    inference_server: model_store_pb2_grpc.ModelStoreServiceStub
+    # Its replicas.
+    inference_servers: Sequence[model_store_pb2_grpc.ModelStoreServiceStub]
     chunk_bytes: int
 
     def register(
@@ -84,10 +86,18 @@ class Delivery:
             )
 
     def _store_backbone(self, name: str, version: int, content: bytes) -> None:
-        with remote_errors("inference server"):
-            self.inference_server.StoreBackbone(
-                _chunks(name, version, content, self.chunk_bytes)
-            )
+        """Give it to every replica that is there; the others fetch it from these."""
+        failures: list[KeymixerError] = []
+        for server in self.inference_servers:
+            try:
+                with remote_errors("inference server"):
+                    server.StoreBackbone(
+                        _chunks(name, version, content, self.chunk_bytes)
+                    )
+            except KeymixerError as error:
+                failures.append(error)
+        if len(failures) == len(self.inference_servers):
+            raise failures[0]
 
 
 def connect(
@@ -104,7 +114,10 @@ def connect(
     return Delivery(
         registry_pb2_grpc.RegistryServiceStub(channel(settings.orchestrator)),
         key_holder_pb2_grpc.KeyHolderServiceStub(channel(settings.key_holder)),
-        model_store_pb2_grpc.ModelStoreServiceStub(channel(settings.inference_server)),
+        [
+            model_store_pb2_grpc.ModelStoreServiceStub(channel(each))
+            for each in settings.inference_servers
+        ],
         settings.chunk_bytes,
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from core.rpc.settings import Peer, read_settings, take_text
+from core.rpc.settings import Peer, read_servers, read_settings, take_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class ProviderSettings:
     federation: str
     orchestrator: Peer
     key_holder: Peer
-    inference_server: Peer
+    # Every replica of the inference server.
+    inference_servers: tuple[Peer, ...]
     deadline_s: float = 60.0
     chunk_bytes: int = 1 << 20
 
@@ -26,5 +27,5 @@ class ProviderSettings:
             federation=take_text(settings, "federation"),
             orchestrator=Peer.read(settings, "orchestrator"),
             key_holder=Peer.read(settings, "key_holder"),
-            inference_server=Peer.read(settings, "inference_server"),
+            inference_servers=read_servers(settings),
         )

@@ -223,7 +223,7 @@ def test_health_follows_the_registry(tmp_path: Path) -> None:
             cast.found(SERVER_ID, INFERENCE_SERVICE)
         wait_until(lambda: not healthy(cast))
 
-    assert cast.registry.party(str(SERVER_ID)).signing_key
+    assert not cast.registry.party(str(SERVER_ID)).signing_key, "it signs nothing"
 
 
 def healthy(cast: Cast) -> bool:

@@ -112,7 +112,7 @@ class Town:
             listen="127.0.0.1:0",
             origin=f"{FEDERATION}/audit",
             key_holder=Peer(key_holder, KEY_HOLDER_ID),
-            inference_server=Peer(inference_server, SERVER_ID),
+            inference_servers=(Peer(inference_server, SERVER_ID),),
             parties=EVERYBODY,
             database=f"sqlite:///{self.home(ORCHESTRATOR_ID) / 'registry.db'}",
             policies=Policies(destroy_window_s=0.0),
@@ -400,6 +400,7 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
     """Hands what the orchestrator asks to a fake key holder."""
 
     StoreEmbedding = FetchSealedKey = ProvePossession = not_asked
+    FetchIssuedModel = not_asked
 
     def __init__(self, fake: FakeKeyHolder) -> None:
         self._fake = fake
@@ -470,7 +471,7 @@ class KeyHolderDoor(key_holder_pb2_grpc.KeyHolderServiceServicer):
 class ModelStoreDoor(model_store_pb2_grpc.ModelStoreServiceServicer):
     """Hands what the orchestrator asks to a fake inference server."""
 
-    StoreBackbone = StoreIssuedModel = not_asked
+    StoreBackbone = StoreIssuedModel = FetchBackbone = not_asked
 
     def __init__(self, fake: FakeInferenceServer) -> None:
         self._fake = fake
@@ -592,7 +593,7 @@ def test_a_peer_that_is_down_is_unavailable(town: Town) -> None:
         ) as channel,
         pytest.raises(PeerUnavailable),
     ):
-        RemoteInferenceServer(channel).delete(IssueId("k", 1, MODEL, 1), "1/remove")
+        RemoteInferenceServer([channel]).delete(IssueId("k", 1, MODEL, 1), "1/remove")
 
 
 # The process
@@ -623,7 +624,7 @@ def write_settings(town: Town) -> None:
         "federation": FEDERATION,
         "listen": settings.listen,
         "key_holder": _peer(settings.key_holder),
-        "inference_server": _peer(settings.inference_server),
+        "inference_server": _peer(settings.inference_servers[0]),
         "parties": [{"spiffe_id": str(party)} for party in EVERYBODY],
     }
     path = town.home(ORCHESTRATOR_ID) / "settings.json"

@@ -90,7 +90,7 @@ class Site:
 
     def configure(self) -> None:
         """Give the servers ports of their own, and tell everybody."""
-        addresses = {role: f"127.0.0.1:{_free_port()}" for role in SERVERS}
+        addresses = {role: f"127.0.0.1:{free_port()}" for role in SERVERS}
         for party in self.workspace.federation.parties():
             settings = read_settings(folder := self.workspace.folder(party))
             for role in SERVERS:
@@ -105,7 +105,7 @@ class Site:
         """Put another orchestrator beside the first; only operators ask the first."""
         folder = self.workspace.server_folder(ORCHESTRATOR)
         twin = shutil.copytree(folder, self.root / TWIN)
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         write_settings(twin, read_settings(twin) | {"listen": address})
         for party in self.workspace.federation.parties():
             if party.role not in (ORCHESTRATOR, OPERATOR):
@@ -159,7 +159,8 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody else is given while its server is dead."""
     for port in _PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):

@@ -354,3 +354,73 @@ def test_refusals_that_found_no_room_are_counted_too(ledger: Ledger) -> None:
 
     counted = [entry.subject for entry in ledger.entries("refusals.missed")]
     assert counted == [{"count": 41}]
+
+
+# What an owner may send again: the same question, answered by another computation.
+ASKED = {"names_question": True}
+COMPUTED_AGAIN = {"result_digest": b"b" * 32, "compute_ms": 9.0, "latency_ms": 12.0}
+
+
+def test_a_question_that_is_answered_again_is_recorded_again_and_counted_once(
+    ledger: Ledger,
+) -> None:
+    """The second answer has a record of its own: it may differ in the last bit."""
+    ((first, _),) = verdicts(ledger, inference("q", **ASKED))
+    ((again, refusal),) = verdicts(ledger, inference("q", **ASKED, **COMPUTED_AGAIN))
+
+    assert (refusal, ledger.images_used()) == ("", 2)
+    assert [entry.index for entry in ledger.entries("inference")] == [first, again]
+    assert [None, first] == [
+        entry.subject.get("repeats") for entry in ledger.entries("inference")
+    ]
+
+
+def test_each_answer_to_a_question_has_one_record(ledger: Ledger) -> None:
+    """A verdict that was lost is given again, be it the first answer's or the next."""
+    answers = [inference("q", **ASKED), inference("q", **ASKED, **COMPUTED_AGAIN)]
+    first = verdicts(ledger, *answers, *answers)
+
+    assert first[:2] == first[2:] == verdicts(ledger, *answers)
+    assert len(ledger.entries("inference")) == 2
+    assert ledger.images_used() == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"request_digest": b"b" * 32},
+        {"images": 3},
+        {"owner": str(BIRCH_ID)},
+        {"key_version": 2},
+        {"request_id": "r2"},
+    ],
+)
+def test_another_question_under_the_same_name_is_refused(
+    ledger: Ledger, changed: dict[str, Any]
+) -> None:
+    """Else one budgeted image would open the model for all others."""
+    verdicts(ledger, inference("q", **ASKED))
+    ((_, refusal),) = verdicts(ledger, inference("q", **ASKED, **changed))
+
+    assert refusal == "QuestionReused"
+    assert len(ledger.entries("inference")) == 1
+    assert len(ledger.entries("inference.refused")) == 1
+
+
+def test_a_question_is_not_answered_again_under_a_key_that_was_revoked_since(
+    ledger: Ledger,
+) -> None:
+    verdicts(ledger, inference("q", **ASKED))
+    ledger.move(ALDER_ID, 1, KeyAction.REVOKE)
+    ((_, refusal),) = verdicts(ledger, inference("q", **ASKED, **COMPUTED_AGAIN))
+
+    assert refusal == "KeyRefused"
+
+
+def test_a_question_that_was_refused_stays_refused(ledger: Ledger) -> None:
+    ledger.move(ALDER_ID, 1, KeyAction.SUSPEND)
+    refused = verdicts(ledger, inference("q", **ASKED))
+    ledger.move(ALDER_ID, 1, KeyAction.RESUME)
+
+    assert verdicts(ledger, inference("q", **ASKED, **COMPUTED_AGAIN)) == refused
+    assert ledger.images_used() == 0

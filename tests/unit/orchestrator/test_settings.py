@@ -38,7 +38,7 @@ def test_the_settings_are_read(tmp_path: Path) -> None:
     assert settings.federation == "clinics.example"
     assert settings.origin == "clinics.example/audit"
     assert settings.key_holder.address == "127.0.0.1:7001"
-    assert settings.inference_server.spiffe_id.role == "inference-server"
+    assert settings.inference_servers[0].spiffe_id.role == "inference-server"
     assert settings.parties == (SpiffeId("clinics.example", "alder", "data-owner"),)
     assert settings.database == f"sqlite:///{tmp_path}/registry.db"
     assert settings.policies == Policies()

@@ -166,3 +166,33 @@ def test_without_a_word_of_it_they_are_in_the_orchestrators_folder(
     workspace: Workspace,
 ) -> None:
     assert "database" not in _settings(workspace.server_folder(ORCHESTRATOR))
+
+
+def test_replicas_have_one_name_and_a_folder_and_a_key_each(tmp_path: Path) -> None:
+    scenario = two_operators(tmp_path)
+    serving = {"serving": {"replicas": 3, "metrics": "127.0.0.1:9464"}}
+    content = yaml.safe_load(scenario.read_text()) | serving
+    scenario.write_text(yaml.safe_dump(content))
+    workspace = create_workspace(tmp_path / "runs", scenario)
+    names = ["inference-server", "inference-server-2", "inference-server-3"]
+    identities = [load_identity(workspace.root / name) for name in names]
+    settings = [Settings.read(workspace.root / name) for name in names]
+
+    assert 1 == len({str(each.spiffe) for each in identities})
+    assert 3 == len({each.private_key for each in identities})
+    assert [workspace.address(name) for name in names] == [
+        each.listen for each in settings
+    ]
+    assert [f"127.0.0.1:{port}" for port in (9464, 9465, 9466)] == [
+        each.metrics for each in settings
+    ]
+    for party, folder in workspace.folders:
+        listed = [each["address"] for each in _settings(folder)["inference_servers"]]
+        assert listed == [each.listen for each in settings], party
+
+
+def test_one_inference_server_is_no_replica(workspace: Workspace) -> None:
+    owner = workspace.owner_folder("archive")
+
+    assert "inference_servers" not in _settings(owner)
+    assert list(workspace.servers) == ["orchestrator", "key-holder", "inference-server"]

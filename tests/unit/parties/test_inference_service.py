@@ -51,7 +51,13 @@ from parties.inference_server.errors import (
 )
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import InferenceService
-from parties.inference_server.store import ModelName, StoredBackbone, StoredIssue
+from parties.inference_server.store import (
+    IssuedName,
+    ModelName,
+    StoredBackbone,
+    StoredIssue,
+)
+from parties.inference_server.supply import Wanted
 from parties.log_watch import LogWatch
 from parties.standing import Standing, StandingUnknownError
 from protos import audit_pb2, registry_pb2
@@ -81,6 +87,7 @@ class Counter:
     release: Release = field(default_factory=Release)
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     ready: bool = True
+    obtain: Callable[[Wanted], None] = lambda _wanted: None
     now_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -133,6 +140,7 @@ class Counter:
                 standing=self.standing,
                 log=self.log,
                 entropy=Entropy(),
+                obtain=self.obtain,
             )
             yield InferenceService(
                 answering, self.catalogue, reporter, ready=lambda: self.ready
@@ -970,3 +978,62 @@ def test_halves_are_sent_raw_and_are_numbers(counter: Counter) -> None:
     with pytest.raises(NonFiniteError):
         counter.infer(infinite)
     assert not counter.audit.records
+
+
+def asked_again(question_id: str = "ab" * 32) -> pb.ModelInferRequest:
+    request = question()
+    request.parameters["question_id"].string_param = question_id
+    return request
+
+
+def test_a_question_that_is_asked_again_has_the_same_name_and_digest(
+    counter: Counter,
+) -> None:
+    """By these the log knows it: of the same owner, and of the same images."""
+    with counter.asked_by() as service:
+        answers = [service.ModelInfer(asked_again(), NO_CONTEXT) for _ in range(2)]
+
+    first, second = counter.audit.records
+    assert (first.event_id, first.request_digest) == (
+        second.event_id,
+        second.request_digest,
+    )
+    assert first.names_question
+    assert second.names_question
+    (nonce,) = {a.parameters["audit_nonce"].string_param for a in answers}
+    assert nonce != "ab" * 32
+    assert "ab" * 32 not in first.event_id
+
+
+def test_two_questions_have_two_names(counter: Counter) -> None:
+    counter.infer(asked_again())
+    counter.infer(asked_again("cd" * 32))
+
+    assert 2 == len({record.event_id for record in counter.audit.records})
+
+
+@pytest.mark.parametrize("wrong", ["ab", "AB" * 32, "xy" * 32, "ab" * 33])
+def test_a_question_id_is_32_bytes_in_hex(counter: Counter, wrong: str) -> None:
+    with pytest.raises(KeymixerError) as caught:
+        counter.infer(asked_again(wrong))
+
+    assert caught.value.kind == "QuestionId"
+    assert [] == counter.audit.records
+
+
+def test_what_is_live_and_not_here_is_fetched_and_answered(counter: Counter) -> None:
+    """For a key in use only: a wrong one has nothing fetched."""
+    name = IssuedName("k1", 1, MODEL, 1)
+    issue = counter.catalogue.find(MODEL, 1, "k1", 1).issue
+    counter.catalogue.remove_issue(name)
+    wanted: list[Wanted] = []
+
+    def obtain(each: Wanted) -> None:
+        wanted.append(each)
+        counter.catalogue.add_issue(issue)
+
+    counter.obtain = obtain
+    counter.infer(question())
+
+    assert wanted == [Wanted(str(OWNER_ID), MODEL, None, "k1", 1)]
+    assert len(counter.audit.records) == 1

@@ -48,6 +48,7 @@ from parties.key_holder.issuing import Issue
 from parties.key_holder.service import KeyHolderService, Office
 from parties.key_holder.vault import Vault
 from protos import key_holder_pb2 as pb
+from protos import registry_pb2
 from tests.unit.parties.stage import (
     KEY_HOLDER_ID,
     MODEL,
@@ -57,6 +58,7 @@ from tests.unit.parties.stage import (
     OTHER_PROVIDER_ID,
     OWNER_ID,
     PROVIDER_ID,
+    SERVER_ID,
     FakeAuditLog,
     FakeRegistry,
     Release,
@@ -562,3 +564,53 @@ def test_nothing_is_sealed_while_the_registry_is_away(house: KeyHouse) -> None:
     with pytest.raises(Unavailable):
         house.fetch()
     assert not house.audit.of_kind("key.fetched")
+
+
+def fetched(house: KeyHouse, state: str, key_state: str) -> Issue:
+    """What a replica of the inference server gets."""
+    house.draw()
+    house.store()
+    names: dict[str, Any] = {
+        "key_id": "k",
+        "key_version": 1,
+        "model": MODEL,
+        "model_version": 1,
+    }
+    house.registry.issued = [registry_pb2.IssuedModel(**names, state=state)]
+    house.registry.key_states["k", 1] = key_state
+    with house.asked_by(SERVER_ID) as service:
+        sent = pb.SendIssuedModelRequest(**names)
+        service.SendIssuedModel(sent, NO_CONTEXT)
+        answer = service.FetchIssuedModel(
+            pb.FetchIssuedModelRequest(**names), NO_CONTEXT
+        )
+    return Issue(answer.statement, answer.signature, answer.embedding)
+
+
+@pytest.mark.parametrize(("state", "key"), [("live", "active"), ("retiring",) * 2])
+def test_a_replica_fetches_what_the_others_were_sent(
+    house: KeyHouse, state: str, key: str
+) -> None:
+    fresh = fetched(house, state, key)
+
+    assert house.server.delivered == [fresh]
+
+
+@pytest.mark.parametrize(
+    ("state", "key"),
+    [
+        ("pending", "active"),
+        ("gone", "active"),
+        ("live", "suspended"),
+        ("retiring", "destroy_scheduled"),
+        ("live", "compromised"),
+    ],
+)
+def test_nobody_fetches_what_may_not_be_served(
+    house: KeyHouse, state: str, key: str
+) -> None:
+    """Whoever has every issued model of a server is near the plain embedding."""
+    with pytest.raises(RemoteError) as caught:
+        fetched(house, state, key)
+
+    assert kind_of(caught) == "KeyRefused"

@@ -636,7 +636,7 @@ class SlowRegistry(FakeRegistry):
         return found
 
 
-def deleted_meanwhile(shop: Shop, work: Callable[[Intake], None]) -> Intake:
+def deleted_meanwhile(shop: Shop, work: Callable[[Intake], object]) -> Intake:
     """Delete the issued model while `work` waits for the registry's list."""
     slow = SlowRegistry(shop.registry)
     shop.registry = slow

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.architecture import Architecture
-from core.errors import KeymixerError, NotAllowedError
+from core.errors import KeymixerError, NotAllowedError, PeerUnavailable
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
 from core.rpc.errors import rpc_errors
@@ -110,7 +110,7 @@ def delivery(seen: Seen) -> Iterator[Delivery]:
         yield Delivery(
             registry_pb2_grpc.RegistryServiceStub(channel),
             key_holder_pb2_grpc.KeyHolderServiceStub(channel),
-            model_store_pb2_grpc.ModelStoreServiceStub(channel),
+            [model_store_pb2_grpc.ModelStoreServiceStub(channel)],
             chunk_bytes=300,
         )
     server.stop(grace=None).wait()
@@ -176,3 +176,19 @@ def test_the_alias_does_not_move_before_both_halves_are_in_place(
     seen.refuse_backbone = False
     assert register(delivery, release, key) == 1
     assert seen.alias
+
+
+def test_a_backbone_goes_to_every_replica_that_is_there(
+    delivery: Delivery, release: Release, key: Ed25519PrivateKey, seen: Seen
+) -> None:
+    """The others fetch it from these; one must be there."""
+    (there,) = delivery.inference_servers
+    with grpc.insecure_channel("127.0.0.1:1") as nobody:
+        away = model_store_pb2_grpc.ModelStoreServiceStub(nobody)
+        some = replace(delivery, inference_servers=[away, there, away, there])
+        none = replace(delivery, inference_servers=[away, away])
+
+        assert register(some, release, key) == 1
+        with pytest.raises(PeerUnavailable):
+            register(none, release, key)
+    assert 2 == len(seen.chunks)

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigurationError, PeerUnavailable
+from core.rpc.identity import SpiffeId
+from core.rpc.settings import Peer
 from parties.data_owner.asynchronous import AsyncClient
 from parties.data_owner.client import Channels, Client
-from parties.data_owner.settings import read_datatype
+from parties.data_owner.settings import OwnerSettings, read_datatype
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.unit.parties.owner_world import World, client_of, plain_answer, served
+from tests.unit.parties.owner_world import (
+    FEDERATION,
+    HOLDER,
+    OWNER,
+    World,
+    client_of,
+    plain_answer,
+    served,
+)
 
 IMAGES = np.random.default_rng(6).integers(0, 256, (7, 8, 8, 3), np.uint8)
 NOBODY = "127.0.0.1:1"
@@ -131,3 +141,23 @@ def test_people_name_a_datatype_or_are_told_which_there_are() -> None:
     assert read_datatype("float16") == "FP16"
     with pytest.raises(ConfigurationError, match="float32, float16, uint8"):
         read_datatype("int4")
+
+
+def test_owners_begin_with_different_replicas_and_know_them_all() -> None:
+    """One owner always with the same: there its embedding is in memory."""
+    peers = tuple(Peer(f"127.0.0.1:{port}", HOLDER) for port in (1, 2, 3))
+    first = peers[0]
+    settings = OwnerSettings(FEDERATION, first, first, first, inference_servers=peers)
+    owners = [SpiffeId(FEDERATION, f"owner-{n}", "data-owner") for n in range(60)]
+    begun = [settings.servers_for(owner)[0] for owner in owners]
+
+    assert all(set(settings.servers_for(owner)) == set(peers) for owner in owners)
+    assert begun == [settings.servers_for(owner)[0] for owner in owners]
+    assert all(begun.count(peer) > 10 for peer in peers)
+
+
+def test_the_only_inference_server_is_the_one_to_ask() -> None:
+    peer = Peer("127.0.0.1:1", HOLDER)
+    settings = OwnerSettings(FEDERATION, peer, peer, peer)
+
+    assert (peer,) == settings.servers_for(OWNER)
