@@ -184,17 +184,18 @@ class _Line:
     ) -> None:
         self._target = way.target
         self._questions = _from(files[way.questions], caller)
-        self._read = FORMS[way.target.form].read
+        self._form = FORMS[way.target.form]
         self._connection: Connection | None = None
 
     async def ask(self, seen: _Seen) -> None:
         if self._connection is None:
             self._connection = await connect(self._target)
         question = next(self._questions)
+        body = self._form.anew(question.body)
         began = time.perf_counter()
-        answer = await self._connection.ask(question.body)
+        answer = await self._connection.ask(body)
         ended = time.perf_counter()
-        wrong = _wrong(self._read, answer, question.classes)
+        wrong = _wrong(self._form.read, answer, question.classes)
         seen.answer(began, ended, len(question.classes), wrong)
 
     async def close(self) -> None:

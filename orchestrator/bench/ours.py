@@ -47,7 +47,7 @@ from orchestrator.simulation.training import release_folder
 from protos.open_inference_pb2 import ModelInferRequest
 
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
-_FORM: Final = "open-inference"
+_FORM: Final = "keymixer"
 _READY_S: Final = 60.0
 _LOOK_S: Final = 0.2
 

@@ -21,6 +21,7 @@ from orchestrator.bench.questions import (
     write_questions,
 )
 from orchestrator.bench.statistics import percentile, spread
+from protos.open_inference_pb2 import ModelInferRequest
 
 Answer = Callable[[bytes], tuple[int, bytes]]
 
@@ -165,3 +166,12 @@ def test_a_spread_is_of_all_measurements() -> None:
     assert (2, 1, 3, 1) == (found.median, found.least, found.most, found.relative)
     with pytest.raises(InvalidInput):
         spread([])
+
+
+def test_each_time_our_own_request_is_another_question_about_the_same() -> None:
+    written = FORMS["keymixer"].write(np.zeros((1, 3, 2, 2), np.float32))
+    asked = [ModelInferRequest.FromString(FORMS["keymixer"].anew(written)) for _ in "ab"]
+    names = {each.parameters.pop("question_id").string_param for each in asked}
+
+    assert 2 == len(names)
+    assert [ModelInferRequest.FromString(written)] * 2 == asked
