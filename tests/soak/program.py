@@ -1,0 +1,33 @@
+"""All kinds of traffic that a server is to bear at once."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from tests.soak.kinds.bulk_streams import BulkStreams
+from tests.soak.kinds.cancelled import Cancelled
+from tests.soak.kinds.floods import Floods
+from tests.soak.kinds.fresh_connections import FreshConnections
+from tests.soak.kinds.greedy import Greedy
+from tests.soak.kinds.half_open import HalfOpen
+from tests.soak.kinds.hurried import Hurried
+from tests.soak.kinds.malformed import Malformed
+from tests.soak.kinds.mixed_sizes import MixedSizes
+from tests.soak.kinds.slow_readers import SlowReaders
+from tests.soak.kinds.strangers import Strangers
+from tests.soak.kinds.wrong_keys import WrongKeys
+from tests.soak.traffic import Traffic
+
+EVERYTHING: Final[Sequence[Traffic]] = (
+    MixedSizes(),
+    FreshConnections(),
+    BulkStreams(),
+    WrongKeys(),
+    Malformed(),
+    Cancelled(),
+    Hurried(),
+    Greedy(),
+    Floods(),
+    Strangers(),
+    HalfOpen(),
+    SlowReaders(),
+)
