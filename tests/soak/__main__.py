@@ -15,6 +15,7 @@ from typing import Final
 from rich.console import Console
 
 from core.errors import KeymixerError
+from tests.soak.program import kinds
 from tests.soak.report import require_sound, write_report
 from tests.soak.soak import Plan, soak
 
@@ -27,7 +28,7 @@ def main() -> int:
     asked = _arguments()
     console = Console(stderr=True)
     with _folder(asked.keep) as folder:
-        plan = Plan(60 * asked.minutes, folder, asked.figure)
+        plan = Plan(60 * asked.minutes, folder, kinds(asked.only), asked.figure)
         try:
             report = soak(plan, console, console.print)
             write_report(report, asked.json)
@@ -41,6 +42,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--only", default="", help="kinds of traffic, with commas")
     parser.add_argument("--json", type=Path, help="write the report into this file")
     parser.add_argument("--figure", type=Path, help="draw it, as SVG, into this file")
     parser.add_argument("--keep", type=Path, help="keep folders and logs in this one")

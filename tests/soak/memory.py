@@ -55,6 +55,7 @@ class Memory:
             "early_mib": round(early, 1),
             "late_mib": round(late, 1),
             "most_mib": round(most, 1),
+            "every_ten_s": [round(each.resident[name]) for each in self.looks[::10]],
             "late_over_early": round(late / early, 4),
         }
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from core.errors import ConfigurationError
 from tests.soak.kinds.bulk_streams import BulkStreams
 from tests.soak.kinds.cancelled import Cancelled
 from tests.soak.kinds.floods import Floods
@@ -31,3 +32,13 @@ EVERYTHING: Final[Sequence[Traffic]] = (
     HalfOpen(),
     SlowReaders(),
 )
+
+
+def kinds(names: str) -> Sequence[Traffic]:
+    """Those that are named, with commas between; no name: all."""
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    unknown = wanted - {each.name for each in EVERYTHING}
+    if unknown:
+        known = ", ".join(each.name for each in EVERYTHING)
+        raise ConfigurationError(f"expected some of {known}; got {unknown}")
+    return [each for each in EVERYTHING if not wanted or each.name in wanted]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +16,18 @@ from tests.soak.recorded import require_recorded, require_whole
 from tests.soak.report import WATCHED, Found, report_of
 from tests.soak.runner import Runner
 from tests.soak.site import open_site
+from tests.soak.traffic import Traffic
 
 _CALLERS: Final = "callers"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """For how long, where, and into which file the picture is drawn."""
+    """For how long, where, with which traffic, and where the picture is drawn."""
 
     seconds: float
     folder: Path
+    traffics: Sequence[Traffic] = EVERYTHING
     figure: Path | None = None
 
 
@@ -42,7 +44,7 @@ def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str,
         memory = Memory(pids)
         began_s = time.monotonic()
         with memory.watched():
-            seen = Runner(site, EVERYTHING).run(plan.seconds, tell)
+            seen = Runner(site, plan.traffics).run(plan.seconds, tell)
         seconds = time.monotonic() - began_s
         recorded = require_recorded(site, seen.receipts)
         site.stage.running.stop()
