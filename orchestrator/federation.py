@@ -187,6 +187,8 @@ class Serving(Section):
     engine: EngineName = "onnxruntime"
     # Where it serves Prometheus metrics, such as `127.0.0.1:9464`; empty: nowhere.
     metrics: str = ""
+    # Where it sends traces by OTLP over HTTP, such as `http://127.0.0.1:4318`.
+    tracing: str = ""
 
 
 class Rotate(Section):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ from parties.inference_server.settings import Settings
 from parties.inference_server.stock import Stock
 from parties.inference_server.store import ModelStore
 from parties.inference_server.streams import REQUESTS, Berths, Streams
+from parties.inference_server.tracing import Tracer, traced, traces_url
 from parties.log_watch import LogWatch, watched
 from parties.presence import Presence, PublicKeys, attended
 from parties.registry import IDEMPOTENT, LARGEST_ANSWER, GrpcRegistry
@@ -114,7 +116,11 @@ def running(
 
         meter = stack.enter_context(_meter(folder, settings))
         catalogue = intake.catalogue
-        answering = _answering(settings, ports, catalogue, standing, meter)
+        url = traces_url(settings.tracing, os.environ)
+        tracer = stack.enter_context(traced(url))
+        answering = _answering(
+            settings, ports, catalogue, standing, meter=meter, tracer=tracer
+        )
         streams = _streams(settings)
         services = _Services(
             InferenceService(answering, catalogue, ports.reporter, ready=ready),
@@ -226,7 +232,9 @@ def _answering(
     ports: _Ports,
     catalogue: Catalogue,
     standing: Standing,
+    *,
     meter: Meter,
+    tracer: Tracer,
 ) -> Answering:
     room = Room(settings.max_waiting, settings.max_waiting_each)
     return Answering(
@@ -239,6 +247,7 @@ def _answering(
         batcher=Batcher(room, at_once=settings.at_once, meter=meter),
         rates=Rates(settings.limit, settings.limits),
         meter=meter,
+        tracer=tracer,
     )
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from core.errors import KeymixerError, NotAllowedError
 from core.wire import to_bytes
@@ -22,6 +23,7 @@ from parties.inference_server.engine import Question
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
 from parties.inference_server.records import Answer, Receipt, Verdicts, release
+from parties.inference_server.tracing import Carrier, NoTracer, Trace, Tracer
 from parties.inference_server.work import Call, Work, require_wanted
 from parties.log_watch import LogWatch
 from parties.standing import Standing
@@ -36,6 +38,10 @@ class Limits:
     max_message_bytes: int
 
 
+class RpcCall(Call, Carrier, Protocol):
+    """What of `grpc.ServicerContext` an answer needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as it came: who asks, by which method and call, and when it arrived."""
@@ -43,7 +49,7 @@ class Asked:
     request: pb.ModelInferRequest = field(repr=False)
     caller: str
     method: str
-    call: Call
+    call: RpcCall
     # On the clock of `time.perf_counter`.
     arrived_s: float = field(default_factory=time.perf_counter)
 
@@ -62,6 +68,7 @@ class Answering:
     batcher: Batcher = field(default_factory=Batcher)
     rates: Rates = field(default_factory=Rates)
     meter: Meter = field(default_factory=NoMeter)
+    tracer: Tracer = field(default_factory=NoTracer)
 
     def answer(self, asked: Asked) -> pb.ModelInferResponse:
         """Return the answer to one request once it is recorded, or say why not.
@@ -69,20 +76,26 @@ class Answering:
         Whatever it raises has been counted, and reported to the log.
         """
         subject = _named(asked.request)
-        with self._ending(asked, subject):
+        trace = self.tracer.begin(asked.method, asked.call, asked.arrived_s)
+        with self._ending(asked, subject, trace):
             with refusals_reported(self.reporter, asked.caller, asked.method, subject):
-                answer = self._compute(asked, self._find(asked))
-            return protocol.write_answer(answer, self._release(answer, asked.call))
+                answer = self._compute(asked, self._find(asked), trace)
+            receipt = self._release(answer, asked.call, trace)
+            response = protocol.write_answer(answer, receipt)
+        trace.end(images=answer.shape[0], batch=answer.batch)
+        return response
 
-    def _release(self, answer: Answer, call: Call) -> Receipt:
+    def _release(self, answer: Answer, call: Call, trace: Trace) -> Receipt:
         """Have the answer recorded, or raise what the log says."""
         started_s = time.perf_counter()
         with known_to_the_log():
             left_s = call.time_remaining()
             receipt = release(self.releases, answer, self.entropy, timeout_s=left_s)
+        ended_s = time.perf_counter()
+        trace.stage("audit", started_s, ended_s)
         self.meter.answered(
             queue_s=answer.queue_s,
-            audit_s=time.perf_counter() - started_s,
+            audit_s=ended_s - started_s,
             received=len(answer.request),
             sent=len(answer.result),
         )
@@ -102,7 +115,7 @@ class Answering:
         self.standing.require_key(key.key_id, key.key_version)
         return served
 
-    def _compute(self, asked: Asked, served: Served) -> Answer:
+    def _compute(self, asked: Asked, served: Served, trace: Trace) -> Answer:
         blocks = protocol.read_blocks(
             asked.request,
             served.model.manifest,
@@ -120,8 +133,12 @@ class Answering:
             lambda: self._require_still(asked.caller, served),
         )
         entered_s = time.perf_counter()
+        trace.stage("decode", asked.arrived_s, entered_s)
         logits = self.batcher.compute(work)
-        waited_s = time.perf_counter() - entered_s
+        ended_s = time.perf_counter()
+        queue_s = max(0.0, ended_s - entered_s - work.compute_s)
+        trace.stage("queue", entered_s, entered_s + queue_s)
+        trace.stage("compute", entered_s + queue_s, ended_s)
         require_wanted(asked.call)
         return Answer(
             request_id=request_id,
@@ -133,7 +150,7 @@ class Answering:
             compute_ms=work.compute_s * 1000,
             arrived_s=asked.arrived_s,
             batch=work.batch,
-            queue_s=max(0.0, waited_s - work.compute_s),
+            queue_s=queue_s,
         )
 
     def _require_still(self, caller: str, served: Served) -> None:
@@ -143,7 +160,9 @@ class Answering:
         self.log.require()
 
     @contextmanager
-    def _ending(self, asked: Asked, subject: dict[str, str]) -> Iterator[None]:
+    def _ending(
+        self, asked: Asked, subject: dict[str, str], trace: Trace
+    ) -> Iterator[None]:
         """Count and report what ends without an answer, and is no refusal."""
         try:
             with failures_reported(self.reporter, asked.caller, asked.method, subject):
@@ -151,6 +170,7 @@ class Answering:
         except Exception as error:
             kind = error.kind if isinstance(error, KeymixerError) else "Internal"
             self.meter.refused(kind)
+            trace.end(kind)
             raise
 
 

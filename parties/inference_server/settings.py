@@ -41,6 +41,9 @@ class Settings:
     max_staleness_s: float = MAX_STALENESS_S
     # Where metrics may be fetched, `host:port` on the loopback; empty: nowhere.
     metrics: str = ""
+    # Where traces are sent by OTLP over HTTP, a URL without its path; empty: see
+    # `tracing`.
+    tracing: str = ""
     # How much an owner may ask for: anyone's, and those by SPIFFE ID.
     limit: Limit = field(default_factory=Limit)
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class Settings:
             max_staleness_s=take_staleness(found),
             engine=_engine(found),
             metrics=take_address(found, "metrics") if found.get("metrics") else "",
+            tracing=take_text(found, "tracing") if found.get("tracing") else "",
             limit=_limit(found.get("limit", {})),
             limits={
                 owner: _limit(named) for owner, named in found.get("limits", {}).items()

@@ -166,8 +166,11 @@ def test_what_may_come_later_says_when(cast: Cast) -> None:
     cast.addresses.setdefault(KEY_HOLDER_ID, "127.0.0.1:1")
     slow = {"images_per_s": 0.01, "burst": 3}
     with limited(cast, slow), streaming(cast, OWNER_ID) as stream:
-        stream.send(*many(cast, 2))
-        first, second = stream.end()
+        request, late = many(cast, 2)
+        stream.send(request)
+        first = next(stream.call)
+        stream.send(late)
+        (second,) = stream.end()
 
     assert first.answer.id == "request-0"
     assert (second.error.kind, second.error.code) == ("TooFast", 8)
@@ -272,23 +275,32 @@ def test_a_key_revoked_in_mid_stream_refuses_the_next_request(hub: Hub) -> None:
     assert (second.error.kind, second.error.code) == ("KeyRefused", 9)
 
 
-def test_who_leaves_in_mid_stream_is_not_recorded_as_answered(hub: Hub) -> None:
+def test_who_leaves_in_mid_stream_is_not_recorded_as_answered(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One is computed, others wait: none of them is recorded, for none was answered."""
+    calls: list[Any] = []
+
+    def size(asked: Any) -> int:
+        calls.append(asked.call)
+        return 1
+
+    monkeypatch.setattr("parties.inference_server.service.size", size)
     with hub.inference_server():
         with streaming(hub.cast, ALDER_ID, CLOUD_ID) as stream:
             stream.send(*(blank(ALDER_ID) for _ in range(3)))
             hub.engine.wait_begun()
             hub.turns.wait_for(3)
             stream.call.cancel()
-        hub.engine.let_go_on(1)
+            wait_until(lambda: not calls[0].is_active())
+        hub.engine.let_go_on(2)
         with streaming(hub.cast, BIRCH_ID, CLOUD_ID) as stream:
-            hub.engine.let_go_on(1)
             stream.send(blank(BIRCH_ID))
             (answer,) = stream.end()
-        wait_until(lambda: hub.engine.asked >= 2)
 
-        assert answer.answer.id
-        assert records(hub) == 1
+    assert answer.answer.id
+    assert hub.engine.asked == 2
+    assert records(hub) == 1
 
 
 def test_a_server_that_stops_answers_what_it_has_read_and_ends_the_stream(
