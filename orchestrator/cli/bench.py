@@ -324,10 +324,72 @@ def serving(
         _print_serving(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def fairness(
+    callers: Annotated[
+        int, typer.Option(min=1, max=120, help="How many of one owner ask at a time.")
+    ] = 64,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A release's folder; else random weights of h256 d8 p4."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="How long each measurement takes.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each is measured, in turns.")
+    ] = 5,
+    *,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Say how much longer an owner waits while another one asks without pause.
+
+    docs/serving.md explains the figures.
+
+    Example: keymixer bench fairness --rounds 3
+    """
+    from orchestrator.bench.fairness import Plan, measure_fairness
+    from orchestrator.simulation.narrator import Narrator
+
+    plan = Plan(callers=callers, release=release, seconds=seconds, rounds=rounds)
+    try:
+        with _folder(keep) as folder:
+            told = Narrator(Console(stderr=True))
+            report = measure_fairness(plan, folder, told)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        print_json(report)
+    else:
+        _print_fairness(report)
+
+
 def _peer_names(text: str) -> tuple[str, ...] | None:
     if text == "all":
         return None
     return () if text == "none" else tuple(text.split(","))
+
+
+def _print_fairness(report: dict[str, Any]) -> None:
+    columns = {
+        "callers": "callers",
+        "beside": "",
+        "p50_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "images_per_s": "images/s",
+    }
+    print_rows("The calm owner", report["rows"], columns, as_json=False)
+    told = {
+        "p99 beside the flood, over alone": _listed(report["flooded_over_alone"]),
+        "over the same load of as many owners": _listed(
+            report["flooded_over_same_load"]
+        ),
+        "callers of the flood": str(report["callers"]),
+        "rounds": f"{report['rounds']} of {report['seconds']:g} s",
+        **{word: str(fact) for word, fact in report["machine"].items()},
+    }
+    print_facts("By the calm owner's callers, medians of each round's", told)
 
 
 def _print_serving(report: dict[str, Any]) -> None:

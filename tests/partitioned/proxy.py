@@ -1,4 +1,4 @@
-"""A network between a process and PostgreSQL, which can be cut, either way or both.
+"""A network between a process and a server, which can be cut, either way or both.
 
 While it is cut both ends find their connections open. What was sent meanwhile comes
 when the cut is healed, as in a network that only took its time; or never, as through
@@ -7,7 +7,7 @@ a router that has forgotten the connection; or the connection breaks.
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ class Direction:
 class Network:
     """What one process reaches a server through: an address, and two directions."""
 
-    server: Path
+    reach: Callable[[], socket.socket]
     listener: socket.socket
     requests: Direction = field(default_factory=Direction)
     answers: Direction = field(default_factory=Direction)
@@ -121,8 +121,7 @@ class Network:
         with suppress(OSError):
             while not self._closed:
                 client, _ = self.listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(str(self.server))
+                server = self.reach()
                 self._ends += [client, server]
                 _pump(client, server, self.requests)
                 _pump(server, client, self.answers)
@@ -154,8 +153,27 @@ def _pump(source: socket.socket, sink: socket.socket, way: Direction) -> None:
 @contextmanager
 def network(url: str) -> Iterator[Network]:
     """Open a network, whole, to the server of a URL that names a folder of sockets."""
-    folder = Path(str(make_url(url).query["host"]))
-    opened = Network(folder / ".s.PGSQL.5432", socket.create_server(("127.0.0.1", 0)))
+    path = Path(str(make_url(url).query["host"])) / ".s.PGSQL.5432"
+
+    def reach() -> socket.socket:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(path))
+        return server
+
+    with _serving(reach) as opened:
+        yield opened
+
+
+@contextmanager
+def network_to(host: str, port: int) -> Iterator[Network]:
+    """Open a network, whole, to the server that listens there."""
+    with _serving(lambda: socket.create_connection((host, port))) as opened:
+        yield opened
+
+
+@contextmanager
+def _serving(reach: Callable[[], socket.socket]) -> Iterator[Network]:
+    opened = Network(reach, socket.create_server(("127.0.0.1", 0)))
     serving = threading.Thread(target=opened.serve, daemon=True)
     serving.start()
     try:

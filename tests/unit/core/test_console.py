@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from core.console import print_facts, print_rows
+from core.console import print_facts, print_rows, progress_bar
 
 ROWS = [{"key_id": "st-anna.convmixer", "state": "destroy_scheduled", "next": "soon"}]
 COLUMNS = {"key_id": "key", "state": "state", "next": "next"}
@@ -71,3 +71,27 @@ def test_a_long_fact_is_folded_and_not_cut(
     printed = "".join(capsys.readouterr().out.split())
 
     assert "0123456789abcdef" * 4 in printed
+
+
+def test_who_looks_is_shown_how_far_it_is_and_a_program_reads_nothing_of_it(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_bar("asked about", 7) as advance:
+        advance(3)
+        advance(4)
+    printed = capsys.readouterr()
+
+    assert "asked about" in printed.err
+    assert "7/7" in printed.err
+    assert "" == printed.out
+
+
+def test_there_is_no_bar_where_nobody_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with progress_bar("asked about", 7) as advance:
+        advance(7)
+    printed = capsys.readouterr()
+
+    assert ("", "") == (printed.out, printed.err.strip())

@@ -170,7 +170,9 @@ def test_a_spread_is_of_all_measurements() -> None:
 
 def test_each_time_our_own_request_is_another_question_about_the_same() -> None:
     written = FORMS["keymixer"].write(np.zeros((1, 3, 2, 2), np.float32))
-    asked = [ModelInferRequest.FromString(FORMS["keymixer"].anew(written)) for _ in "ab"]
+    asked = [
+        ModelInferRequest.FromString(FORMS["keymixer"].anew(written)) for _ in "ab"
+    ]
     names = {each.parameters.pop("question_id").string_param for each in asked}
 
     assert 2 == len(names)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from core.encoding import FP16, FP32, UINT8
 from core.errors import ConfigurationError, NotFound
 from core.rpc.identity import (
     DATA_OWNER,
@@ -22,6 +23,7 @@ from orchestrator.simulation.workspace import (
     assign_ports,
     create_workspace,
 )
+from parties.data_owner.settings import OwnerSettings
 from parties.inference_server.settings import Settings
 from tests.unit.orchestrator.cli.desk import two_operators
 
@@ -196,3 +198,30 @@ def test_one_inference_server_is_no_replica(workspace: Workspace) -> None:
 
     assert "inference_servers" not in _settings(owner)
     assert list(workspace.servers) == ["orchestrator", "key-holder", "inference-server"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "datatype"),
+    [
+        ({}, FP32),
+        ({"datatype": "float32"}, FP32),
+        ({"datatype": "float16"}, FP16),
+        ({"datatype": "uint8"}, UINT8),
+    ],
+)
+def test_owners_send_what_the_policy_says_and_nobody_else_is_told(
+    tmp_path: Path, policies: dict[str, str], datatype: str
+) -> None:
+    """As the owner itself reads its file."""
+    made = create_workspace(tmp_path / "runs", two_operators(tmp_path, **policies))
+    owner = made.federation.first(DATA_OWNER)
+
+    assert datatype == OwnerSettings.read(made.folder(owner)).datatype
+    assert "datatype" not in _settings(made.server_folder(INFERENCE_SERVER))
+
+
+def test_a_policy_of_an_unknown_datatype_is_refused(tmp_path: Path) -> None:
+    scenario = two_operators(tmp_path, datatype="float64")
+
+    with pytest.raises(ConfigurationError, match="datatype"):
+        create_workspace(tmp_path / "runs", scenario)

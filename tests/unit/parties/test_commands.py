@@ -4,7 +4,7 @@ import base64
 import hmac
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from core.blocks import decrypt
+from core.encoding import FP16, FP32, UINT8
 from core.errors import ConfigurationError, NotAnImageError, SignatureError
 from core.preprocessing import denormalise
 from core.receipt import parse_receipt, verify_receipt
 from core.wire import load_tensors
 from parties.data_owner import __main__ as acts
 from parties.data_owner import client as clients
+from parties.data_owner import commands
 from parties.data_owner.client import Client
 from parties.data_owner.commands import app, find_owner
 from tests.unit.parties.owner_world import (
@@ -335,3 +337,61 @@ def test_the_owners_keys_act_tells_of_a_bad_successor(
     with pytest.raises(SignatureError):
         acts.keys(tmp_path)
     assert client.use(fresh=True).key.version == 1
+
+
+@pytest.mark.parametrize(
+    ("wire", "datatype"), [("float32", FP32), ("float16", FP16), ("uint8", UINT8)]
+)
+def test_predict_sends_pictures_as_it_is_told(
+    world: World,
+    client: Client,
+    files: list[str],
+    tmp_path: Path,
+    wire: str,
+    datatype: str,
+) -> None:
+    """Whatever the owner's settings say."""
+    client.datatype = FP16 if datatype == FP32 else FP32
+    done = run("predict", *files, *owner(tmp_path), "--wire", wire)
+
+    assert done.exit_code == 0
+    assert {datatype} == {each.inputs[0].datatype for each in world.asked}
+
+
+def test_predict_sends_pictures_as_the_settings_say_if_it_is_not_told(
+    world: World, client: Client, files: list[str], tmp_path: Path
+) -> None:
+    client.datatype = UINT8
+    run("predict", *files, *owner(tmp_path))
+
+    assert {UINT8} == {each.inputs[0].datatype for each in world.asked}
+
+
+@pytest.mark.usefixtures("client")
+def test_a_datatype_that_there_is_not_sends_nothing(
+    world: World, files: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="float32, float16, uint8"):
+        run("predict", *files, *owner(tmp_path), "--wire", "float64")
+
+    assert not world.asked
+
+
+@pytest.mark.parametrize("way", ["--bulk", "--no-bulk"])
+@pytest.mark.usefixtures("client")
+def test_the_bar_comes_to_its_end_picture_by_picture(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    seen: list[tuple[str, int, list[int]]] = []
+
+    @contextmanager
+    def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        steps: list[int] = []
+        seen.append((what, total, steps))
+        yield steps.append
+
+    monkeypatch.setattr(commands, "progress_bar", bar)
+    monkeypatch.setattr(commands, "_BATCH", 2)
+    run("predict", *files, *owner(tmp_path), way)
+
+    assert [("asked about", 3, [2, 1])] == seen

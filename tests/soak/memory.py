@@ -1,0 +1,81 @@
+"""How much memory processes hold, looked at every second."""
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+_EVERY_S: Final = 1.0
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+# Of the whole time: by the first the server is warm, and then two spans are compared.
+_EARLY: Final = (0.25, 0.40)
+_LATE: Final = (0.85, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What each process held, in MiB, so long after the beginning."""
+
+    at_s: float
+    resident: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Memory:
+    """Looks at processes, by name."""
+
+    pids: Mapping[str, int]
+    looks: list[Look] = field(default_factory=list)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look every second, until the block ends."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Of each process: early, late and most, in MiB, and late over early."""
+        return {name: self._of(name) for name in self.pids}
+
+    def _of(self, name: str) -> dict[str, Any]:
+        early, late = self._median(name, _EARLY), self._median(name, _LATE)
+        most = max(each.resident[name] for each in self.looks)
+        return {
+            "early_mib": round(early, 1),
+            "late_mib": round(late, 1),
+            "most_mib": round(most, 1),
+            "every_ten_s": [round(each.resident[name]) for each in self.looks[::10]],
+            "late_over_early": round(late / early, 4),
+        }
+
+    def _median(self, name: str, span: Sequence[float]) -> float:
+        whole_s = self.looks[-1].at_s
+        since_s, until_s = (part * whole_s for part in span)
+        return statistics.median(
+            each.resident[name]
+            for each in self.looks
+            if since_s <= each.at_s <= until_s
+        )
+
+    def _watch(self, over: threading.Event) -> None:
+        began_s = time.monotonic()
+        while not over.wait(_EVERY_S):
+            found = {name: resident_mib(pid) for name, pid in self.pids.items()}
+            self.looks.append(Look(time.monotonic() - began_s, found))
+
+
+def resident_mib(pid: int) -> float:
+    """The memory that a process has in the machine's own."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * _PAGE / 2**20
