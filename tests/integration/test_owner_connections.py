@@ -1,4 +1,4 @@
-"""The owner's own clients over mutual TLS, with certificates that end while they ask."""
+"""The owner's clients over mutual TLS, with certificates that end while they ask."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A whole run: a federation brought up, loaded for a while, stopped, and looked into."""
+"""A whole run: a federation brought up, loaded for a while, stopped, looked into."""
 
 import os
 import time

@@ -347,6 +347,7 @@ def test_predict_sends_pictures_as_it_is_told(
     client: Client,
     files: list[str],
     tmp_path: Path,
+    *,
     wire: str,
     datatype: str,
 ) -> None:

@@ -145,9 +145,10 @@ def breaks(context: Any) -> None:
     context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
 
-def test_what_may_have_been_answered_is_not_asked_again(
-    client: Client, world: World
+def test_what_may_have_been_answered_is_not_asked_again_by_who_forbids_it(
+    channels: Channels, world: World, tmp_path: Path
 ) -> None:
+    client = ready(channels, world, tmp_path, resend_unsure=False)
     world.on_streamed = [None, breaks]
     answers = predict_many(client, BATCHES)
     next(answers)
@@ -157,10 +158,10 @@ def test_what_may_have_been_answered_is_not_asked_again(
     assert (world.streams, len(world.asked)) == (1, 1)
 
 
-def test_what_may_have_been_answered_is_asked_again_by_who_allows_it(
-    channels: Channels, world: World, tmp_path: Path
+def test_what_may_have_been_answered_is_asked_again(
+    client: Client, world: World
 ) -> None:
-    client = ready(channels, world, tmp_path, resend_unsure=True)
+    """The log counts it once, by the question's name."""
     world.on_streamed = [None, breaks]
 
     require_all_answered(client)
