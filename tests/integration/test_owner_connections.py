@@ -68,7 +68,7 @@ def wait_until_expired(folder: Path, certificate: bytes) -> None:
     """Until the certificate that a client began with is over."""
     identity = load_identity(folder)
     assert certificate == identity.certificate
-    left_s = (identity.not_after - datetime.now(UTC)).total_seconds()
+    left_s = (identity.expires_at - datetime.now(UTC)).total_seconds()
     time.sleep(max(0.0, left_s) + 0.1)
 
 

@@ -8,7 +8,10 @@ import pytest
 
 from core.encoding import FP16, FP32, UINT8
 from core.errors import ConfigurationError
+from core.rpc.identity import SpiffeId
 from parties.data_owner.settings import OwnerSettings, read_datatype
+
+_OWNER = SpiffeId.parse("spiffe://demo/eastern/data-owner")
 
 
 def peer(name: str, port: int = 1) -> dict[str, str]:
@@ -32,17 +35,18 @@ def read(folder: Path, **said: Any) -> OwnerSettings:
 def test_one_inference_server_is_asked_if_no_others_are_listed(tmp_path: Path) -> None:
     settings = read(tmp_path)
 
-    assert (settings.inference_server,) == settings.servers
+    assert (settings.inference_server,) == settings.servers_for(_OWNER)
 
 
 def test_listed_inference_servers_are_asked_in_place_of_the_one(
     tmp_path: Path,
 ) -> None:
     listed = [peer("cloudrow", 7), peer("hillside", 8)]
-    settings = read(tmp_path, inference_servers=listed)
+    servers = read(tmp_path, inference_servers=listed).servers_for(_OWNER)
 
-    assert ["127.0.0.1:7", "127.0.0.1:8"] == [one.address for one in settings.servers]
-    assert "hillside" == settings.servers[1].spiffe_id.organisation
+    assert {("127.0.0.1:7", "cloudrow"), ("127.0.0.1:8", "hillside")} == {
+        (one.address, one.spiffe_id.organisation) for one in servers
+    }
 
 
 @pytest.mark.parametrize(
