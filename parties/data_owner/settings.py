@@ -67,7 +67,7 @@ class OwnerSettings:
             log_key=_log_key(settings),
             datatype=read_datatype(str(settings.get(DATATYPE, "float32"))),
             inference_servers=read_replicas(settings),
-            resend_unsure=settings.get("resend_unsure", True) is not False,
+            resend_unsure=_resend_unsure(settings),
         )
 
 
@@ -78,6 +78,15 @@ def read_datatype(name: str) -> str:
             f"{DATATYPE}: expected {', '.join(DATATYPES)}, got {name[:16]!r}"
         )
     return DATATYPES[name]
+
+
+def _resend_unsure(settings: Mapping[str, Any]) -> bool:
+    found = settings.get("resend_unsure", True)
+    if not isinstance(found, bool):
+        raise ConfigurationError(
+            f"resend_unsure: expected true or false, got {found!r:.16}"
+        )
+    return found
 
 
 def _log_key(settings: Mapping[str, Any]) -> bytes:

@@ -88,14 +88,14 @@ def test_any_other_datatype_is_refused_with_those_there_are(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [({}, False), ({"resend_unsure": True}, True)]
+    ("said", "expected"), [({}, True), ({"resend_unsure": False}, False)]
 )
-def test_what_may_have_been_answered_is_asked_again_only_if_it_is_said(
+def test_what_may_have_been_answered_is_asked_again_unless_it_is_forbidden(
     tmp_path: Path, said: dict[str, bool], expected: bool
 ) -> None:
     assert read(tmp_path, **said).resend_unsure is expected
 
 
-def test_a_word_is_no_leave_to_ask_again(tmp_path: Path) -> None:
-    """It may count twice against a budget: only `true` is meant."""
-    assert read(tmp_path, resend_unsure="false").resend_unsure is False
+def test_a_word_is_neither_leave_to_ask_again_nor_forbids_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="resend_unsure: expected true or"):
+        read(tmp_path, resend_unsure="false")
