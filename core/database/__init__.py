@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 from core.database.connections import (
     connect,
     empty_sqlite_log,
+    readers,
     to_migrate,
-    to_read,
     to_write,
     waiting,
 )
 from core.database.failures import typed_errors
+from core.database.fixed import Driver, Fixed, Given, Rows
 from core.database.place import unmoved
 from core.database.schema import upgrade
 from core.database.shared import SharedTransactions
@@ -52,7 +53,7 @@ class Database:
         self._folder = file.parent if file else None
         self._wait_s = wait_s
         self._writer = to_write(engine)
-        self._reader = to_read(engine)
+        self._reader = readers(engine, wait_s)
         self._one_writer = threading.Lock()
         self._shared = SharedTransactions(self.transaction)
         self._require_file = unmoved(file) if file else _in_place
@@ -120,6 +121,16 @@ class Database:
         with typed_errors(), Session(self._reader) as session:
             yield session
 
+    def look(self, query: Fixed, given: Given) -> Rows:
+        """Return what one query finds at this instant: a transaction of its own."""
+        with typed_errors():
+            connection = self._reader.raw_connection()
+            try:
+                driver = Driver(connection.dbapi_connection, self._reader.dialect)
+                return query.rows_on(driver, given)
+            finally:
+                connection.close()
+
     def empty_log(self) -> None:
         """Leave nothing of overwritten rows in SQLite's write-ahead log.
 
@@ -138,6 +149,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self._reader.dispose()
         self._engine.dispose()
 
     @contextmanager

@@ -19,6 +19,7 @@ from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from core.database.fixed import as_usual
 from core.database.silence import Silence
 from core.errors import ConfigurationError
 
@@ -28,6 +29,9 @@ _DURABLE: Final = (
     "foreign_keys=ON",
     "secure_delete=ON",
 )
+_IN_MEMORY: Final = frozenset({None, "", ":memory:"})
+# Of a connection to SQLite: whether it was told to refuse writes.
+_REFUSES: Final = "keymixer_refuses_writes"
 # SQLite's BEGIN gives a snapshot; PostgreSQL has to be asked for one.
 _READER: Final[Mapping[str, Mapping[str, Any]]] = {
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -86,6 +90,17 @@ def to_read(engine: Engine) -> Engine:
     return engine.execution_options(**_READER.get(engine.dialect.name, {}))
 
 
+def readers(engine: Engine, wait_s: float) -> Engine:
+    """Return the engine for those who only read: if need be with a pool of its own.
+
+    A connection of SQLite that turns from writing to reading forgets every statement
+    that it has prepared. To parse them again takes as long as to run them.
+    """
+    if engine.dialect.name == "sqlite" and engine.url.database not in _IN_MEMORY:
+        return to_read(_sqlite_pool(engine.url, wait_s))
+    return to_read(engine)
+
+
 def empty_sqlite_log(engine: Engine) -> bool:
     """Move the write-ahead log into the file and cut it; say if it was done."""
     alone = engine.execution_options(keymixer_begins=False)
@@ -95,10 +110,14 @@ def empty_sqlite_log(engine: Engine) -> bool:
 
 
 def _sqlite(url: URL, wait_s: float, *, read_only: bool) -> Engine:
-    if url.database not in {None, "", ":memory:"}:
+    if url.database not in _IN_MEMORY:
         # Never `rwc`: where the file is gone, no empty one may take its place.
         query = {"mode": "ro" if read_only else "rw", "uri": "true"}
         url = url.set(database=f"file:{quote(str(url.database))}", query=query)
+    return _sqlite_pool(url, wait_s)
+
+
+def _sqlite_pool(url: URL, wait_s: float) -> Engine:
     engine = create_engine(
         url,
         pool_timeout=wait_s,
@@ -106,7 +125,7 @@ def _sqlite(url: URL, wait_s: float, *, read_only: bool) -> Engine:
         hide_parameters=True,
     )
     event.listen(engine, "connect", _take_over_transactions)
-    if not read_only:
+    if url.query.get("mode") != "ro":
         event.listen(engine, "connect", _make_durable)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -166,9 +185,18 @@ def _make_durable(connection: Any, _entry: ConnectionPoolEntry) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     if not connection.get_execution_options().get("keymixer_begins", True):
         return
-    writes = _writes(connection)
-    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        _begin_on(_driver(connection), connection.info, writes=_writes(connection))
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise as_usual(error, connection.dialect) from error
+
+
+def _begin_on(driver: Any, known: dict[Any, Any], *, writes: bool) -> None:
+    if known.get(_REFUSES, False) == writes:
+        # Whatever was prepared is forgotten: see `readers`.
+        driver.execute(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+        known[_REFUSES] = not writes
+    driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _begin_postgresql(connection: Connection, wait_s: float, silence: Silence) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, and_, bindparam, select
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.orm import Session
 
+from core.database.fixed import Fixed
 from core.errors import (
     KeyMismatchError,
     KeyRefusedError,
@@ -122,9 +123,7 @@ class _Standing(NamedTuple):
 
 
 def _rows(session: Session, asked: Mapping[str, Any]) -> Iterator[Any]:
-    for key_id, version, model_version, *rest in session.connection().execute(
-        _standing(), asked
-    ):
+    for key_id, version, model_version, *rest in _standing().rows(session, asked):
         yield key_id, version, model_version, _Standing(*rest)
 
 
@@ -135,8 +134,8 @@ def _usable(found: _Standing, now_ms: int) -> bool:
 
 
 @cache
-def _standing() -> Select[*tuple[Any, ...]]:
-    """Built once: every answer asks."""
+def _standing() -> Fixed:
+    """Built once the tables know each other."""
     granted = and_(
         Grant.owner_party_id == Key.owner_party_id,
         Grant.model_id == Key.model_id,
@@ -150,7 +149,7 @@ def _standing() -> Select[*tuple[Any, ...]]:
         IssuedModel.key_version_id == KeyVersion.id,
         IssuedModel.model_version_id == ModelVersion.id,
     )
-    return (
+    return Fixed(
         select(
             Key.key_id,
             KeyVersion.version,

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import bindparam, select, update
 
 from core.canonical import canonical
+from core.database.fixed import Fixed
 from core.errors import InvalidInput, KeymixerError, QuestionReused, Unavailable
 from core.rpc.identity import SpiffeId
 from orchestrator.audit.admission import Claim, Standings, require_admitted
@@ -28,7 +29,7 @@ RELEASED: Final = "inference"
 _REFUSED: Final = "inference.refused"
 _DECISIONS: Final = frozenset({RELEASED, _REFUSED})
 
-_COUNT: Final = (
+_COUNT: Final = Fixed(
     update(KeyVersion)
     .where(
         KeyVersion.version == bindparam("of_version"),
@@ -136,7 +137,7 @@ class _Desk:
             for (key_id, version), images in self._images.items()
         ]
         if counted:
-            self._change.session.connection().execute(_COUNT, counted)
+            _COUNT.run(self._change.session, counted)
 
     def _admitted(self, claim: Claim) -> int:
         if claim not in self._claims:

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import bindparam, select
 
+from core.database.fixed import Fixed
 from core.errors import InvalidInput
 from orchestrator.audit.pending import pending
 from orchestrator.audit.records import Entry, parse_entry
@@ -12,7 +13,7 @@ from orchestrator.registry.models import AuditEventId, AuditLeaf
 from orchestrator.registry.store import Change
 
 _LONGEST: Final = 128
-_NAMED: Final = (
+_NAMED: Final = Fixed(
     select(AuditEventId.event_id, AuditLeaf.body)
     .join(AuditLeaf, AuditEventId.index == AuditLeaf.index)
     .where(
@@ -64,8 +65,7 @@ class Names:
             _check(name)
         if names:
             given = {"actor": self._change.actor, "names": sorted(names)}
-            found = self._change.session.connection().execute(_NAMED, given)
-            self._bodies |= {row.event_id: row.body for row in found}
+            self._bodies |= dict(_NAMED.rows(self._change.session, given))
 
 
 def _check(name: str) -> None:

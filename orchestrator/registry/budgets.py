@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Self
 from sqlalchemy import Select, bindparam, select, update
 from sqlalchemy.orm import Session, contains_eager
 
+from core.database.fixed import Fixed
 from core.errors import BudgetSpent, InvalidInput, NotAllowedError, NotGrantedError
 from core.rpc.identity import DATA_OWNER, OPERATOR, SpiffeId
 from orchestrator.audit.records import Fact
@@ -21,11 +22,10 @@ from orchestrator.registry.lifecycle import Period
 from orchestrator.registry.models import Grant, Model, Party
 from orchestrator.registry.store import LARGEST_PAGE, Change
 
-_DRAW: Final = (
+_DRAW: Final = Fixed(
     update(Grant)
     .where(Grant.id == bindparam("grant"))
     .values(images_used=bindparam("used"), period_start_ms=bindparam("start_ms"))
-    .execution_options(synchronize_session=False)
 )
 
 
@@ -79,7 +79,7 @@ def write_allowances(change: Change, allowances: Iterable[Allowance]) -> None:
         for each in allowances
     ]
     if rows:
-        change.session.connection().execute(_DRAW, rows)
+        _DRAW.run(change.session, rows)
 
 
 def set_budget(change: Change, grant: Grant, budget: Budget) -> None:
