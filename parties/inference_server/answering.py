@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from core.errors import KeymixerError, KeyRefusedError, NotAllowedError, NotFound
+from core.errors import (
+    AuditUnavailable,
+    KeymixerError,
+    KeyRefusedError,
+    NotAllowedError,
+    NotFound,
+)
 from core.wire import to_bytes
 from parties.audit import (
     Reporter,
@@ -22,7 +28,8 @@ from parties.inference_server.catalogue import Catalogue, Served
 from parties.inference_server.engine import Question
 from parties.inference_server.meter import Meter, NoMeter
 from parties.inference_server.rates import Rates
-from parties.inference_server.records import Answer, Receipt, Verdicts, release
+from parties.inference_server.records import Answer, Receipt, Releasing, Verdicts
+from parties.inference_server.store import IssuedName
 from parties.inference_server.supply import Wanted
 from parties.inference_server.tracing import Carrier, NoTracer, Trace, Tracer
 from parties.inference_server.work import Call, Work, require_wanted
@@ -82,27 +89,19 @@ class Answering:
         trace = self.tracer.begin(asked.method, asked.call, asked.arrived_s)
         with self._ending(asked, subject, trace):
             with refusals_reported(self.reporter, asked.caller, asked.method, subject):
-                answer = self._compute(asked, self._find(asked), trace)
-            receipt = self._release(answer, asked.call, trace)
+                course = self._compute(asked, self._find(asked), trace)
+            with known_to_the_log():
+                receipt = course.receipt()
+            answer = course.answer
+            self.meter.answered(
+                queue_s=answer.queue_s,
+                audit_s=course.audit_s,
+                received=len(answer.request),
+                sent=len(answer.result),
+            )
             response = protocol.write_answer(answer, receipt)
         trace.end(images=answer.shape[0], batch=answer.batch)
         return response
-
-    def _release(self, answer: Answer, call: Call, trace: Trace) -> Receipt:
-        """Have the answer recorded, or raise what the log says."""
-        started_s = time.perf_counter()
-        with known_to_the_log():
-            left_s = call.time_remaining()
-            receipt = release(self.releases, answer, self.entropy, timeout_s=left_s)
-        ended_s = time.perf_counter()
-        trace.stage("audit", started_s, ended_s)
-        self.meter.answered(
-            queue_s=answer.queue_s,
-            audit_s=ended_s - started_s,
-            received=len(answer.request),
-            sent=len(answer.result),
-        )
-        return receipt
 
     def _find(self, asked: Asked) -> Served:
         """What the request asks for, if it is the caller's to ask for."""
@@ -130,15 +129,23 @@ class Answering:
             self.obtain(wanted)
             return self.catalogue.find(*named)
 
-    def _compute(self, asked: Asked, served: Served, trace: Trace) -> Answer:
+    def _compute(self, asked: Asked, served: Served, trace: Trace) -> "_Course":
+        """Have it computed, and its record handed in; wait for both."""
         blocks = protocol.read_blocks(
             asked.request,
             served.model.manifest,
             max_images=self.limits.max_images,
             max_bytes=self.limits.max_message_bytes,
         )
-        request_id = protocol.read_id(asked.request) or str(uuid.uuid4())
-        question_id = protocol.read_question_id(asked.request)
+        course = _Course(
+            asked,
+            served.name,
+            trace,
+            self.releases,
+            self.entropy,
+            protocol.read_id(asked.request) or str(uuid.uuid4()),
+            protocol.read_question_id(asked.request),
+        )
         self.log.require()
         self.rates.spend(asked.caller, len(blocks))
         work = Work(
@@ -147,28 +154,11 @@ class Answering:
             Question(blocks, served.issue.weight),
             asked.call,
             lambda: self._require_still(asked.caller, served),
+            course.computed,
         )
-        entered_s = time.perf_counter()
-        trace.stage("decode", asked.arrived_s, entered_s)
-        logits = self.batcher.compute(work)
-        ended_s = time.perf_counter()
-        queue_s = max(0.0, ended_s - entered_s - work.compute_s)
-        trace.stage("queue", entered_s, entered_s + queue_s)
-        trace.stage("compute", entered_s + queue_s, ended_s)
-        require_wanted(asked.call)
-        return Answer(
-            request_id=request_id,
-            owner=asked.caller,
-            name=served.name,
-            shape=logits.shape,
-            request=protocol.sent_bytes(asked.request),
-            result=to_bytes(logits),
-            compute_ms=work.compute_s * 1000,
-            arrived_s=asked.arrived_s,
-            batch=work.batch,
-            queue_s=queue_s,
-            question_id=question_id,
-        )
+        course.enter()
+        self.batcher.compute(work)
+        return course
 
     def _require_still(self, caller: str, served: Served) -> None:
         """It may have waited for seconds, and owner or key be revoked meanwhile."""
@@ -189,6 +179,87 @@ class Answering:
             self.meter.refused(kind)
             trace.end(kind)
             raise
+
+
+@dataclass(slots=True, eq=False)
+class _Course:
+    """The course of one request from its decoding to the log's verdict."""
+
+    asked: Asked
+    name: IssuedName
+    trace: Trace
+    releases: Verdicts
+    entropy: Callable[[int], bytes]
+    request_id: str
+    question_id: bytes
+    entered_s: float = 0.0
+    computed_s: float = 0.0
+    audit_s: float = 0.0
+    _releasing: Releasing | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What was computed."""
+        return self._handed_in().answer
+
+    def enter(self) -> None:
+        """It is read, and begins to wait for a batch."""
+        self.entered_s = time.perf_counter()
+        self.trace.stage("decode", self.asked.arrived_s, self.entered_s)
+
+    def computed(self, work: Work) -> None:
+        """Hand in the record of what was computed; the verdict ends the work.
+
+        Whoever computed it does this for all of a batch: so their records go together,
+        and each caller is woken once.
+        """
+        self.computed_s = time.perf_counter()
+        call = self.asked.call
+        require_wanted(call)
+        self._releasing = Releasing(
+            self.releases,
+            self._answer(work),
+            self.entropy,
+            work.end,
+            timeout_s=call.time_remaining(),
+        )
+
+    def receipt(self) -> Receipt:
+        """Return the log's receipt, or raise what its verdict is; see `Releasing`."""
+        ended_s = time.perf_counter()
+        started_s = self.entered_s + self._queue_s
+        self.trace.stage("queue", self.entered_s, started_s)
+        self.trace.stage("compute", started_s, self.computed_s)
+        receipt = self._handed_in().receipt()
+        self.trace.stage("audit", self.computed_s, ended_s)
+        self.audit_s = ended_s - self.computed_s
+        return receipt
+
+    def _handed_in(self) -> Releasing:
+        if self._releasing is None:
+            raise AuditUnavailable("its record was not handed in in time")
+        return self._releasing
+
+    @property
+    def _queue_s(self) -> float:
+        return self._handed_in().answer.queue_s
+
+    def _answer(self, work: Work) -> Answer:
+        logits = work.result()
+        waited_s = self.computed_s - self.entered_s
+        return Answer(
+            request_id=self.request_id,
+            owner=self.asked.caller,
+            name=self.name,
+            shape=logits.shape,
+            request=protocol.sent_bytes(self.asked.request),
+            result=to_bytes(logits),
+            compute_ms=work.compute_s * 1000,
+            arrived_s=self.asked.arrived_s,
+            batch=work.batch,
+            queue_s=max(0.0, waited_s - work.compute_s),
+            question_id=self.question_id,
+        )
 
 
 def _named(request: pb.ModelInferRequest) -> dict[str, str]:

@@ -17,7 +17,7 @@ from parties.inference_server.engine import Logits
 from parties.inference_server.errors import DeadlineTooShortError, WaitedTooLongError
 from parties.inference_server.lanes import Lanes, Room
 from parties.inference_server.meter import Meter, NoMeter
-from parties.inference_server.work import Piece, Work, require_wanted
+from parties.inference_server.work import Piece, Work, require_wanted, without_way_back
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ class Batcher:
         self._changing = Lock()
 
     def compute(self, work: Work) -> Logits:
-        """Wait for the logits of one request.
+        """Wait for the logits of one request, and for what it has done afterwards.
+
+        The latter is not waited for longer than its caller is likely to.
 
         Raises:
             QueueFullError: too many wait already.
@@ -85,13 +87,17 @@ class Batcher:
             WaitedTooLongError: its deadline passed, or its caller went away.
             KeymixerError: what its check found when its turn came.
         """
+        patience = _Patience(work.call.time_remaining(), time.monotonic())
         self._enter(work)
         while not work.ended:
             if work.leads:
                 work.leads = False
                 self._lead()
-            elif not work.wait(_patience(work)):
-                self._give_up(work)
+            elif not work.wait(patience.left_s()):
+                if work.finishing:
+                    break
+                if not patience.left_s():
+                    self._give_up(work)
         return work.result()
 
     def waiting(self) -> int:
@@ -117,11 +123,13 @@ class Batcher:
             raise DeadlineTooShortError("it would wait too long", needed_s - left_s)
 
     def _lead(self) -> None:
-        """Compute one batch, then let the next one in turn compute."""
+        """Compute one batch, have the next one in turn compute, and finish this one."""
         with self._changing:
             pieces = self._lanes.take(self._share())
+        done: list[Work] = []
         try:
-            self._compute([piece for piece in pieces if self._is_wanted(piece.work)])
+            wanted = [piece for piece in pieces if self._is_wanted(piece.work)]
+            done = self._compute(wanted)
         except Exception as error:
             # Whatever it was, nobody may wait for ever for a batch that is not coming.
             log.exception("a batch was lost")
@@ -129,6 +137,22 @@ class Batcher:
                 self._end(piece.work, error)
         finally:
             self._pass_on()
+        for work in done:
+            self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        """Do what is to be done with what is computed, unless its caller gave it up."""
+        with self._changing:
+            if work.ended:
+                return
+            work.finishing = True
+        if work.afterwards is None:
+            work.end()
+            return
+        try:
+            work.afterwards(work)
+        except Exception as error:  # noqa: BLE001 - it is raised to its caller
+            work.end(error)
 
     def _share(self) -> int:
         """How many images to take: what waits is shared out, unless it is little."""
@@ -162,40 +186,43 @@ class Batcher:
             self._end(work, error)
         return not work.ended
 
-    def _compute(self, pieces: Sequence[Piece]) -> None:
+    def _compute(self, pieces: Sequence[Piece]) -> list[Work]:
+        """Compute a batch; returns those whose last piece was in it."""
         if not pieces:
-            return
+            return []
         started_s = self._clock()
         try:
             logits = pieces[0].work.backbone.answer([each.question for each in pieces])
         except Exception as error:
             log.exception("a batch failed", extra={"requests": len(pieces)})
-            self._compute_each(pieces, error)
-        else:
-            self._settle(pieces, logits, self._clock() - started_s)
+            return self._compute_each(pieces, error)
+        return self._settle(pieces, logits, self._clock() - started_s)
 
-    def _compute_each(self, pieces: Sequence[Piece], error: Exception) -> None:
+    def _compute_each(self, pieces: Sequence[Piece], error: Exception) -> list[Work]:
         """One question must not take the others with it."""
         if len(pieces) == 1:
             self._end(pieces[0].work, error)
-            return
-        for piece in pieces:
-            self._compute([piece])
+            return []
+        return [work for piece in pieces for work in self._compute([piece])]
 
     def _settle(
         self, pieces: Sequence[Piece], logits: Sequence[Logits], seconds: float
-    ) -> None:
+    ) -> list[Work]:
         images = sum(piece.images for piece in pieces)
         with self._changing:
             self._pace = self._pace.after(images, seconds)
-            for piece, part in zip(pieces, logits, strict=True):
-                piece.work.settle(
+            done = [
+                piece.work
+                for piece, part in zip(pieces, logits, strict=True)
+                if piece.work.settle(
                     part, start=piece.start, compute_s=seconds, batch=images
                 )
+            ]
         owners = len({piece.work.owner for piece in pieces})
         self._meter.batched(
             images=images, requests=len(pieces), owners=owners, compute_s=seconds
         )
+        return done
 
     def _end(self, work: Work, error: BaseException) -> None:
         with self._changing:
@@ -203,7 +230,22 @@ class Batcher:
             work.end(error)
 
 
-def _patience(work: Work) -> float | None:
-    """Until its deadline; what grpc.aio sends for no deadline is beyond any clock."""
-    left_s = work.call.time_remaining()
-    return None if left_s is None else min(max(0.0, left_s), TIMEOUT_MAX)
+class _Patience:
+    """How long a caller sleeps: nearly until its deadline, and then until it.
+
+    When it wakes for the first time, there is still time to tell it why it has no
+    answer. What grpc.aio sends for no deadline is beyond any clock.
+    """
+
+    def __init__(self, left_s: float | None, now_s: float) -> None:
+        self._ends = left_s is not None
+        left_s = left_s or 0.0
+        self._until_s = (now_s + without_way_back(left_s), now_s + left_s)
+
+    def left_s(self) -> float | None:
+        """Seconds to the next waking; 0: none is left. None: it has no deadline."""
+        if not self._ends:
+            return None
+        now_s = time.monotonic()
+        nearly, last = (until_s - now_s for until_s in self._until_s)
+        return min(nearly if nearly > 0 else max(0.0, last), TIMEOUT_MAX)

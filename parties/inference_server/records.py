@@ -74,42 +74,72 @@ class Receipt:
     nonce: bytes
 
 
-class Verdicts(Protocol):
-    """Whoever gives the log's verdict on a record; see `Releases`."""
+class Awaited(Protocol):
+    """A record that was handed in."""
 
-    def verdict(
-        self, record: pb.InferenceRecord, *, timeout_s: float | None = None
-    ) -> pb.InferenceVerdict:
-        """Return it within so many seconds, or raise `AuditUnavailable`."""
+    def verdict(self) -> pb.InferenceVerdict:
+        """Return the log's verdict, or raise `AuditUnavailable`: there is none."""
         ...
 
 
-def release(
-    releases: Verdicts,
-    answer: Answer,
-    entropy: Callable[[int], bytes],
-    *,
-    timeout_s: float | None = None,
-) -> Receipt:
-    """Record an answer durably; return only if the log's verdict is to release it.
+class Verdicts(Protocol):
+    """Whoever gives the log's verdict on a record; see `Releases`."""
+
+    def ask(
+        self,
+        record: pb.InferenceRecord,
+        told: Callable[[], None],
+        *,
+        timeout_s: float | None = None,
+    ) -> Awaited:
+        """Hand a record in, and go on at once.
+
+        Args:
+            record: With a name (`event_id`), so that it may be sent again.
+            told: Is called once there is a verdict or it is known that none comes; on
+                any thread, perhaps before this returns.
+            timeout_s: The time its caller has left; None: the log's patience.
+        """
+        ...
+
+
+class Releasing:
+    """An answer whose record is with the log: it is released by the verdict.
 
     Args:
         releases: Hands records to the log, perhaps twice: each has a name.
         answer: What waits.
         entropy: Gives so many bytes, for the nonce.
+        told: Is called once `receipt` need not be waited for.
         timeout_s: How long there is for it; None: no limit but the log's own.
-
-    Raises:
-        AuditUnavailable: when nothing was recorded for certain.
-        KeymixerError: of the kind the verdict names; the refusal is a record too.
     """
-    nonce = _nonce(answer, entropy)
-    record = _record(answer, nonce, _name(answer))
-    verdict = releases.verdict(record, timeout_s=timeout_s)
-    if verdict.refusal:
-        kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
-        raise kind(f"the registry's verdict is {verdict.refusal}")
-    return Receipt(verdict.index, nonce)
+
+    def __init__(
+        self,
+        releases: Verdicts,
+        answer: Answer,
+        entropy: Callable[[int], bytes],
+        told: Callable[[], None],
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.answer = answer
+        self._nonce = _nonce(answer, entropy)
+        record = _record(answer, self._nonce, _name(answer))
+        self._awaited = releases.ask(record, told, timeout_s=timeout_s)
+
+    def receipt(self) -> Receipt:
+        """Return only if the log's verdict is to release it.
+
+        Raises:
+            AuditUnavailable: when nothing was recorded for certain.
+            KeymixerError: of the kind the verdict names; the refusal is a record too.
+        """
+        verdict = self._awaited.verdict()
+        if verdict.refusal:
+            kind = REFUSALS.get(verdict.refusal, KeyRefusedError)
+            raise kind(f"the registry's verdict is {verdict.refusal}")
+        return Receipt(verdict.index, self._nonce)
 
 
 def keyed_digest(nonce: bytes, content: bytes) -> bytes:

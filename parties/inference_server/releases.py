@@ -8,16 +8,16 @@ all answers are ready at once, but they come one by one.
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
 from core.errors import AuditUnavailable
 from parties.audit import AuditLog, RecordsRefused
+from parties.inference_server.work import without_way_back
 from protos import audit_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -27,20 +27,18 @@ LARGEST: Final = 256
 PATIENCE_S: Final = 10.0
 # However long a call took, the next one is held back no longer than this.
 _GATHER_S: Final = 0.01
-# Of the time that is left, what the answer's way back to its caller may take.
-_WAY_BACK: Final = 0.1
-_WAY_BACK_AT_MOST_S: Final = 0.5
 _STOPS: Final = "the server stops"
+_LATE: Final = "the log gave no verdict in time"
 
 
 class Releases:
-    """Hands the records of many threads to the log, each within its own deadline."""
+    """Hands records to the log, each within its own deadline; for many threads."""
 
     def __init__(self, audit: AuditLog, largest: int = LARGEST) -> None:
         self._audit = audit
         self._largest = largest
-        self._waiting: deque[_Place] = deque()
-        self._changed = threading.Condition()
+        # Python's own locks and conditions cost several times this. None only wakes.
+        self._arrivals: SimpleQueue[_Place | None] = SimpleQueue()
         self._closing = False
         # How many shared the last call, and how long it took.
         self._shared = 0
@@ -54,77 +52,71 @@ class Releases:
         try:
             yield
         finally:
-            self._close()
+            self._closing = True
+            # The call on its way may take its time to end.
+            self._give_up_all()
+            self._arrivals.put(None)
             thread.join()
 
-    def verdict(
-        self, record: pb.InferenceRecord, *, timeout_s: float | None = None
-    ) -> pb.InferenceVerdict:
-        """Return the log's verdict on one record.
-
-        Args:
-            record: With a name (`event_id`), so that it may be sent again.
-            timeout_s: The time its caller has left; None: the log's patience.
-
-        Raises:
-            AuditUnavailable: there is no verdict, or none in time. What was not sent by
-                then is not sent at all.
-        """
-        left_s = _without_way_back(timeout_s)
-        place = _Place(record, monotonic() + left_s)
-        with self._changed:
-            if self._closing:
-                raise AuditUnavailable(_STOPS)
-            self._waiting.append(place)
-            self._changed.notify()
-        return place.result(left_s)
+    def ask(
+        self,
+        record: pb.InferenceRecord,
+        told: Callable[[], None],
+        *,
+        timeout_s: float | None = None,
+    ) -> "_Place":
+        """Hand a record in, as `Verdicts` says; what is late by then is not sent."""
+        left_s = PATIENCE_S
+        if timeout_s is not None:
+            left_s = max(0.0, min(without_way_back(timeout_s), PATIENCE_S))
+        place = _Place(record, monotonic() + left_s, told)
+        self._arrivals.put(place)
+        if self._closing:
+            self._give_up_all()
+        return place
 
     def waiting(self) -> int:
         """How many records wait for the call after the one that is on its way."""
-        with self._changed:
-            return len(self._waiting)
+        return self._arrivals.qsize()
 
     def _run(self) -> None:
-        while group := self._next_group():
-            began_s = monotonic()
-            _settle(self._audit, group)
-            self._shared, self._took_s = len(group), monotonic() - began_s
+        while not self._closing:
+            if group := self._next_group():
+                began_s = monotonic()
+                _settle(self._audit, group)
+                self._shared, self._took_s = len(group), monotonic() - began_s
 
     def _next_group(self) -> list["_Place"]:
-        """Wait for those who still want a verdict; nobody comes: we are closing."""
-        with self._changed:
-            while not self._closing:
-                self._gather()
-                if group := self._take():
-                    return group
-                self._changed.wait()
-        return []
+        """Wait for those who want a verdict, and then a little for more of them.
 
-    def _gather(self) -> None:
-        """Wait until as many are here as shared the last call, or for as long again."""
+        For as many as shared the last call, or for as long as that took.
+        """
+        place = self._arrivals.get()
         until_s = monotonic() + min(self._took_s, _GATHER_S)
-        wanted = self._shared if self._shared > 1 else 0
-        while len(self._waiting) < wanted and not self._closing:
-            left_s = until_s - monotonic()
-            if not self._waiting or left_s <= 0:
-                return
-            self._changed.wait(left_s)
-
-    def _close(self) -> None:
-        """Give up those who wait: the call on its way may take its time to end."""
-        with self._changed:
-            self._closing = True
-            while self._waiting:
-                self._waiting.popleft().give_up(_STOPS)
-            self._changed.notify()
-
-    def _take(self) -> list["_Place"]:
         group: list[_Place] = []
-        while self._waiting and len(group) < self._largest:
-            place = self._waiting.popleft()
+        while place is not None:
             if place.left_s() > 0:
                 group.append(place)
+            else:
+                place.give_up(_LATE)
+            place = self._more(len(group), until_s)
         return group
+
+    def _more(self, count: int, until_s: float) -> "_Place | None":
+        """The next one that is here, or still to be waited for; None: that is all."""
+        if count == self._largest:
+            return None
+        left_s = until_s - monotonic() if 0 < count < self._shared else 0.0
+        try:
+            return self._arrivals.get(timeout=max(0.0, left_s))
+        except Empty:
+            return None
+
+    def _give_up_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                if place := self._arrivals.get_nowait():
+                    place.give_up(_STOPS)
 
 
 @dataclass(eq=False, slots=True)
@@ -133,8 +125,7 @@ class _Place:
 
     record: pb.InferenceRecord
     until_s: float
-    # Python's events cost several times this.
-    _done: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
+    told: Callable[[], None]
     _verdict: pb.InferenceVerdict | None = None
     _why: str = ""
 
@@ -143,20 +134,16 @@ class _Place:
 
     def settle(self, verdict: pb.InferenceVerdict) -> None:
         self._verdict = verdict
-        self._done.put(None)
+        self.told()
 
     def give_up(self, why: str) -> None:
         self._why = why
-        self._done.put(None)
+        self.told()
 
-    def result(self, timeout_s: float) -> pb.InferenceVerdict:
-        """Wait for the verdict, or raise `AuditUnavailable`: there is none."""
-        try:
-            self._done.get(timeout=timeout_s)
-        except Empty:
-            raise AuditUnavailable("the log gave no verdict in time") from None
+    def verdict(self) -> pb.InferenceVerdict:
+        """Return it, or raise `AuditUnavailable`: there is none, or none yet."""
         if self._verdict is None:
-            raise AuditUnavailable(self._why)
+            raise AuditUnavailable(self._why or _LATE)
         return self._verdict
 
 
@@ -194,10 +181,3 @@ def _settle_each(audit: AuditLog, group: Sequence[_Place], why: str) -> None:
 def _give_up(group: Sequence[_Place], why: str) -> None:
     for place in group:
         place.give_up(why)
-
-
-def _without_way_back(timeout_s: float | None) -> float:
-    if timeout_s is None:
-        return PATIENCE_S
-    left_s = timeout_s - min(timeout_s * _WAY_BACK, _WAY_BACK_AT_MOST_S)
-    return max(0.0, min(left_s, PATIENCE_S))

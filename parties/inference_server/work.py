@@ -4,12 +4,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from parties.inference_server.engine import Backbone, Logits, Question
 from parties.inference_server.errors import WaitedTooLongError
+
+# Of the time that is left, what the answer's way back to its caller may take.
+_WAY_BACK: Final = 0.1
+_WAY_BACK_AT_MOST_S: Final = 0.5
 
 
 class Call(Protocol):
@@ -22,6 +26,11 @@ class Call(Protocol):
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None: it set none."""
         ...
+
+
+def without_way_back(left_s: float) -> float:
+    """What is left of this time if an answer is still to reach its caller."""
+    return left_s - min(left_s * _WAY_BACK, _WAY_BACK_AT_MOST_S)
 
 
 def require_wanted(call: Call) -> None:
@@ -40,10 +49,15 @@ class Work:
     call: Call
     # What must still hold when it is computed; raises what is in the way.
     check: Callable[[], None]
+    # What whoever computed it does with it next, before its caller is woken; that
+    # sees to it that it is ended.
+    afterwards: Callable[["Work"], None] | None = field(default=None, repr=False)
     # Told when it ended, and when it is to compute the next batch. Python's semaphores
     # and events cost several times this.
     _told: "SimpleQueue[None]" = field(default_factory=SimpleQueue, repr=False)
     leads: bool = False
+    # Whether it is computed, and what comes afterwards has begun.
+    finishing: bool = False
     ended: bool = False
     error: BaseException | None = None
     # Of each piece, by its first image: the last piece may be ready first.
@@ -84,14 +98,13 @@ class Work:
 
     def settle(
         self, logits: Logits, *, start: int, compute_s: float, batch: int
-    ) -> None:
-        """Take the logits of a piece; with the last it has ended. For one at a time."""
+    ) -> bool:
+        """Take the logits of a piece; returns if it was the last. For one at a time."""
         self.logits[start] = logits
         self._computed += len(logits)
         self.compute_s += compute_s
         self.batch = max(self.batch, batch)
-        if self._computed == self.images:
-            self.end()
+        return self._computed == self.images
 
     def end(self, error: BaseException | None = None) -> None:
         """Let its caller go on; the first end counts."""

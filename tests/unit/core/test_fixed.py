@@ -90,7 +90,7 @@ def test_every_row_is_changed_by_its_own_values(session: Session) -> None:
     GROW.run(session, [{"of": "a", "by": 100}, {"of": "b", "by": -50}])
 
     found = session.execute(select(TABLE.c.name, TABLE.c.size))
-    sizes = {name: size for name, size in found}
+    sizes = {row.name: row.size for row in found}
     assert (sizes["a"], sizes["b"], sizes["c"]) == (197, 48, 99)
 
 

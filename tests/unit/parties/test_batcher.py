@@ -355,3 +355,84 @@ def test_who_gives_up_while_told_to_compute_lets_the_next_one(pair: Crowd) -> No
     pair.backbone.go_on.release(10)
 
     assert left.result(LONG_S).item() == ord("c")
+
+
+def test_what_comes_afterwards_is_done_before_its_caller_wakes() -> None:
+    backbone = Backbone()
+    backbone.go_on.release()
+    asked, seen = work(backbone), []
+
+    def afterwards(done: Work) -> None:
+        seen.append((done.result().ravel().tolist(), done.ended))
+        done.end()
+
+    asked.afterwards = afterwards
+
+    assert Batcher().compute(asked).ravel().tolist() == [97.0]
+    assert seen == [([97.0], False)]
+
+
+def test_what_goes_wrong_afterwards_is_the_callers_alone(crowd: Crowd) -> None:
+    first = crowd.begin()
+    broken, other = work(crowd.backbone, "b"), work(crowd.backbone, "c")
+
+    def afterwards(_done: Work) -> None:
+        raise RuntimeError("not handed in")
+
+    broken.afterwards = afterwards
+    asked = [crowd.ask(broken), crowd.ask(other)]
+    crowd.backbone.go_on.release(2)
+
+    with pytest.raises(RuntimeError, match="not handed in"):
+        asked[0].result(LONG_S)
+    assert asked[1].result(LONG_S).ravel().tolist() == [99.0]
+    first.result(LONG_S)
+
+
+def test_what_comes_afterwards_is_not_waited_for_beyond_the_deadline() -> None:
+    backbone = Backbone()
+    backbone.go_on.release()
+    asked = work(backbone, caller=Caller(left_s=0.05))
+    # The verdict never comes: nobody ends the work.
+    asked.afterwards = lambda _done: None
+
+    assert Batcher().compute(asked).ravel().tolist() == [97.0]
+    assert not asked.ended
+
+
+def test_what_its_caller_gave_up_is_not_gone_on_with(crowd: Crowd) -> None:
+    slow = work(crowd.backbone, "b", caller=Caller(left_s=0.05))
+    finished: list[Work] = []
+    slow.afterwards = finished.append
+    first = crowd.begin()
+    with pytest.raises(WaitedTooLongError):
+        crowd.batcher.compute(slow)
+    crowd.backbone.go_on.release(2)
+
+    first.result(LONG_S)
+    assert finished == []
+
+
+def test_the_next_batch_begins_before_the_last_one_is_gone_on_with() -> None:
+    backbone = Backbone()
+    batcher = Batcher()
+    begun_next = threading.Event()
+    asked = work(backbone, "a")
+
+    def afterwards(done: Work) -> None:
+        assert backbone.begun.acquire(timeout=LONG_S)
+        begun_next.set()
+        done.end()
+
+    asked.afterwards = afterwards
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(batcher.compute, asked)
+        assert backbone.begun.acquire(timeout=LONG_S)
+        other = pool.submit(batcher.compute, work(backbone, "b"))
+        while not batcher.waiting():
+            threading.Event().wait(0.001)
+        backbone.go_on.release(2)
+        first.result(LONG_S)
+        other.result(LONG_S)
+
+    assert begun_next.is_set()

@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 
 import pytest
 
@@ -14,6 +15,7 @@ from core.errors import AuditUnavailable
 from parties.audit import RecordsRefused
 from parties.inference_server import releases
 from parties.inference_server.releases import PATIENCE_S, Releases
+from parties.inference_server.work import without_way_back
 from protos import audit_pb2 as pb
 
 LONG_S = 60.0
@@ -73,7 +75,7 @@ class Desk:
         self, name: str, timeout_s: float = LONG_S
     ) -> "Future[pb.InferenceVerdict]":
         record = pb.InferenceRecord(event_id=name)
-        return self.pool.submit(self.releases.verdict, record, timeout_s=timeout_s)
+        return self.pool.submit(self._verdict, record, timeout_s)
 
     def gathered(self, *names: str) -> "list[Future[pb.InferenceVerdict]]":
         """Hand in behind a call that is on its way; they wait for the next one."""
@@ -82,6 +84,16 @@ class Desk:
             found.append(self.hand_in(name))
             wait_until(partial(self._waits, count))
         return found
+
+    def _verdict(
+        self, record: pb.InferenceRecord, timeout_s: float
+    ) -> pb.InferenceVerdict:
+        """Wait for it as long as a caller does."""
+        told: SimpleQueue[None] = SimpleQueue()
+        asked = self.releases.ask(record, lambda: told.put(None), timeout_s=timeout_s)
+        with suppress(Empty):
+            told.get(timeout=without_way_back(timeout_s))
+        return asked.verdict()
 
     def _waits(self, count: int) -> bool:
         return self.releases.waiting() == count

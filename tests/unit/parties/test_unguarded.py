@@ -48,6 +48,9 @@ def test_the_command_refuses_before_it_opens_anything(
 
 
 def test_an_unrecorded_answer_is_released_with_no_place_in_the_log() -> None:
-    verdict = Unrecorded().verdict(pb.InferenceRecord(), timeout_s=1.0)
+    told: list[bool] = []
+    asked = Unrecorded().ask(pb.InferenceRecord(), lambda: told.append(True))
 
+    assert told == [True]
+    verdict = asked.verdict()
     assert (verdict.refusal, verdict.index) == ("", 0)
