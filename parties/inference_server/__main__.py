@@ -26,6 +26,7 @@ from core.statements import IssueStatement
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter, record_event
 from parties.inference_server.ahead import Window
+from parties.inference_server.allocator import keep_few_arenas
 from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     folder = parser.parse_args().folder
     logs.configure()
+    keep_few_arenas()
     try:
         with running(folder) as server:
             server.wait()

@@ -24,6 +24,7 @@ from core.rpc.identity import Identity, SpiffeId
 from core.rpc.policy import Policy, acting_as
 from core.rpc.server import RunningServer, ServerSettings
 from parties.inference_server.__main__ import running
+from parties.inference_server.allocator import keep_few_arenas
 from parties.inference_server.settings import Settings
 from protos import audit_pb2 as pb
 
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--without", choices=[AUDIT, TLS], action="append", default=[])
     asked = parser.parse_args()
     logs.configure()
+    keep_few_arenas()
     require_measuring(Settings.read(asked.folder).federation)
     parts: dict[str, Any] = {}
     if AUDIT in asked.without:
