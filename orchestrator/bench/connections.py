@@ -102,7 +102,8 @@ class _Http(asyncio.Protocol):
             return
         if answer is not None and self._answer is not None:
             self._received.clear()
-            self._answer.set_result(answer)
+            if not self._answer.done():
+                self._answer.set_result(answer)
             self._answer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,9 +122,10 @@ class _Http(asyncio.Protocol):
             self._transport.abort()
 
     def _fail(self, error: PeerUnavailable) -> None:
-        if self._answer is not None:
+        # Who asked may have been told to stop: its connection ends after it.
+        if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
-            self._answer = None
+        self._answer = None
         if self._transport is not None:
             self._transport.abort()
 

@@ -135,6 +135,32 @@ def test_who_does_not_listen_is_unavailable() -> None:
         asyncio.run(connect(target))
 
 
+def test_who_was_told_to_stop_leaves_a_connection_that_ends_quietly() -> None:
+    going_on = threading.Event()
+
+    def late(body: bytes) -> tuple[int, bytes]:
+        going_on.wait(10)
+        return 200, body
+
+    troubles: list[object] = []
+
+    async def ask_and_stop(target: Target) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, trouble: troubles.append(trouble))
+        connection = await connect(target)
+        asking = asyncio.create_task(connection.ask(bytes(4)))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await connection.close()
+        await asyncio.sleep(0.05)
+
+    with serving(late) as target:
+        asyncio.run(ask_and_stop(target))
+        going_on.set()
+    assert troubles == []
+
+
 def test_questions_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = [Question(b"\n\x00", (1,)), Question(b"", (2, 3))]
     write_questions(tmp_path / "questions", written)
