@@ -86,7 +86,10 @@ class Fixed:
         driver = driver_of(session)
         text = self._text(driver.dialect, rows[0], {})
         bound = [text.bound(row) for row in rows]
-        _on_cursor(driver, lambda cursor: cursor.executemany(text.sql, bound))
+        if len(bound) == 1:
+            _on_cursor(driver, lambda cursor: cursor.execute(text.sql, bound[0]))
+        else:
+            _on_cursor(driver, lambda cursor: cursor.executemany(text.sql, bound))
 
     def _text(self, dialect: Dialect, given: Given, lists: Given) -> _Text:
         lengths = tuple((name, len(values)) for name, values in lists.items())

@@ -16,11 +16,29 @@ T = TypeVar("T")
 _LOOK_EVERY_S: Final = 0.1
 
 
+class Ticking(psycopg.Cursor[Any]):
+    """A cursor after which the server counts how long we idle in a transaction."""
+
+    def executemany(self, *asked: Any, **others: Any) -> None:
+        """Do something once for each row, as the driver does: in a pipeline.
+
+        That ends with Sync and then Flush. The server counts our idle time from the
+        Sync, and any message stops its clock: after the Flush it would wait for us for
+        ever, with our locks. An empty question sets it going again.
+        """
+        super().executemany(*asked, **others)
+        self.connection.execute("")
+
+
 class Listening(psycopg.Connection[Any]):
     """A connection that is closed, with an error, if its server falls silent."""
 
     # Until it is told otherwise: for ever.
     answer_s: float = inf
+
+    def __init__(self, *opened: Any, **others: Any) -> None:
+        super().__init__(*opened, **others)
+        self.cursor_factory = Ticking
 
     @contextmanager
     def patient(self, more_s: float) -> Iterator[None]:

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from core.database import before_commit
 from core.errors import DatabaseBusyError
+from orchestrator.registry.store import Change
 from tests.contract.conftest import migrate
 from tests.partitioned.desk import PATIENCE_S, PATIENT, Desk, desk
 from tests.partitioned.proxy import Network
 from tests.postgresql import PostgreSQL
+from tests.unit.orchestrator.ledger import VAULT_ID
 
 Cut = Callable[[Network], None]
 # So long that only a cut, and no stall of the machine, is taken for silence.
@@ -101,6 +104,24 @@ def test_a_commit_whose_answer_was_lost_is_found_by_the_name_of_its_record(
 
     assert far.report("lost") == index
     assert near.verified() == ["lost"]
+
+
+def test_a_commit_of_several_records_that_is_lost_holds_nobody_up(
+    near: Desk, far: Desk
+) -> None:
+    """What is written for many rows at once is the last that the server hears."""
+
+    def record(change: Change) -> None:
+        for name in ("lost", "too"):
+            change.record("policy.in_force", {"sha256": name})
+        before_commit(change.session, far.network.cut)
+
+    with pytest.raises(DatabaseBusyError):
+        far.registry.change_together(VAULT_ID, record)
+    near.report("near")
+    far.network.heal()
+
+    assert near.verified() == ["near"]
 
 
 def test_a_commit_that_was_lost_on_its_way_is_done_by_whoever_is_asked_again(
