@@ -216,12 +216,10 @@ class _Course:
         self.computed_s = time.perf_counter()
         call = self.asked.call
         require_wanted(call)
-        self._releasing = Releasing(
-            self.releases,
-            self._answer(work),
-            self.entropy,
-            work.end,
-            timeout_s=call.time_remaining(),
+        # Kept first: the verdict may wake the caller before `hand_in` returns.
+        self._releasing = Releasing(self._answer(work), self.entropy)
+        self._releasing.hand_in(
+            self.releases, work.end, timeout_s=call.time_remaining()
         )
 
     def receipt(self) -> Receipt:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from core.errors import (
+    AuditUnavailable,
     BudgetSpent,
     KeyMismatchError,
     KeymixerError,
@@ -88,45 +89,55 @@ class Verdicts(Protocol):
     def ask(
         self,
         record: pb.InferenceRecord,
-        told: Callable[[], None],
+        told: Callable[[Awaited], None],
         *,
         timeout_s: float | None = None,
-    ) -> Awaited:
+    ) -> None:
         """Hand a record in, and go on at once.
 
         Args:
             record: With a name (`event_id`), so that it may be sent again.
-            told: Is called once there is a verdict or it is known that none comes; on
-                any thread, perhaps before this returns.
+            told: Is given it back once there is a verdict or it is known that none
+                comes; on any thread, perhaps before this returns.
             timeout_s: The time its caller has left; None: the log's patience.
         """
         ...
 
 
 class Releasing:
-    """An answer whose record is with the log: it is released by the verdict.
+    """An answer that is released by the log's verdict on its record.
 
     Args:
-        releases: Hands records to the log, perhaps twice: each has a name.
         answer: What waits.
         entropy: Gives so many bytes, for the nonce.
-        told: Is called once `receipt` need not be waited for.
-        timeout_s: How long there is for it; None: no limit but the log's own.
     """
 
-    def __init__(
+    def __init__(self, answer: Answer, entropy: Callable[[int], bytes]) -> None:
+        self.answer = answer
+        self._nonce = _nonce(answer, entropy)
+        self._awaited: Awaited | None = None
+
+    def hand_in(
         self,
         releases: Verdicts,
-        answer: Answer,
-        entropy: Callable[[int], bytes],
         told: Callable[[], None],
         *,
         timeout_s: float | None = None,
     ) -> None:
-        self.answer = answer
-        self._nonce = _nonce(answer, entropy)
-        record = _record(answer, self._nonce, _name(answer))
-        self._awaited = releases.ask(record, told, timeout_s=timeout_s)
+        """Have it recorded, and go on at once.
+
+        Args:
+            releases: Hands records to the log, perhaps twice: each has a name.
+            told: Is called once `receipt` need not be waited for.
+            timeout_s: How long there is for it; None: no limit but the log's own.
+        """
+
+        def settled(awaited: Awaited) -> None:
+            self._awaited = awaited
+            told()
+
+        record = _record(self.answer, self._nonce, _name(self.answer))
+        releases.ask(record, settled, timeout_s=timeout_s)
 
     def receipt(self) -> Receipt:
         """Return only if the log's verdict is to release it.
@@ -135,6 +146,8 @@ class Releasing:
             AuditUnavailable: when nothing was recorded for certain.
             KeymixerError: of the kind the verdict names; the refusal is a record too.
         """
+        if self._awaited is None:
+            raise AuditUnavailable("the log gave no verdict in time")
         verdict = self._awaited.verdict()
         if verdict.refusal:
             kind = REFUSALS.get(verdict.refusal, KeyRefusedError)

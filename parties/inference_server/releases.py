@@ -17,6 +17,7 @@ from typing import Final
 
 from core.errors import AuditUnavailable
 from parties.audit import AuditLog, RecordsRefused
+from parties.inference_server.records import Awaited
 from parties.inference_server.work import without_way_back
 from protos import audit_pb2 as pb
 
@@ -61,10 +62,10 @@ class Releases:
     def ask(
         self,
         record: pb.InferenceRecord,
-        told: Callable[[], None],
+        told: Callable[[Awaited], None],
         *,
         timeout_s: float | None = None,
-    ) -> "_Place":
+    ) -> None:
         """Hand a record in, as `Verdicts` says; what is late by then is not sent."""
         left_s = PATIENCE_S
         if timeout_s is not None:
@@ -73,7 +74,6 @@ class Releases:
         self._arrivals.put(place)
         if self._closing:
             self._give_up_all()
-        return place
 
     def waiting(self) -> int:
         """How many records wait for the call after the one that is on its way."""
@@ -125,7 +125,7 @@ class _Place:
 
     record: pb.InferenceRecord
     until_s: float
-    told: Callable[[], None]
+    told: Callable[[Awaited], None]
     _verdict: pb.InferenceVerdict | None = None
     _why: str = ""
 
@@ -134,16 +134,16 @@ class _Place:
 
     def settle(self, verdict: pb.InferenceVerdict) -> None:
         self._verdict = verdict
-        self.told()
+        self.told(self)
 
     def give_up(self, why: str) -> None:
         self._why = why
-        self.told()
+        self.told(self)
 
     def verdict(self) -> pb.InferenceVerdict:
-        """Return it, or raise `AuditUnavailable`: there is none, or none yet."""
+        """Return it, or raise `AuditUnavailable`: there is none."""
         if self._verdict is None:
-            raise AuditUnavailable(self._why or _LATE)
+            raise AuditUnavailable(self._why)
         return self._verdict
 
 

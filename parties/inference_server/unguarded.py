@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -25,6 +25,7 @@ from core.rpc.policy import Policy, acting_as
 from core.rpc.server import RunningServer, ServerSettings
 from parties.inference_server.__main__ import running
 from parties.inference_server.allocator import keep_few_arenas
+from parties.inference_server.records import Awaited
 from parties.inference_server.settings import Settings
 from protos import audit_pb2 as pb
 
@@ -72,14 +73,13 @@ class Unrecorded:
     def ask(
         self,
         record: pb.InferenceRecord,
-        told: Callable[[], None],
+        told: Callable[[Awaited], None],
         *,
         timeout_s: float | None = None,
-    ) -> Self:
+    ) -> None:
         """Have it go; it is in no log."""
         del record, timeout_s
-        told()
-        return self
+        told(self)
 
     def verdict(self) -> pb.InferenceVerdict:
         """Let it go."""

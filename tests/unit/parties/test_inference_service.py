@@ -49,6 +49,7 @@ from parties.inference_server.errors import (
     WaitedTooLongError,
     WrongTensorsError,
 )
+from parties.inference_server.records import Awaited, Verdicts
 from parties.inference_server.releases import Releases
 from parties.inference_server.service import InferenceService
 from parties.inference_server.store import (
@@ -125,7 +126,9 @@ class Counter:
         self.standing.look()
 
     @contextmanager
-    def asked_by(self, caller: SpiffeId = OWNER_ID) -> Iterator[InferenceService]:
+    def asked_by(
+        self, caller: SpiffeId = OWNER_ID, verdicts: Verdicts | None = None
+    ) -> Iterator[InferenceService]:
         releases = Releases(self.audit)
         with (
             releases.sending(),
@@ -134,7 +137,7 @@ class Counter:
         ):
             answering = Answering(
                 catalogue=self.catalogue,
-                releases=releases,
+                releases=verdicts or releases,
                 reporter=reporter,
                 limits=LIMITS,
                 standing=self.standing,
@@ -984,6 +987,40 @@ def asked_again(question_id: str = "ab" * 32) -> pb.ModelInferRequest:
     request = question()
     request.parameters["question_id"].string_param = question_id
     return request
+
+
+class Hasty:
+    """A log whose verdict is there before whoever handed the record in goes on."""
+
+    def ask(
+        self,
+        record: audit_pb2.InferenceRecord,
+        told: Callable[[Awaited], None],
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        del record, timeout_s
+        told(self)
+        # The caller is awake by now, and gets the interpreter.
+        time.sleep(0.05)
+
+    def verdict(self) -> audit_pb2.InferenceVerdict:
+        return audit_pb2.InferenceVerdict(index=7)
+
+
+def test_a_verdict_that_comes_at_once_releases_the_answer(counter: Counter) -> None:
+    """Whoever computed it hands its record in, while its caller waits elsewhere."""
+    with (
+        counter.asked_by(verdicts=Hasty()) as service,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        asked = [
+            pool.submit(_ask_as, OWNER_ID, service, question(1), NO_CONTEXT)
+            for _ in range(16)
+        ]
+        answers = [each.result(20) for each in asked]
+
+    assert {7} == {each.parameters["audit_index"].int64_param for each in answers}
 
 
 def test_a_question_that_is_asked_again_has_the_same_name_and_digest(

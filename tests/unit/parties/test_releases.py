@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -14,6 +14,7 @@ import pytest
 from core.errors import AuditUnavailable
 from parties.audit import RecordsRefused
 from parties.inference_server import releases
+from parties.inference_server.records import Awaited
 from parties.inference_server.releases import PATIENCE_S, Releases
 from parties.inference_server.work import without_way_back
 from protos import audit_pb2 as pb
@@ -89,11 +90,12 @@ class Desk:
         self, record: pb.InferenceRecord, timeout_s: float
     ) -> pb.InferenceVerdict:
         """Wait for it as long as a caller does."""
-        told: SimpleQueue[None] = SimpleQueue()
-        asked = self.releases.ask(record, lambda: told.put(None), timeout_s=timeout_s)
-        with suppress(Empty):
-            told.get(timeout=without_way_back(timeout_s))
-        return asked.verdict()
+        told: SimpleQueue[Awaited] = SimpleQueue()
+        self.releases.ask(record, told.put, timeout_s=timeout_s)
+        try:
+            return told.get(timeout=without_way_back(timeout_s)).verdict()
+        except Empty:
+            raise AuditUnavailable("no verdict in time") from None
 
     def _waits(self, count: int) -> bool:
         return self.releases.waiting() == count

@@ -11,6 +11,7 @@ from parties.inference_server.unguarded import (
     Unrecorded,
     require_measuring,
 )
+from parties.inference_server.records import Awaited
 from protos import audit_pb2 as pb
 
 
@@ -48,9 +49,8 @@ def test_the_command_refuses_before_it_opens_anything(
 
 
 def test_an_unrecorded_answer_is_released_with_no_place_in_the_log() -> None:
-    told: list[bool] = []
-    asked = Unrecorded().ask(pb.InferenceRecord(), lambda: told.append(True))
+    told: list[Awaited] = []
+    Unrecorded().ask(pb.InferenceRecord(), told.append)
 
-    assert told == [True]
-    verdict = asked.verdict()
+    verdict = told[0].verdict()
     assert (verdict.refusal, verdict.index) == ("", 0)
