@@ -6,11 +6,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from core.errors import KeymixerError
 from orchestrator.bench.load import Figures, Load
-from orchestrator.bench.peers import ALLOCATOR, THREADS, Peer
+from orchestrator.bench.peers import ALLOCATOR, THREADS
 from orchestrator.bench.tree import Tree
 
 # Beyond what a measurement takes: an interpreter with torch starts, and ends.
@@ -42,11 +42,23 @@ class Measured:
     images_per_cpu_s_in_all: float = 0.0
 
 
-def drive(peer: Peer, load: Load, beside: Tree | None = None) -> Measured:
+class Asked(Protocol):
+    """A server, in as many processes as it has."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+
+    @property
+    def tree(self) -> Tree:
+        """All its processes."""
+
+
+def drive(asked: Asked, load: Load, beside: Tree | None = None) -> Measured:
     """Have a process of its own make the requests.
 
     Args:
-        peer: The server.
+        asked: The server.
         load: What is asked of it; its ways lead there.
         beside: What works for the server in another process.
 
@@ -56,11 +68,11 @@ def drive(peer: Peer, load: Load, beside: Tree | None = None) -> Measured:
     """
     with _process("orchestrator.bench.load", load.to_json()) as child:
         _line(child)
-        before, others = peer.tree.cpu_seconds(), _seconds(beside)
+        before, others = asked.tree.cpu_seconds(), _seconds(beside)
         figures = Figures(**_line(child))
-        used, others = peer.tree.cpu_seconds() - before, _seconds(beside) - others
+        used, others = asked.tree.cpu_seconds() - before, _seconds(beside) - others
         child.wait(_SLACK_S)
-    _require_right(peer.name, figures)
+    _require_right(asked.name, figures)
     return Measured(
         images_per_s=figures.images_per_s,
         images_per_cpu_s=figures.images / used if used else 0.0,

@@ -148,7 +148,7 @@ def _turns(calm: Sequence[int]) -> Iterator[tuple[int, str]]:
 
 def _calm(plan: Plan, site: Site, ways: tuple[Way, ...], callers: int) -> Measured:
     load = Load(ways=ways, callers=callers, seconds=plan.seconds, warm_s=_WARM_S)
-    return drive(ours.of_stage(site), load, site.log)
+    return drive(site.server, load, site.log)
 
 
 @contextmanager
@@ -164,6 +164,6 @@ def _flood(plan: Plan, site: Site, ways: tuple[Way, ...]) -> Iterator[None]:
         warm_s=_WARM_S,
     )
     with ThreadPoolExecutor(1) as pool:
-        flooding = pool.submit(drive, ours.of_stage(site), load)
+        flooding = pool.submit(drive, site.server, load)
         yield
         flooding.result()

@@ -12,6 +12,7 @@ from orchestrator.federation import (
     ModelSection,
     Organisation,
     Policies,
+    Serving,
 )
 
 MODEL: Final = "measured"
@@ -25,7 +26,9 @@ _OTHERS: Final = (
 )
 
 
-def federation_of(owners: int, hidden: int, patch: int, depth: int = 1) -> Federation:
+def federation_of(
+    owners: int, hidden: int, patch: int, depth: int = 1, replicas: int = 1
+) -> Federation:
     """So many owners of one model; nothing waits for an overlap or a window.
 
     Args:
@@ -33,6 +36,7 @@ def federation_of(owners: int, hidden: int, patch: int, depth: int = 1) -> Feder
         hidden: The width of a token.
         patch: The side of a patch, in pixels; a key has `(3 patch²)²` numbers.
         depth: Layers behind the embedding.
+        replicas: How many processes are the inference server.
     """
     names = [f"owner-{number:06}" for number in range(1, owners + 1)]
     shape = ArchitectureSection(hidden=hidden, depth=depth, patch_size=patch)
@@ -44,6 +48,7 @@ def federation_of(owners: int, hidden: int, patch: int, depth: int = 1) -> Feder
             *(Organisation(name=name, roles=["data-owner"]) for name in names),
         ],
         models=[model],
+        serving=Serving(replicas=replicas),
         policies=Policies(
             grants=[Grant(owner=name, model=MODEL) for name in names],
             rotation_overlap_s=0,

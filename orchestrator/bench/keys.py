@@ -60,6 +60,8 @@ class Plan:
     threads: int = 8
     # Keys have to do with the embedding only: one layer behind it is enough.
     depth: int = 1
+    # How many processes are the inference server.
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,10 @@ def workspace_for(plan: Plan, runs: Path) -> Workspace:
     """Lay a federation out in a folder, with a certificate for everybody."""
     runs.mkdir(parents=True, exist_ok=True)
     scenario = runs / "federation.yaml"
-    write_federation(
-        federation_of(plan.owners, plan.hidden, plan.patch, plan.depth), scenario
+    federation = federation_of(
+        plan.owners, plan.hidden, plan.patch, plan.depth, plan.replicas
     )
+    write_federation(federation, scenario)
     return create_workspace(runs, scenario)
 
 

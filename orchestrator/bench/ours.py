@@ -1,10 +1,11 @@
 """Our own servers, made ready to be measured: owners with keys, requests in files."""
 
 import io
+import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from orchestrator.bench.connections import Target, Tls
 from orchestrator.bench.keys import Bench, create_keys, workspace_for
 from orchestrator.bench.keys import Plan as Sizes
 from orchestrator.bench.load import Way
-from orchestrator.bench.peers import PeerNotStarted, Server, require_right
+from orchestrator.bench.peers import PeerNotStarted, require_right
 from orchestrator.bench.questions import (
     Answered,
     Question,
@@ -59,19 +60,32 @@ class Site:
     stage: Stage
     release: Path
     answered: Answered
-    # Of the inference server and of the orchestrator, which keeps the log.
-    server: Tree
+    server: "Replicas"
+    # Of the orchestrator, which keeps the log.
     log: Tree
 
     @property
     def folder(self) -> Path:
-        """The inference server's."""
+        """The inference server's, or its first replica's."""
         return self.stage.workspace.server_folder(INFERENCE_SERVER)
 
     @property
-    def model_folder(self) -> Path:
-        """Where the release is, for whoever serves it in the plain."""
-        return self.release
+    def folders(self) -> list[Path]:
+        """Those of all replicas."""
+        workspace = self.stage.workspace
+        servers = workspace.servers.items()
+        return [
+            workspace.root / name for name, role in servers if role == INFERENCE_SERVER
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Processes that are one server: each owner asks one of them."""
+
+    name: str
+    targets: tuple[Target, ...]
+    tree: Tree
 
 
 @contextmanager
@@ -96,8 +110,8 @@ def site(
             stage,
             where,
             answer_plainly(where, pixels),
-            Tree(_process(stage, INFERENCE_SERVER).pid),
-            Tree(_process(stage, ORCHESTRATOR).pid),
+            Replicas("keymixer", _targets(stage), _tree(stage, INFERENCE_SERVER)),
+            _tree(stage, ORCHESTRATOR),
         )
 
 
@@ -111,8 +125,14 @@ def _released(stage: Stage, given: Path | None, pixels: np.ndarray) -> Path:
     return where
 
 
-def _process(stage: Stage, role: str) -> Process:
-    return next(p for p in stage.running.seen if p.role == role)
+def _tree(stage: Stage, role: str) -> Tree:
+    return Tree(*(each.pid for each in stage.running.seen if each.role == role))
+
+
+def _targets(stage: Stage) -> tuple[Target, ...]:
+    workspace = stage.workspace
+    names = [n for n, role in workspace.servers.items() if role == INFERENCE_SERVER]
+    return tuple(_target(workspace.address(name)) for name in names)
 
 
 def packed(
@@ -148,57 +168,89 @@ def _questions(site: Site, owner: str, name: str, batch: int) -> Path:
 
 
 def ways(
-    site: Site, asked: dict[str, Path], server: Server | None = None
+    site: Site, asked: Mapping[str, Path], server: Replicas | None = None
 ) -> tuple[Way, ...]:
-    """One for each owner, on its own certificate, to one of our servers."""
-    place = server or of_stage(site)
+    """Each owner's, on its own certificate, to one of the replicas in turn.
+
+    There is one for each replica at least: who has more of them is asked by one owner
+    several times.
+    """
+    targets = (server or site.server).targets
+    count = max(len(asked), len(targets))
+    pairs = zip(
+        itertools.islice(itertools.cycle(asked.items()), count),
+        itertools.cycle(targets),
+        strict=False,
+    )
     return tuple(
-        Way(target=_as(site, owner, place.target), questions=str(path))
-        for owner, path in asked.items()
+        Way(target=_as(site, owner, target), questions=str(path))
+        for (owner, path), target in pairs
     )
 
 
-def of_stage(site: Site) -> Server:
-    """The federation's inference server, with all that belongs to it."""
-    port = int(site.stage.workspace.address(INFERENCE_SERVER).rpartition(":")[2])
-    target = Target(transport="grpc", port=port, path=INFER, form=_FORM)
-    return Server("keymixer", "", target, site.server)
-
-
-def without(site: Site, part: str, asked: dict[str, Path]) -> Server:
-    """Start a copy of the inference server that lacks its audit log, or its TLS.
+@contextmanager
+def without(site: Site, part: str, asked: Mapping[str, Path]) -> Iterator[Replicas]:
+    """Run a copy of each replica that lacks its audit log, or its TLS.
 
     Raises:
-        PeerNotStarted: it gave no right answer in time.
+        PeerNotStarted: one gave no right answer in time.
     """
-    folder = site.folder.with_name(f"without-{part}")
-    shutil.copytree(site.folder, folder)
-    settings = json.loads((folder / "settings.json").read_text())
+    running = site.stage.running
+    names = [f"without-{part}-{number}" for number in range(1, len(site.folders) + 1)]
+    try:
+        copies = [
+            _copy(site, folder, name, part)
+            for folder, name in zip(site.folders, names, strict=True)
+        ]
+        claimed = "" if part == "audit" else next(iter(asked))
+        targets = tuple(
+            _answering(site, folder, claimed, asked) for _, folder in copies
+        )
+        pids = [process.pid for process, _ in copies]
+        yield Replicas(f"keymixer without {part}", targets, Tree(*pids))
+    finally:
+        for name in names:
+            running.end(name)
+
+
+def _copy(site: Site, folder: Path, name: str, part: str) -> tuple[Process, Path]:
+    """Start a server on a copy of another one's folder."""
+    copied = folder.with_name(name)
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(folder, copied)
+    settings = json.loads((copied / "settings.json").read_text())
     changed = json.dumps({**settings, "listen": "127.0.0.1:0"}).encode()
-    write_atomically(folder / "settings.json", changed)
-    (folder / "address").unlink()
-    command = ["parties.inference_server.unguarded", "--folder", str(folder)]
+    write_atomically(copied / "settings.json", changed)
+    (copied / "address").unlink()
+    command = ["parties.inference_server.unguarded", "--folder", str(copied)]
     process = site.stage.running.start(
-        f"without-{part}", INFERENCE_SERVER, [*command, "--without", part]
+        name, INFERENCE_SERVER, [*command, "--without", part]
     )
+    return process, copied
+
+
+def _answering(
+    site: Site, folder: Path, claimed: str, asked: Mapping[str, Path]
+) -> Target:
+    """Wait until a copy answers rightly, and say where."""
     owner, questions = next(iter(asked.items()))
     first = read_questions(questions)[0]
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         site.stage.running.check()
         if (folder / "address").is_file():
-            target = _target(site, folder, "" if part == "audit" else owner)
+            caller = str(site.stage.workspace.owner(claimed)) if claimed else ""
+            target = _target((folder / "address").read_text(), caller)
             with suppress(PeerUnavailable, TimeoutError):
                 require_right(_as(site, owner, target), first)
-                return Server(f"keymixer without {part}", "", target, Tree(process.pid))
+                return target
         time.sleep(_LOOK_S)
-    raise PeerNotStarted(f"a server without {part}: see {process.log}")
+    raise PeerNotStarted(f"a server in {folder.name}: see its log")
 
 
-def _target(site: Site, folder: Path, claimed: str) -> Target:
-    """Where a copy listens; in clear, if its callers claim to be somebody."""
-    port = int((folder / "address").read_text().rpartition(":")[2])
-    caller = str(site.stage.workspace.owner(claimed)) if claimed else ""
+def _target(address: str, caller: str = "") -> Target:
+    """Where one of our servers listens; in clear, if its callers only claim a name."""
+    port = int(address.rpartition(":")[2])
     return Target(transport="grpc", port=port, path=INFER, form=_FORM, caller=caller)
 
 

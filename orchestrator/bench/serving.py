@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from core.datasets import load as load_data
 from core.errors import Unavailable
+from core.processors import processors
 from orchestrator.bench import machine, ours
 from orchestrator.bench.checks import check_log
 from orchestrator.bench.comparison import Opened, Series, opened, turn
@@ -24,7 +25,7 @@ from orchestrator.bench.driving import LoadFailed, Measured, WrongAnswers, drive
 from orchestrator.bench.keys import Plan as Sizes
 from orchestrator.bench.load import Load
 from orchestrator.bench.ours import Site
-from orchestrator.bench.peers import ALLOCATOR, THREADS, PeerExposed, Server
+from orchestrator.bench.peers import ALLOCATOR, THREADS, PeerExposed
 from orchestrator.bench.recipes import read_recipes
 from orchestrator.bench.statistics import spread
 from orchestrator.simulation.narrator import Narrator
@@ -68,6 +69,8 @@ class Plan:
     release: Path | None = None
     peers: tuple[str, ...] | None = None
     engine: str = "onnxruntime"
+    # Processes that are our server; 0: as many as there are processors.
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,10 @@ def measure_serving(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any]:
     Raises:
         KeymixerError: a part of it failed; every process was stopped.
     """
-    sizes = Sizes(plan.owners, plan.hidden, plan.patch, depth=plan.depth)
+    replicas = plan.replicas or processors()
+    sizes = Sizes(
+        plan.owners, plan.hidden, plan.patch, depth=plan.depth, replicas=replicas
+    )
     pixels = load_data(plan.data, "test").images[: 2 * plan.images]
     with (
         terminate_like_interrupt(),
@@ -107,35 +113,47 @@ def _cases(plan: Plan, site: Site) -> Iterator[Case]:
     )
     few = ours.packed(site, "few", owners=plan.owners, images=2, batch=SINGLE)
     batches = ours.packed(site, "batches", owners=4, images=plan.images, batch=BULK)
-    served = ours.of_stage(site)
     one = dict([next(iter(ones.items()))])
-
-    def case(
-        name: str,
-        asked: dict[str, Path],
-        server: Server = served,
-        *,
-        callers: int = plan.callers,
-        images: int = SINGLE,
-    ) -> Case:
-        load = Load(
-            ways=ours.ways(site, asked, server),
-            callers=callers,
-            seconds=plan.seconds,
-            warm_s=1.0 + len(asked) / _OWNERS_A_SECOND,
-        )
-        return Case(name, images, lambda: drive(server, load, site.log))
+    asking = _Asking(plan, site)
 
     yield Case(BARE, BULK, lambda: _bare(plan, site, plan.engine, BULK))
-    yield case(OURS, ones)
-    yield case(NO_AUDIT, ones, ours.without(site, "audit", ones))
-    yield case(NO_TLS, ones, ours.without(site, "tls", ones))
-    yield case(BATCHES, batches, callers=len(batches), images=BULK)
+    yield Case(OURS, SINGLE, lambda: asking.all_of(ones))
+    yield Case(NO_AUDIT, SINGLE, lambda: asking.without("audit", ones))
+    yield Case(NO_TLS, SINGLE, lambda: asking.without("tls", ones))
+    yield Case(BATCHES, BULK, lambda: asking.all_of(batches, callers=len(batches)))
     yield Case(EAGER, BULK, lambda: _bare(plan, site, "torch", BULK))
-    yield case(ONE_OWNER, one)
-    yield case(MIXED, few)
+    yield Case(ONE_OWNER, SINGLE, lambda: asking.all_of(one))
+    yield Case(MIXED, SINGLE, lambda: asking.all_of(few))
     yield Case(BARE_ONE, SINGLE, lambda: _bare(plan, site, plan.engine, SINGLE))
-    yield case(ONE_CALLER, one, callers=1)
+    yield Case(ONE_CALLER, SINGLE, lambda: asking.all_of(one, callers=1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Puts loads on our server, or on copies that lack something."""
+
+    plan: Plan
+    site: Site
+
+    def all_of(self, asked: Mapping[str, Path], callers: int = 0) -> Measured:
+        """Ask the server as these owners, each what is in its file."""
+        return self._of(self.site.server, asked, callers)
+
+    def without(self, part: str, asked: Mapping[str, Path]) -> Measured:
+        """Ask copies; they run no longer, for they would look at the registry."""
+        with ours.without(self.site, part, asked) as server:
+            return self._of(server, asked)
+
+    def _of(
+        self, server: ours.Replicas, asked: Mapping[str, Path], callers: int = 0
+    ) -> Measured:
+        load = Load(
+            ways=ours.ways(self.site, asked, server),
+            callers=callers or self.plan.callers,
+            seconds=self.plan.seconds,
+            warm_s=1.0 + len(asked) / _OWNERS_A_SECOND,
+        )
+        return drive(server, load, self.site.log)
 
 
 def _bare(plan: Plan, site: Site, engine: str, batch: int) -> Measured:
@@ -223,7 +241,8 @@ def _report(
         **ratios(by_name, rivals),
         "rows": [each.row(by_name[BARE]) for each in series.values()],
         "absent": dict(absent),
-        "plan": {name: _plain(getattr(plan, name)) for name in _TOLD},
+        "plan": {name: _plain(getattr(plan, name)) for name in _TOLD}
+        | {"replicas": plan.replicas or processors()},
         "threads": THREADS,
         "allocator": {"libc": " ".join(platform.libc_ver()), **ALLOCATOR},
         "machine": machine.described(folder),
@@ -245,9 +264,9 @@ def ratios(
         "served_over_best_peer": over(OURS, best) if best else None,
         "served_per_cpu_over_best_peer": over(OURS, frugal, _CPU) if frugal else None,
         "batched_over_bare": over(BATCHES, BARE),
-        "batched_over_bare_eager": over(BATCHES, EAGER),
-        "served_over_bare": over(OURS, BARE),
-        "served_over_bare_eager": over(OURS, EAGER),
+        "served_over_bare_eager": over(BATCHES, EAGER),
+        "single_over_bare": over(OURS, BARE),
+        "single_over_bare_eager": over(OURS, EAGER),
         "mixed_over_single": over(MIXED, ONE_OWNER),
         "p99_over_bare": round(
             spread([m.p99_ms for m in by_name[ONE_CALLER].measured]).median

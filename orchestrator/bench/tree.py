@@ -1,4 +1,4 @@
-"""A process with all that it started: what it uses of the processors, and its end."""
+"""Processes with all that they started: what they use of the processors, their end."""
 
 import contextlib
 import os
@@ -19,15 +19,15 @@ _TIMES: Final = slice(11, 15)
 
 
 class Tree:
-    """A process and its descendants, those too whose parent has ended since.
+    """Processes and their descendants, those too whose parent has ended since.
 
-    Whoever was once seen below the root belongs to it: some servers start their workers
+    Whoever was once seen below a root belongs to it: some servers start their workers
     in groups and sessions of their own.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, *roots: int) -> None:
         # Their start times too: a pid alone may be reused.
-        self._seen = {root: start_time(root)}
+        self._seen = {root: start_time(root) for root in roots}
 
     def pids(self) -> tuple[int, ...]:
         """The processes that run now."""

@@ -284,6 +284,9 @@ def serving(
         int, typer.Option(min=1, help="How often each is measured, in turns.")
     ] = 3,
     *,
+    replicas: Annotated[
+        int, typer.Option(min=0, help="Inference servers; 0: as many as processors.")
+    ] = 0,
     figure: Annotated[
         Path | None, typer.Option(help="Draw it, as SVG, into this file.")
     ] = None,
@@ -307,6 +310,7 @@ def serving(
         peers=_peer_names(peers),
         seconds=seconds,
         rounds=rounds,
+        replicas=replicas,
     )
     try:
         with _folder(keep) as folder:

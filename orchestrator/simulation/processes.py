@@ -102,6 +102,14 @@ class Processes:
         if child is not None:
             _signal_group(child.pid, signal.SIGTERM)
 
+    def end(self, name: str) -> None:
+        """End one long-lived process and wait for it; one that never began is none."""
+        with self._lock:
+            child = self._running.pop(name, None)
+        if child is not None:
+            _signal_group(child.pid, signal.SIGTERM)
+            _reap(child, time.monotonic() + TERMINATE_S)
+
     def stop(self) -> None:
         """Ask every process to end, the last started first; kill what does not."""
         with self._lock:

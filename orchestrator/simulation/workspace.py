@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError, NotFound
+from core.processors import processors
 from core.rpc.identity import (
     DATA_OWNER,
     INFERENCE_SERVER,
@@ -255,10 +256,18 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
     if role == INFERENCE_SERVER:
         serving = federation.serving.model_dump(exclude={"replicas"})
         staleness = {"max_staleness_s": policies.max_staleness_s}
-        return {**staleness, **_limits(federation), **serving}
+        return {**staleness, **_limits(federation), **serving, **_share(federation)}
     if role == DATA_OWNER and policies.datatype:
         return {"datatype": policies.datatype}
     return {}
+
+
+def _share(federation: Federation) -> dict[str, int]:
+    """Replicas on one machine share its processors; alone, a server takes them all."""
+    count = federation.serving.replicas
+    if count == 1:
+        return {}
+    return {"batches_at_once": max(1, processors() // count)}
 
 
 def _limits(federation: Federation) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from core.errors import KeymixerError
+from core.garbage import collect_seldom
 from core.rpc import logs
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity, load_identity
@@ -85,6 +86,7 @@ def main() -> int:
     keep_few_arenas()
     try:
         with running(folder) as server:
+            collect_seldom()
             server.wait()
     except KeymixerError as error:
         log.critical("cannot run", extra={"kind": error.kind, "why": str(error)})

@@ -1,12 +1,12 @@
 """The inference server's settings, read once from its folder's `settings.json`."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from core.errors import ConfigurationError
+from core.processors import processors
 from core.rpc.settings import (
     Peer,
     read_replicas,
@@ -93,13 +93,6 @@ class Settings:
             },
             **{name: _count(found, name) for name in numbers if name in found},
         )
-
-
-def processors() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _engine(settings: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import yaml
 
 from core.encoding import FP16, FP32, UINT8
 from core.errors import ConfigurationError, NotFound
+from core.processors import processors
 from core.rpc.identity import (
     DATA_OWNER,
     INFERENCE_SERVER,
@@ -188,6 +189,8 @@ def test_replicas_have_one_name_and_a_folder_and_a_key_each(tmp_path: Path) -> N
     assert [f"127.0.0.1:{port}" for port in (9464, 9465, 9466)] == [
         each.metrics for each in settings
     ]
+    together = sum(each.at_once for each in settings)
+    assert len(settings) <= together <= max(processors(), len(settings))
     for party, folder in workspace.folders:
         listed = [each["address"] for each in _settings(folder)["inference_servers"]]
         assert listed == [each.listen for each in settings], party
