@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from core.errors import KeymixerError
-from core.garbage import collect_seldom
 from core.rpc.identity import load_identity
 from core.rpc.logs import configure
 from orchestrator.server import open_peers, open_registry, orchestrate
@@ -37,7 +36,6 @@ def _run(folder: Path) -> None:
         open_peers(settings, identity) as peers,
         orchestrate(settings, identity, registry, peers) as server,
     ):
-        collect_seldom()
         server.wait()
 
 

@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from core.errors import KeymixerError
-from core.garbage import collect_seldom
 from core.rpc import logs
 from core.rpc.channel import open_channel
 from core.rpc.identity import Identity, load_identity
@@ -86,7 +85,6 @@ def main() -> int:
     keep_few_arenas()
     try:
         with running(folder) as server:
-            collect_seldom()
             server.wait()
     except KeymixerError as error:
         log.critical("cannot run", extra={"kind": error.kind, "why": str(error)})

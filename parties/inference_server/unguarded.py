@@ -17,7 +17,6 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from core.errors import WrongFederationError
-from core.garbage import collect_seldom
 from core.rpc import logs
 from core.rpc.errors import rpc_errors
 from core.rpc.health import Health
@@ -56,7 +55,6 @@ def main() -> int:
     if TLS in asked.without:
         parts["serving"] = without_tls
     with running(asked.folder, **parts) as server:
-        collect_seldom()
         server.wait()
     return 0
 
