@@ -1,4 +1,4 @@
-"""`keymixer models list | alias`: the releases there are, and which one is used."""
+"""`keymixer models`: the releases there are, and which one is used."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from core.console import EXIT_CODES, print_rows
+from orchestrator.cli import model_views
 from orchestrator.cli.options import LATEST, As, AsJson, Run
 from orchestrator.cli.session import ask, connected, tell
 from orchestrator.cli.times import when
@@ -23,11 +24,18 @@ _COLUMNS: Final = {
 }
 
 
-@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def build() -> typer.Typer:
+    """Put the group together."""
+    group = typer.Typer(callback=models, invoke_without_command=True, epilog=EXIT_CODES)
+    for part in (app, model_views.app):
+        group.add_typer(part)
+    return group
+
+
 def models(
     context: typer.Context, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
 ) -> None:
-    """List the model versions, or give one of them an alias.
+    """List the model versions, see one, compare two, or give one an alias.
 
     Example: keymixer models --json
     """
