@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from core.console import EXIT_CODES, print_facts, print_json, print_rows
+from core.console import EXIT_CODES, print_facts, print_json, print_rows, say
 from orchestrator.cli.options import LATEST, As, AsJson, Run
 from orchestrator.cli.session import connected
 from orchestrator.cli.times import moment_ms, now_ms, when
@@ -83,7 +83,10 @@ def compare(
         column: f"{facts['name']}:{facts['version']}"
         for column, facts in zip(("one", "other"), two, strict=True)
     }
-    print_rows("They differ in", rows, headings, as_json=json_)
+    if rows or json_:
+        print_rows("They differ in", rows, headings, as_json=json_)
+    else:
+        say("They are the same in all that the registry knows.")
 
 
 @app.command(epilog=EXIT_CODES)
