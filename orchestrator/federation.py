@@ -171,6 +171,8 @@ class Policies(Section):
     # A server that could not learn the state of keys for so long stops serving.
     max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
     limits: list[LimitPolicy] = []
+    # Of each owner's requests, how many ask the version that is the `candidate`.
+    candidate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     # What owners' encrypted images travel as; none: each owner's own choice, float32.
     datatype: Literal["float32", "float16", "uint8"] | None = None
 

@@ -100,6 +100,10 @@ def summary(
     *,
     since: Since = "",
     until: Until = "",
+    by_version: Annotated[
+        bool,
+        typer.Option("--by-version", help="Each version of a model by itself."),
+    ] = False,
     as_: As = "",
     json_: AsJson = False,
 ) -> None:
@@ -112,7 +116,8 @@ def summary(
     from orchestrator.cli.audit_summary import summary_fields, summary_row, summed
 
     with connected(run, as_) as session:
-        sums = summed(_traffic(session, span(since, until)))
+        traffic = _traffic(session, span(since, until))
+        sums = summed(traffic, by_version=by_version)
     fields = list(summary_fields(sums))
     rows = fields if json_ else [summary_row(each) for each in fields]
     print_rows("Traffic", rows, _SUMMARY, as_json=json_)

@@ -44,12 +44,18 @@ class Sum:
 Sums = dict[tuple[str, str], Sum]
 
 
-def summed(bodies: Iterable[bytes]) -> Sums:
-    """Sum up answers and refusals, by organisation and model; other kinds not given."""
+def summed(bodies: Iterable[bytes], *, by_version: bool = False) -> Sums:
+    """Sum up answers and refusals, by organisation and model; other kinds not given.
+
+    Args:
+        bodies: Of records.
+        by_version: Whether `cells:1` and `cells:2` are two.
+    """
     found: Sums = {}
     for body in bodies:
         record = json.loads(body)
-        found.setdefault(_group(record["subject"]), Sum()).add(record)
+        group = _group(record["subject"], by_version=by_version)
+        found.setdefault(group, Sum()).add(record)
     return dict(sorted(found.items()))
 
 
@@ -98,10 +104,12 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
-def _group(subject: dict[str, Any]) -> tuple[str, str]:
+def _group(subject: dict[str, Any], *, by_version: bool) -> tuple[str, str]:
     """Whose request it was, an owner's or any caller's, and for which model."""
     whose = subject.get("owner") or subject.get("caller", "")
-    return short(whose), str(subject.get("model", ""))
+    model, version = str(subject.get("model", "")), subject.get("model_version")
+    named = f"{model}:{version}" if by_version and version else model
+    return short(whose), named
 
 
 def _refusal(subject: dict[str, Any]) -> str:

@@ -60,6 +60,9 @@ from orchestrator.registry.models import (
 T = TypeVar("T")
 
 CHAMPION: Final = "champion"
+# Issued beside the champion, for a share of each owner's requests.
+CANDIDATE: Final = "candidate"
+ISSUED: Final = frozenset({CHAMPION, CANDIDATE})
 # The most rows in one answer: even parties with the longest keys fit a message.
 LARGEST_PAGE: Final = 2000
 SEES_ALL_KEYS: Final = frozenset({OPERATOR, KEY_HOLDER, INFERENCE_SERVER})
@@ -308,7 +311,7 @@ def set_alias(change: Change, name: str, alias: str, version: int) -> bool:
     Raises:
         NotAllowedError: the actor is a provider, and the model another's.
         NotFound: no such model version.
-        Conflict: its embedding is exposed, so that it cannot be the champion.
+        Conflict: its embedding is exposed, so that it cannot be issued to anybody.
     """
     if not 0 < len(alias) <= _ALIAS_LENGTH:
         raise InvalidInput(f"alias: expected 1 to {_ALIAS_LENGTH} characters")
@@ -322,10 +325,10 @@ def set_alias(change: Change, name: str, alias: str, version: int) -> bool:
         change.session.add(row)
     if row.version == version:
         return False
-    if alias == CHAMPION and target.exposed_at_ms is not None:
+    if alias in ISSUED and target.exposed_at_ms is not None:
         raise Conflict(
             f"the embedding of version {version} is exposed: train the model again "
-            "from a fresh secret start, and make that version the champion"
+            f"from a fresh secret start, and make that version the {alias}"
         )
     row.version = version
     facts = {**model_facts(target), "alias": alias}

@@ -257,8 +257,9 @@ def _own_settings(federation: Federation, role: str) -> dict[str, Any]:
         serving = federation.serving.model_dump(exclude={"replicas"})
         staleness = {"max_staleness_s": policies.max_staleness_s}
         return {**staleness, **_limits(federation), **serving, **_share(federation)}
-    if role == DATA_OWNER and policies.datatype:
-        return {"datatype": policies.datatype}
+    if role == DATA_OWNER:
+        datatype = {"datatype": policies.datatype} if policies.datatype else {}
+        return {"candidate_share": policies.candidate_share, **datatype}
     return {}
 
 

@@ -76,6 +76,18 @@ def target(session: Session, key: Key) -> ModelVersion | None:
     return next(fitting, None)
 
 
+def candidate(session: Session, key: Key) -> ModelVersion | None:
+    """The version that is tried beside the champion, if it has the key's blocks."""
+    alias = session.get(ModelAlias, (key.model_id, store.CANDIDATE))
+    if alias is None:
+        return None
+    named = select(ModelVersion).where(
+        ModelVersion.model_id == key.model_id, ModelVersion.version == alias.version
+    )
+    found = session.scalar(named)
+    return found if found is not None and fits(found, key) else None
+
+
 def fits(version: ModelVersion, key: Key) -> bool:
     """Are the model's patches the key's blocks?"""
     return blocks(version.manifest) == (key.patch_size, key.channels)
@@ -141,13 +153,17 @@ def ensure(change: Change, version: KeyVersion, plan: Plan | None = None) -> Non
 
     `plan` is what it was issued just now.
     """
-    wanted = target(change.session, version.key)
-    if wanted is None or wanted.exposed_at_ms is not None:
-        return
-    if plan is not None and wanted is plan.row:
-        return
+    key = version.key
     if exposure.is_burnt(change.session, version.id):
         return
+    for wanted in (target(change.session, key), candidate(change.session, key)):
+        if wanted is None or wanted.exposed_at_ms is not None:
+            continue
+        if plan is None or wanted is not plan.row:
+            _ensure_issued(change, version, wanted)
+
+
+def _ensure_issued(change: Change, version: KeyVersion, wanted: ModelVersion) -> None:
     issued = find(change.session, version, wanted)
     if issued is not None and issued.state in _SERVED:
         return

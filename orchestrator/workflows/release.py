@@ -51,8 +51,8 @@ def registered(change: Change, version: ModelVersion) -> None:
 
 
 def moved(change: Change, name: str, alias: str, version: int) -> None:
-    """An alias was moved: the champion is what keys are issued."""
-    if alias == store.CHAMPION:
+    """An alias was moved: champion and candidate are what keys are issued."""
+    if alias in store.ISSUED:
         begin(change, store.model_version(change.session, name, version))
 
 

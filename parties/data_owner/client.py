@@ -33,6 +33,13 @@ from core.rpc.renewal import renewing_channel
 from core.rpc.settings import Peer
 from core.sealing import SealingKey
 from parties.data_owner.answers import Answers, Receipt, joined
+from parties.data_owner.choosing import (
+    CANDIDATE,
+    CHAMPION,
+    Choice,
+    Uses,
+    comparable,
+)
 from parties.data_owner.delivery import Delivery
 from parties.data_owner.errors import NoKeyError, UnknownModelError
 from parties.data_owner.inference import (
@@ -159,7 +166,8 @@ class Client:
         )
         self._recorded: set[bytes] = set()
         self._manifests: dict[tuple[str, int], Manifest] = {}
-        self._current: tuple[float, Use] | None = None
+        self._current: tuple[float, Uses] | None = None
+        self._choice = Choice(settings.candidate_share)
 
     def register(self) -> None:
         """Register this owner's public keys; the same ones twice are fine."""
@@ -210,8 +218,10 @@ class Client:
     def use(self, *, fresh: bool = False) -> Use:
         """What the next request should be made with; looked up at most so often.
 
-        Nothing is returned that the audit log does not contain, and nothing at all
-        while the log is not what this owner saw of it before.
+        Of each ten requests or so one goes to a candidate, if there is one; with
+        `fresh`, which is for those that were refused, none. Nothing is returned that
+        the audit log does not contain, and nothing at all while the log is not what
+        this owner saw of it before.
 
         Raises:
             NoKeyError: no key of this owner may be used now.
@@ -219,19 +229,8 @@ class Client:
             UnrecordedError: the log does not contain the issued model.
             LogForkedError, LogRolledBackError, LogKeyChangedError: see `Witness`.
         """
-        now = time.monotonic()
-        if self._current is not None and not fresh:
-            since, use = self._current
-            if now - since < self.settings.refresh_s:
-                return use
-        self._current = None
-        try:
-            use = self._look()
-        except NoKeyError:
-            # Rotated between the two questions, the first answer has no model left.
-            use = self._look()
-        self._current = (now, use)
-        return use
+        uses = self._uses(fresh=fresh)
+        return uses.champion if fresh else self._choice.of(uses)
 
     def manifest(self, model: str, version: int) -> Manifest:
         """A model version's manifest, its provider's signature verified."""
@@ -284,7 +283,8 @@ class Client:
     def fitting(self, batch: int) -> int:
         """So many images are asked about at once, if `batch` do not fit a message."""
         limit = self.settings.max_message_bytes
-        return max(1, min(batch, self.use().fitting(limit, self.datatype)))
+        champion = self._uses().champion
+        return max(1, min(batch, champion.fitting(limit, self.datatype)))
 
     def predict_each(
         self, batches: Iterable[Pixels], in_flight: int = 1
@@ -338,7 +338,22 @@ class Client:
         """The audit log's public key, 32 raw bytes, which this owner pinned."""
         return self._witness.covering(0).public_key
 
-    def _look(self) -> Use:
+    def _uses(self, *, fresh: bool = False) -> Uses:
+        now = time.monotonic()
+        if self._current is not None and not fresh:
+            since, uses = self._current
+            if now - since < self.settings.refresh_s:
+                return uses
+        self._current = None
+        try:
+            uses = self._look()
+        except NoKeyError:
+            # Rotated between the two questions, the first answer has no model left.
+            uses = self._look()
+        self._current = (now, uses)
+        return uses
+
+    def _look(self) -> Uses:
         return self._issued_for(self._primary(self.sync_keys()))
 
     def _answered(self, images: Pixels, asked: Future[Answers]) -> Answers:
@@ -375,7 +390,7 @@ class Client:
             raise NoKeyError(f"keys for several models; name one of them: {several}")
         return wanted[0]
 
-    def _issued_for(self, key: registry_pb2.KeyVersion) -> Use:
+    def _issued_for(self, key: registry_pb2.KeyVersion) -> Uses:
         issued = {
             one.model_version: one
             for one in self._registry.issued_models(key.key_id, key.version)
@@ -384,15 +399,29 @@ class Client:
         }
         if not issued:
             raise NoKeyError(f"no model is issued for {key.key_id} v{key.version} yet")
-        version = self._preferred(key.model, list(issued))
-        use = Use(
-            self.keyring.key(key.key_id, key.version),
-            key.model,
-            version,
-            self.manifest(key.model, version),
-        )
-        self._require_recorded(issued[version], use.manifest)
-        return use
+        named = self._named(key.model, issued)
+        champion = self._use_of(key, issued[named.get(CHAMPION, max(issued))])
+        tried = named.get(CANDIDATE, champion.model_version)
+        if tried == champion.model_version:
+            return Uses(champion)
+        return self._beside(champion, self._use_of(key, issued[tried]))
+
+    def _use_of(
+        self, key: registry_pb2.KeyVersion, issued: registry_pb2.IssuedModel
+    ) -> Use:
+        """Whose issue is in the log."""
+        version = issued.model_version
+        manifest = self.manifest(key.model, version)
+        matrix = self.keyring.key(key.key_id, key.version)
+        self._require_recorded(issued, manifest)
+        return Use(matrix, key.model, version, manifest)
+
+    def _beside(self, champion: Use, candidate: Use) -> Uses:
+        if comparable(champion, candidate):
+            return Uses(champion, candidate)
+        facts = {"model": champion.model, "candidate": candidate.model_version}
+        log.warning("the candidate has other classes or pictures", extra=facts)
+        return Uses(champion)
 
     def _require_recorded(
         self, issued: registry_pb2.IssuedModel, manifest: Manifest
@@ -404,12 +433,16 @@ class Client:
             require_recorded(self._witness, issued, manifest)
             self._recorded.add(name)
 
-    def _preferred(self, model: str, versions: list[int]) -> int:
-        """The champion if it is among them, else the newest."""
-        for version in versions if len(versions) > 1 else ():
-            if "champion" in self._registry.model_version(model, version).aliases:
-                return version
-        return max(versions)
+    def _named(self, model: str, versions: Iterable[int]) -> dict[str, int]:
+        """Of these versions, those with an alias; of one alone it is not asked."""
+        several = list(versions)
+        if len(several) == 1:
+            return {}
+        return {
+            alias: version
+            for version in several
+            for alias in self._registry.model_version(model, version).aliases
+        }
 
 
 def ensure_sealing_key(folder: Path) -> SealingKey:

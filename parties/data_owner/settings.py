@@ -13,6 +13,7 @@ from core.rpc.settings import Peer, read_replicas, read_settings, take_text
 
 LOG_KEY: Final = "log_public_key"
 DATATYPE: Final = "datatype"
+CANDIDATE_SHARE: Final = "candidate_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class OwnerSettings:
     `in_flight`: how many requests about many files are on their way at a time.
     `resend_unsure`: ask again also when a connection broke under a request. It may have
     been answered: then both answers are on record, and the images counted once.
+    `candidate_share`: of all requests, how many ask the version that is tried beside
+    the champion, if there is one; 0 to 1.
     `log_key`: the audit log's public key; empty: the first one seen is pinned.
     """
 
@@ -44,6 +47,7 @@ class OwnerSettings:
     inference_servers: tuple[Peer, ...] = ()
     in_flight: int = 4
     resend_unsure: bool = True
+    candidate_share: float = 0.1
 
     def servers_for(self, owner: SpiffeId) -> tuple[Peer, ...]:
         """Every inference server that may be asked, in the order in which to try.
@@ -68,6 +72,7 @@ class OwnerSettings:
             datatype=read_datatype(str(settings.get(DATATYPE, "float32"))),
             inference_servers=read_replicas(settings),
             resend_unsure=_resend_unsure(settings),
+            candidate_share=_candidate_share(settings),
         )
 
 
@@ -87,6 +92,15 @@ def _resend_unsure(settings: Mapping[str, Any]) -> bool:
             f"resend_unsure: expected true or false, got {found!r:.16}"
         )
     return found
+
+
+def _candidate_share(settings: Mapping[str, Any]) -> float:
+    found = settings.get(CANDIDATE_SHARE, 0.1)
+    if type(found) not in (int, float) or not 0 <= found <= 1:
+        raise ConfigurationError(
+            f"{CANDIDATE_SHARE}: expected a share from 0 to 1, got {found!r:.16}"
+        )
+    return float(found)
 
 
 def _log_key(settings: Mapping[str, Any]) -> bytes:

@@ -143,6 +143,10 @@ class World:
     # What the orchestrator shows; `recorded` says where a version went live.
     log: FakeLog = field(default_factory=_begun)
     recorded: dict[int, int] = field(default_factory=dict)
+    # The same of the model's second version, for those key versions that have it.
+    candidates: dict[int, int] = field(default_factory=dict)
+    # The aliases of the first and the second version.
+    aliases: tuple[list[str], list[str]] = (["champion"], ["candidate"])
     cosigned: list[bytes] = field(default_factory=list)
     listed: list[int] = field(default_factory=list)
     takes_cosignatures: bool = True
@@ -196,6 +200,11 @@ class World:
         self.versions[version].confirmed = True
         self.live.add(version)
         self.recorded[version] = self.log.append("issued.live", **self.issued(version))
+
+    def try_candidate(self, version: int = 1) -> None:
+        """Issue the model's second version for a key version, beside the champion."""
+        said = self.issued(version, model_version=2)
+        self.candidates[version] = self.log.append("issued.live", **said)
 
     def retire(self, version: int) -> None:
         self.versions[version].state = "destroyed"
@@ -262,12 +271,14 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
             versions=[
                 registry_pb2.ModelVersion(
                     name="cells",
-                    version=1,
+                    version=number,
                     provider=str(PROVIDER),
                     manifest=manifest,
                     signature=signature,
+                    aliases=aliases,
                 )
-            ]
+                for number, aliases in enumerate(self.world.aliases, 1)
+            ][: 2 if self.world.candidates else 1]
         )
 
     def ListKeyVersions(self, request: Any, context: Any) -> Any:
@@ -276,19 +287,21 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         )
 
     def ListIssuedModels(self, request: Any, context: Any) -> Any:
+        champions = {v: self.world.recorded.get(v, 0) for v in self.world.live}
         return registry_pb2.ListIssuedModelsResponse(
             issued=[
                 registry_pb2.IssuedModel(
                     key_id="st-anna.cells",
                     key_version=version,
                     model="cells",
-                    model_version=1,
+                    model_version=number,
                     owner=str(OWNER),
                     digest=self.world.digest(version),
                     state=self.world.issued_state,
-                    audit_index=self.world.recorded.get(version, 0),
+                    audit_index=index,
                 )
-                for version in self.world.live
+                for number, found in ((1, champions), (2, self.world.candidates))
+                for version, index in found.items()
             ]
         )
 

@@ -447,3 +447,48 @@ def test_of_two_processes_that_make_a_sealing_key_the_first_one_wins(
 
     assert ensure_sealing_key(tmp_path).secret == first.secret
     assert ensure_sealing_key(tmp_path).secret == first.secret
+
+
+def asked_versions(world: World) -> list[str]:
+    return [request.model_version for request in world.asked]
+
+
+def test_a_candidate_is_asked_its_share_of_the_requests(
+    world: World, client: Client
+) -> None:
+    """Evenly: of ten at a tenth the tenth; and its receipts say who answered."""
+    world.create()
+    world.activate(1)
+    world.try_candidate()
+    answers = client.predict(np.repeat(IMAGES, 3, 0)[:20], batch=1)
+
+    assert [*"1" * 9, "2"] * 2 == asked_versions(world)
+    assert [each.model_version for each in answers.receipts] == [
+        int(version) for version in asked_versions(world)
+    ]
+
+
+def test_where_both_names_are_one_version_there_is_nothing_to_try(
+    world: World, client: Client
+) -> None:
+    """Promoted, or rolled back: an alias was moved, and nothing else."""
+    world.create()
+    world.activate(1)
+    world.try_candidate()
+    world.aliases = ([], ["champion", "candidate"])
+    client.predict(IMAGES, batch=1)
+
+    assert {"2"} == set(asked_versions(world))
+
+
+def test_a_request_that_was_refused_is_made_again_with_the_champion(
+    world: World, client: Client
+) -> None:
+    """Even if the next one would be the candidate's."""
+    world.create()
+    world.activate(1)
+    world.try_candidate()
+    for _ in range(9):
+        client.use()
+    assert client.use(fresh=True).model_version == 1
+    assert client.use().model_version == 2

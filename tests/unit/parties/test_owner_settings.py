@@ -99,3 +99,9 @@ def test_what_may_have_been_answered_is_asked_again_unless_it_is_forbidden(
 def test_a_word_is_neither_leave_to_ask_again_nor_forbids_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="resend_unsure: expected true or"):
         read(tmp_path, resend_unsure="false")
+
+
+@pytest.mark.parametrize("said", [-0.1, 1.5, "a tenth", True, None])
+def test_a_share_is_a_number_from_nothing_to_all(tmp_path: Path, said: object) -> None:
+    with pytest.raises(ConfigurationError, match="candidate_share: expected a share"):
+        read(tmp_path, candidate_share=said)

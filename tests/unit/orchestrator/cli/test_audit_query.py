@@ -319,6 +319,20 @@ def test_ctrl_c_ends_a_tail_with_its_code(
 # In sum.
 
 
+def test_versions_of_a_model_are_compared_by_themselves(
+    office: Office, terminal: Terminal
+) -> None:
+    """A release that is tried stands beside the one that is used."""
+    for _ in range(3):
+        _answer(office, ALDER_ID, 5.0)
+    _answer(office, ALDER_ID, 9.0, model_version=2)
+    rows = terminal.json("audit", "summary", "--by-version")
+
+    assert [(f"{MODEL}:1", 3, 5.0), (f"{MODEL}:2", 1, 9.0)] == [
+        (row["model"], row["answered"], row["compute_ms_median"]) for row in rows
+    ]
+
+
 def test_a_summary_counts_as_a_person_would(office: Office, terminal: Terminal) -> None:
     start_ms = office.clock()
     for compute_ms in range(1, 19):
