@@ -20,6 +20,7 @@ from orchestrator.bench.driving import (
 )
 from orchestrator.bench.environments import PeerNotInstalled
 from orchestrator.bench.load import Load, Way
+from orchestrator.bench.namespaces import PeerNotAlone
 from orchestrator.bench.peers import (
     ALLOCATOR,
     THREADS,
@@ -168,6 +169,7 @@ def compare(
             except (
                 PeerNotInstalled,
                 PeerNotStarted,
+                PeerNotAlone,
                 PeerExposed,
                 WrongAnswers,
             ) as error:

@@ -22,6 +22,8 @@ class Recipe:
         transport, path, form: as in `orchestrator.bench.connections.Target`.
         programs: what it needs that pip does not install.
         ports: names of the ports it opens; requests go to the first.
+        alone: it opens others to all, so it runs in a network namespace of its own,
+            and so does what makes its requests.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Recipe:
     form: str
     ports: tuple[str, ...] = ("port",)
     programs: tuple[str, ...] = ()
+    alone: bool = False
     environment: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from orchestrator.bench.namespaces import inhabitants, is_alone, network
 from orchestrator.simulation.processes import start_time
 
 _PROC: Final = Path("/proc")
@@ -22,12 +23,15 @@ class Tree:
     """A process and its descendants, those too whose parent has ended since.
 
     Whoever was once seen below the root belongs to it: some servers start their workers
-    in groups and sessions of their own.
+    in groups and sessions of their own. If the root has a network namespace to itself,
+    `kill` ends all that are there.
     """
 
     def __init__(self, root: int) -> None:
         # Their start times too: a pid alone may be reused.
         self._seen = {root: start_time(root)}
+        self._root = root
+        self._home = ""
 
     def pids(self) -> tuple[int, ...]:
         """The processes that run now."""
@@ -43,13 +47,20 @@ class Tree:
     def kill(self) -> None:
         """End whatever still runs, and wait until nothing does."""
         deadline = time.monotonic() + _KILLED_S
-        while (left := self.pids()) and time.monotonic() < deadline:
+        while (
+            left := {*self.pids(), *self._inhabitants()}
+        ) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
 
+    def _inhabitants(self) -> Iterator[int]:
+        return inhabitants(self._home) if self._home else iter(())
+
     def _look(self) -> None:
+        if is_alone(self._root):
+            self._home = network(self._root)
         found = dict(_parents())
         before = 0
         while before != len(self._seen):
