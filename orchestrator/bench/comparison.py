@@ -175,7 +175,8 @@ def compare(
             ) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
-    return Comparison(bare, tuple(series.values()), absent)
+    there = tuple(each for each in series.values() if each.name not in absent)
+    return Comparison(bare, there, absent)
 
 
 def turn(
@@ -199,7 +200,9 @@ def turn(
             )
             key = (running.name, images)
             named = (running.name, running.version, target.transport, images)
-            series.setdefault(key, Series(*named)).measured.append(drive(running, load))
+            # Before there is a series: one without a measurement has no row.
+            seen = drive(running, load)
+            series.setdefault(key, Series(*named)).measured.append(seen)
 
 
 def _over(one: Series, bare: Series, figure: str) -> float:

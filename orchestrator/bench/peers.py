@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,18 +112,13 @@ def peer(
     require_programs(recipe.name, list(recipe.programs))
     alone = namespaces(recipe.name) if recipe.alone else None
     installed = environment(recipe.name, recipe.requirements, on_line)
-    ports = free_ports(len(recipe.ports))
-    names = {
-        "peer": str(recipe.folder),
-        "folder": str(folder),
-        "release": str(release.resolve()),
-        "host": LOOPBACK,
-        "threads": str(THREADS),
-        **{name: str(port) for name, port in zip(recipe.ports, ports, strict=True)},
-    }
+    names = _names(recipe, release, folder)
     told = version(installed, recipe.package)
     target = Target(
-        transport=recipe.transport, port=ports[0], path=recipe.path, form=recipe.form
+        transport=recipe.transport,
+        port=int(names[recipe.ports[0]]),
+        path=recipe.path,
+        form=recipe.form,
     )
     with _started(recipe, installed, names, folder, alone) as (child, log):
         entry = alone.joining(child.pid) if alone else ()
@@ -133,6 +129,18 @@ def peer(
             yield server
         finally:
             _stop(child, server.tree)
+
+
+def _names(recipe: Recipe, release: Path, folder: Path) -> dict[str, str]:
+    ports = map(str, free_ports(len(recipe.ports)))
+    return {
+        "peer": str(recipe.folder),
+        "folder": str(folder),
+        "release": str(release.resolve()),
+        "host": LOOPBACK,
+        "threads": str(THREADS),
+        **dict(zip(recipe.ports, ports, strict=True)),
+    }
 
 
 def _require_own(server: Server) -> None:
@@ -155,10 +163,13 @@ def _started(
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{recipe.name}.log"
     before = alone.starting() if alone else ()
-    program, *arguments = (part.format(**names) for part in recipe.command)
     with (
+        tempfile.TemporaryDirectory(prefix="peer-") as sockets,
         log.open("ab") as output,
-        subprocess.Popen(
+    ):
+        names = {**names, "sockets": sockets}
+        program, *arguments = (part.format(**names) for part in recipe.command)
+        with subprocess.Popen(
             [*before, installed / "bin" / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -166,9 +177,8 @@ def _started(
             cwd=folder,
             env=_variables(recipe, installed, names),
             start_new_session=True,
-        ) as child,
-    ):
-        yield child, log
+        ) as child:
+            yield child, log
 
 
 def _variables(

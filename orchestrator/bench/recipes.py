@@ -14,7 +14,10 @@ PEERS: Final = Path("deploy/peers")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One peer. In `command` and `environment` stand names in braces: see `fill`.
+    """One peer. In `command` and `environment` stand names in braces.
+
+    They are `peer`, its folder; `folder`, where it runs; `sockets`, one whose path is
+    short, gone afterwards; `release`, `host`, `threads`, and those of its ports.
 
     Args:
         package: whose version is told.
