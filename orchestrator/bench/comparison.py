@@ -33,6 +33,7 @@ from orchestrator.bench.questions import Answered, answer_plainly, write_questio
 from orchestrator.bench.recipes import Recipe, read_recipes
 from orchestrator.bench.release import write_large
 from orchestrator.bench.statistics import spread
+from orchestrator.simulation.run import terminate_like_interrupt
 
 BARE: Final = "torch eager, bare"
 SINGLE: Final = 1
@@ -114,7 +115,8 @@ def measure_peers(
     release = given or write_large(folder / "release", _images(plan))
     answered = known_images(release, plan)
     servers = {r.name: opened(r, release, answered, told) for r in recipes}
-    found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
+    with terminate_like_interrupt():
+        found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
     return {
         "release": str(release),
         "callers": plan.callers,

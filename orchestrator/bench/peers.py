@@ -39,7 +39,8 @@ ALLOCATOR: Final = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
-_READY_S: Final = 60.0
+# Ray starts half a dozen processes first, on whatever else the machine does.
+_READY_S: Final = 120.0
 _TERMINATE_S: Final = 10.0
 _LOOK_S: Final = 0.25
 _TOLD: Final = 12
