@@ -19,13 +19,23 @@ BATCH_DELAY_S = 0.002
 def load() -> ConvMixer:
     """The model of the release that `KEYMIXER_RELEASE` names, with both cores."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    folder = Path(os.environ["KEYMIXER_RELEASE"])
-    manifest = json.loads((folder / "manifest.json").read_text())
+    folder = _release()
     return put_together(
-        Architecture.from_dict(manifest["architecture"]),
+        architecture(),
         load_file(folder / "backbone.safetensors"),
         load_file(folder / "embedding.safetensors")["weight"],
     )
+
+
+def architecture() -> Architecture:
+    """What the release says of its model's size."""
+    manifest = json.loads((_release() / "manifest.json").read_text())
+    return Architecture.from_dict(manifest["architecture"])
+
+
+def images(request: bytes, a: Architecture) -> np.ndarray:
+    """The images of one request; a view of its bytes."""
+    return np.frombuffer(request, "<f4").reshape(-1, a.channels, a.height, a.width)
 
 
 def forward(model: ConvMixer, images: torch.Tensor) -> torch.Tensor:
@@ -37,12 +47,12 @@ def forward(model: ConvMixer, images: torch.Tensor) -> torch.Tensor:
 
 def answer(model: ConvMixer, requests: Sequence[bytes]) -> list[bytes]:
     """Answer requests of one or more images together, in one batch."""
-    a = model.architecture
-    arrays = [
-        np.frombuffer(request, "<f4").reshape(-1, a.channels, a.height, a.width)
-        for request in requests
-    ]
-    images = np.concatenate(arrays) if len(arrays) > 1 else arrays[0].copy()
-    logits = forward(model, torch.from_numpy(images)).numpy()
+    arrays = [images(request, model.architecture) for request in requests]
+    batch = np.concatenate(arrays) if len(arrays) > 1 else arrays[0].copy()
+    logits = forward(model, torch.from_numpy(batch)).numpy()
     ends = np.cumsum([len(array) for array in arrays])[:-1]
     return [part.tobytes() for part in np.split(logits, ends)]
+
+
+def _release() -> Path:
+    return Path(os.environ["KEYMIXER_RELEASE"])

@@ -20,6 +20,7 @@ from orchestrator.bench.driving import (
 )
 from orchestrator.bench.environments import PeerNotInstalled
 from orchestrator.bench.load import Load, Way
+from orchestrator.bench.namespaces import PeerNotAlone
 from orchestrator.bench.peers import (
     ALLOCATOR,
     THREADS,
@@ -32,6 +33,7 @@ from orchestrator.bench.questions import Answered, answer_plainly, write_questio
 from orchestrator.bench.recipes import Recipe, read_recipes
 from orchestrator.bench.release import write_large
 from orchestrator.bench.statistics import spread
+from orchestrator.simulation.run import terminate_like_interrupt
 
 BARE: Final = "torch eager, bare"
 SINGLE: Final = 1
@@ -113,7 +115,8 @@ def measure_peers(
     release = given or write_large(folder / "release", _images(plan))
     answered = known_images(release, plan)
     servers = {r.name: opened(r, release, answered, told) for r in recipes}
-    found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
+    with terminate_like_interrupt():
+        found = compare(servers, release, answered, plan=plan, folder=folder, told=told)
     return {
         "release": str(release),
         "callers": plan.callers,
@@ -168,12 +171,14 @@ def compare(
             except (
                 PeerNotInstalled,
                 PeerNotStarted,
+                PeerNotAlone,
                 PeerExposed,
                 WrongAnswers,
             ) as error:
                 absent[name] = f"{error.kind}: {error}"
                 told(f"{name} is absent: {error}")
-    return Comparison(bare, tuple(series.values()), absent)
+    there = tuple(each for each in series.values() if each.name not in absent)
+    return Comparison(bare, there, absent)
 
 
 def turn(
@@ -197,7 +202,9 @@ def turn(
             )
             key = (running.name, images)
             named = (running.name, running.version, target.transport, images)
-            series.setdefault(key, Series(*named)).measured.append(drive(running, load))
+            # Before there is a series: one without a measurement has no row.
+            seen = drive(running, load)
+            series.setdefault(key, Series(*named)).measured.append(seen)
 
 
 def _over(one: Series, bare: Series, figure: str) -> float:

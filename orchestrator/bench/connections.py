@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -45,6 +45,12 @@ class Target:
     form: str
     tls: Tls | None = None
     caller: str = ""
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any]) -> Self:
+        """The target that `asdict` made these entries of."""
+        tls = entries.get("tls")
+        return cls(**{**entries, "tls": tls and Tls(**tls)})
 
 
 class Connection(Protocol):

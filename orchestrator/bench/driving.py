@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -53,6 +54,10 @@ class Asked(Protocol):
     def tree(self) -> Tree:
         """All its processes."""
 
+    @property
+    def entry(self) -> tuple[str, ...]:
+        """What a command begins with that shall reach it; empty: everybody here can."""
+
 
 def drive(asked: Asked, load: Load, beside: Tree | None = None) -> Measured:
     """Have a process of its own make the requests.
@@ -66,7 +71,7 @@ def drive(asked: Asked, load: Load, beside: Tree | None = None) -> Measured:
         LoadFailed: that process ended with an error.
         WrongAnswers: there were errors, wrong answers, or no answers.
     """
-    with _process("orchestrator.bench.load", load.to_json()) as child:
+    with _process("orchestrator.bench.load", load.to_json(), asked.entry) as child:
         _line(child)
         before, others = asked.tree.cpu_seconds(), _seconds(beside)
         figures = Figures(**_line(child))
@@ -104,9 +109,11 @@ def _seconds(tree: Tree | None) -> float:
     return tree.cpu_seconds() if tree else 0.0
 
 
-def _process(module: str, given: str) -> subprocess.Popen[str]:
+def _process(
+    module: str, given: str, entry: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     child = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [*entry, sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from core.errors import PeerUnavailable
-from orchestrator.bench.connections import Connection, Target, Tls, connect
+from orchestrator.bench.connections import Connection, Target, connect
 from orchestrator.bench.forms import FORMS
 from orchestrator.bench.questions import Question, read_questions
 from orchestrator.bench.statistics import percentile
@@ -68,12 +68,8 @@ class Load:
 
 
 def _way(entries: dict[str, Any]) -> Way:
-    target = entries["target"]
-    tls = target.pop("tls")
-    return Way(
-        target=Target(**target, tls=tls and Tls(**tls)),
-        questions=entries["questions"],
-    )
+    target = Target.from_dict(entries["target"])
+    return Way(target=target, questions=entries["questions"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,7 @@ class Replicas:
     name: str
     targets: tuple[Target, ...]
     tree: Tree
+    entry: tuple[str, ...] = ()
 
 
 @contextmanager

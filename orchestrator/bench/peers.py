@@ -7,15 +7,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
-from asyncio import run, timeout
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from core.errors import KeymixerError, PeerUnavailable, Unavailable
-from orchestrator.bench.connections import LOOPBACK, Target, connect
+from orchestrator.bench.asking import ask
+from orchestrator.bench.connections import LOOPBACK, Target
 from orchestrator.bench.environments import (
     OnLine,
     environment,
@@ -23,6 +24,7 @@ from orchestrator.bench.environments import (
     version,
 )
 from orchestrator.bench.forms import FORMS
+from orchestrator.bench.namespaces import Namespaces, namespaces
 from orchestrator.bench.ports import free_ports, open_to_others, require_free
 from orchestrator.bench.questions import Question
 from orchestrator.bench.recipes import Recipe
@@ -37,8 +39,8 @@ ALLOCATOR: Final = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
-_READY_S: Final = 60.0
-_ANSWER_S: Final = 10.0
+# Ray starts half a dozen processes first, on whatever else the machine does.
+_READY_S: Final = 120.0
 _TERMINATE_S: Final = 10.0
 _LOOK_S: Final = 0.25
 _TOLD: Final = 12
@@ -75,6 +77,10 @@ class Peer(Protocol):
     def tree(self) -> Tree:
         """All its processes."""
 
+    @property
+    def entry(self) -> tuple[str, ...]:
+        """What a command begins with that shall reach it; empty: everybody here can."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -84,6 +90,7 @@ class Server:
     version: str
     target: Target
     tree: Tree
+    entry: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -100,60 +107,79 @@ def peer(
     Raises:
         PeerNotInstalled: it cannot be installed here.
         PeerNotStarted: it gave no right answer.
+        PeerNotAlone: it needs a network of its own, and there can be none.
         PeerExposed: other machines could reach it.
     """
     require_programs(recipe.name, list(recipe.programs))
+    alone = namespaces(recipe.name) if recipe.alone else None
     installed = environment(recipe.name, recipe.requirements, on_line)
-    ports = free_ports(len(recipe.ports))
-    names = {
+    names = _names(recipe, release, folder)
+    told = version(installed, recipe.package)
+    target = Target(
+        transport=recipe.transport,
+        port=int(names[recipe.ports[0]]),
+        path=recipe.path,
+        form=recipe.form,
+    )
+    with _started(recipe, installed, names, folder, alone) as (child, log):
+        entry = alone.joining(child.pid) if alone else ()
+        server = Server(recipe.name, told, target, Tree(child.pid), entry)
+        try:
+            _wait(server, question, child, log)
+            _require_own(server)
+            yield server
+        finally:
+            _stop(child, server.tree)
+
+
+def _names(recipe: Recipe, release: Path, folder: Path) -> dict[str, str]:
+    ports = map(str, free_ports(len(recipe.ports)))
+    return {
         "peer": str(recipe.folder),
         "folder": str(folder),
         "release": str(release.resolve()),
         "host": LOOPBACK,
         "threads": str(THREADS),
-        **{name: str(port) for name, port in zip(recipe.ports, ports, strict=True)},
+        **dict(zip(recipe.ports, ports, strict=True)),
     }
-    told = version(installed, recipe.package)
-    target = Target(
-        transport=recipe.transport, port=ports[0], path=recipe.path, form=recipe.form
-    )
-    with _started(recipe, installed, names, folder) as (child, log):
-        tree = Tree(child.pid)
-        try:
-            _wait(recipe.name, target, question, child, log)
-            _require_own(recipe.name, tree)
-            yield Server(recipe.name, told, target, tree)
-        finally:
-            _stop(child, tree)
 
 
-def _require_own(name: str, tree: Tree) -> None:
-    if ports := open_to_others(tree.pids()):
-        raise PeerExposed(f"{name} can be reached on {', '.join(map(str, ports))}")
+def _require_own(server: Server) -> None:
+    if ports := open_to_others(server.tree.pids()):
+        raise PeerExposed(
+            f"{server.name} can be reached on {', '.join(map(str, ports))}"
+        )
 
 
 @contextlib.contextmanager
 def _started(
-    recipe: Recipe, installed: Path, names: Mapping[str, str], folder: Path
+    recipe: Recipe,
+    installed: Path,
+    names: Mapping[str, str],
+    folder: Path,
+    alone: Namespaces | None,
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     for port in recipe.ports:
         require_free(int(names[port]))
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{recipe.name}.log"
-    program, *arguments = (part.format(**names) for part in recipe.command)
+    before = alone.starting() if alone else ()
     with (
+        tempfile.TemporaryDirectory(prefix="peer-") as sockets,
         log.open("ab") as output,
-        subprocess.Popen(
-            [installed / "bin" / program, *arguments],
+    ):
+        names = {**names, "sockets": sockets}
+        program, *arguments = (part.format(**names) for part in recipe.command)
+        with subprocess.Popen(
+            [*before, installed / "bin" / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=folder,
             env=_variables(recipe, installed, names),
             start_new_session=True,
-        ) as child,
-    ):
-        yield child, log
+        ) as child:
+            yield child, log
 
 
 def _variables(
@@ -178,19 +204,18 @@ def _variables(
 
 
 def _wait(
-    name: str,
-    target: Target,
-    question: Question,
-    child: subprocess.Popen[bytes],
-    log: Path,
+    server: Server, question: Question, child: subprocess.Popen[bytes], log: Path
 ) -> None:
+    name = server.name
     deadline = time.monotonic() + _READY_S
     told = "nothing yet"
     while time.monotonic() < deadline:
+        # Whoever is seen now is known later, when the one that started it has ended.
+        server.tree.pids()
         if child.poll() is not None:
             raise PeerNotStarted(f"{name} ended: {child.returncode}\n{_last(log)}")
         try:
-            require_right(target, question)
+            require_right(server.target, question, server.entry)
         except (PeerUnavailable, TimeoutError, ValueError) as error:
             told = str(error)[:300]
             time.sleep(_LOOK_S)
@@ -199,26 +224,19 @@ def _wait(
     raise PeerNotStarted(f"{name}, in {_READY_S:.0f} s: {told}\n{_last(log)}")
 
 
-def require_right(target: Target, question: Question) -> None:
-    """Ask once.
+def require_right(
+    target: Target, question: Question, entry: Sequence[str] = ()
+) -> None:
+    """Ask once, if need be from where the server is alone.
 
     Raises:
         PeerUnavailable: there was no answer, or it was another than the plain model's.
         TimeoutError: it took too long.
     """
-    answer = run(_ask(target, question.body))
+    answer = ask(target, question.body, entry)
     found = FORMS[target.form].read(answer, len(question.classes)).argmax(1)
     if tuple(found) != question.classes:
         raise PeerUnavailable(f"expected {question.classes}, got {tuple(found)}")
-
-
-async def _ask(target: Target, body: bytes) -> bytes:
-    async with timeout(_ANSWER_S):
-        connection = await connect(target)
-        try:
-            return await connection.ask(body)
-        finally:
-            await connection.close()
 
 
 def _stop(child: subprocess.Popen[bytes], tree: Tree) -> None:

@@ -3,11 +3,13 @@
 import contextlib
 import socket
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Final
 
 from core.errors import Conflict
 from orchestrator.bench.connections import LOOPBACK
+from orchestrator.bench.namespaces import is_alone, network
 
 _LISTENING: Final = "0A"
 # As /proc/net writes them: 127.x.x.x, ::1, and 127.x.x.x in IPv6.
@@ -48,15 +50,22 @@ def require_free(port: int) -> None:
 
 
 def open_to_others(pids: Iterable[int]) -> list[int]:
-    """The ports on which these processes can be reached from another machine."""
-    ours = {inode for pid in pids for inode in _sockets(pid)}
-    return sorted({port for port, inode in _exposed() if inode in ours})
+    """The ports on which these processes can be reached from another machine.
+
+    A process that is alone in its network namespace cannot be, wherever it listens.
+    """
+    reachable = [pid for pid in pids if not is_alone(pid)]
+    ours = {inode for pid in reachable for inode in _sockets(pid)}
+    # One process of each namespace tells what is open there.
+    seen = {network(pid): pid for pid in reachable}.values()
+    return sorted({port for port, inode in _exposed(seen) if inode in ours})
 
 
-def _exposed() -> Iterator[tuple[int, str]]:
-    for table in ("tcp", "tcp6"):
+def _exposed(pids: Iterable[int]) -> Iterator[tuple[int, str]]:
+    for pid, table in product(pids, ("tcp", "tcp6")):
         with contextlib.suppress(OSError):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            lines = Path(f"/proc/{pid}/net", table).read_text().splitlines()[1:]
+            for line in lines:
                 fields = line.split()
                 address, port = fields[1].split(":")
                 if fields[3] == _LISTENING and not _is_own(address):

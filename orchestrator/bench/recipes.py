@@ -14,7 +14,10 @@ PEERS: Final = Path("deploy/peers")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One peer. In `command` and `environment` stand names in braces: see `fill`.
+    """One peer. In `command` and `environment` stand names in braces.
+
+    They are `peer`, its folder; `folder`, where it runs; `sockets`, one whose path is
+    short, gone afterwards; `release`, `host`, `threads`, and those of its ports.
 
     Args:
         package: whose version is told.
@@ -22,6 +25,8 @@ class Recipe:
         transport, path, form: as in `orchestrator.bench.connections.Target`.
         programs: what it needs that pip does not install.
         ports: names of the ports it opens; requests go to the first.
+        alone: it opens others to all, so it runs in a network namespace of its own,
+            and so does what makes its requests.
     """
 
     folder: Path
@@ -32,6 +37,7 @@ class Recipe:
     form: str
     ports: tuple[str, ...] = ("port",)
     programs: tuple[str, ...] = ()
+    alone: bool = False
     environment: tuple[tuple[str, str], ...] = ()
 
     @property

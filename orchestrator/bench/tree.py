@@ -5,9 +5,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from orchestrator.bench.namespaces import inhabitants, is_alone, network
 from orchestrator.simulation.processes import start_time
 
 _PROC: Final = Path("/proc")
@@ -22,12 +24,16 @@ class Tree:
     """Processes and their descendants, those too whose parent has ended since.
 
     Whoever was once seen below a root belongs to it: some servers start their workers
-    in groups and sessions of their own.
+    in groups and sessions of their own. If a root has a network namespace to itself,
+    `kill` ends all that are there.
     """
 
     def __init__(self, *roots: int) -> None:
         # Their start times too: a pid alone may be reused.
         self._seen = {root: start_time(root) for root in roots}
+        self._roots = roots
+        # Namespaces that nobody else is in.
+        self._homes: set[str] = set()
 
     def pids(self) -> tuple[int, ...]:
         """The processes that run now."""
@@ -43,13 +49,19 @@ class Tree:
     def kill(self) -> None:
         """End whatever still runs, and wait until nothing does."""
         deadline = time.monotonic() + _KILLED_S
-        while (left := self.pids()) and time.monotonic() < deadline:
+        while (
+            left := {*self.pids(), *self._inhabitants()}
+        ) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
 
+    def _inhabitants(self) -> Iterator[int]:
+        return chain.from_iterable(map(inhabitants, self._homes))
+
     def _look(self) -> None:
+        self._homes |= {network(root) for root in self._roots if is_alone(root)}
         found = dict(_parents())
         before = 0
         while before != len(self._seen):

@@ -1,13 +1,33 @@
-"""BentoML: adaptive batching of requests whose body is raw bytes."""
+"""BentoML: adaptive batching of arrays, which go in and out as raw bytes."""
 
-from pathlib import Path
+import functools
+from typing import Annotated
 
 import bentoml
 import numpy as np
 import plain
+import torch
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+architecture = functools.cache(plain.architecture)
 
 
-@bentoml.service(workers=1, traffic={"timeout": 120, "max_concurrency": 128})
+def read(body: bytes) -> np.ndarray:
+    """The array of a body."""
+    return plain.images(body, architecture())
+
+
+# A body of an array is JSON, unless its schema calls it a file: it is bytes then.
+Images = Annotated[np.ndarray, BeforeValidator(read), WithJsonSchema({"type": "file"})]
+Logits = Annotated[np.ndarray, PlainSerializer(np.ndarray.tobytes)]
+
+
+@bentoml.service(
+    workers=1,
+    threads=1,
+    traffic={"timeout": 120, "max_concurrency": 128},
+    logging={"access": {"enabled": False}},
+)
 class Plain:
     def __init__(self) -> None:
         self.model = plain.load()
@@ -18,7 +38,5 @@ class Plain:
         # A limit of the whole wait; how long to gather, it finds out by itself.
         max_latency_ms=60_000,
     )
-    def answer(self, requests: list[Path], /) -> list[list[float]]:
-        bodies = [request.read_bytes() for request in requests]
-        answers = plain.answer(self.model, bodies)
-        return [np.frombuffer(logits, "<f4").tolist() for logits in answers]
+    def answer(self, images: Images, /) -> Logits:
+        return plain.forward(self.model, torch.from_numpy(images)).numpy()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.errors import InvalidInput, PeerUnavailable
-from orchestrator.bench.connections import Target, connect
+from orchestrator.bench.connections import Target, Tls, connect
 from orchestrator.bench.forms import FORMS
 from orchestrator.bench.load import Figures, Load, Way, measure
 from orchestrator.bench.questions import (
@@ -90,6 +91,13 @@ def loaded(target: Target, folder: Path, images: int = 2) -> Figures:
         if figures.images or figures.errors:
             break
     return figures
+
+
+def test_whom_a_target_expects_survives_its_journey() -> None:
+    tls = Tls(ca="ca", certificate="one", key="its", server="who")
+    target = Target(transport="grpc", port=1, path="/", form="float32", tls=tls)
+
+    assert target == Target.from_dict(asdict(target))
 
 
 def test_right_answers_are_counted_image_by_image(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_the_peers_that_come_with_us_can_be_read() -> None:
 
     assert {"bentoml", "litserve", "mlserver", "rayserve", "torchserve"} == set(found)
     assert ("java",) == found["torchserve"].programs
+    assert ["rayserve"] == [name for name, each in found.items() if each.alone]
     for recipe in found.values():
         pinned = recipe.requirements.read_text().splitlines()
         assert all("==" in line for line in pinned)
