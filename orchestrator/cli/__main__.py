@@ -58,7 +58,7 @@ def build() -> typer.Typer:
         "keys": keys.build(),
         "jobs": jobs.app,
         "approvals": approvals.app,
-        "models": models.app,
+        "models": models.build(),
         "parties": parties.app,
         "budgets": budgets.app,
         "audit": audit.app,

@@ -1,6 +1,7 @@
 """`keymixer models list | alias`: the releases there are, and which one is used."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,11 +24,19 @@ _COLUMNS: Final = {
 }
 
 
-@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def build() -> typer.Typer:
+    """Put the group together; parties' packages add commands of their own to it."""
+    group = typer.Typer(callback=models, invoke_without_command=True, epilog=EXIT_CODES)
+    group.add_typer(app)
+    for entry in entry_points(group="keymixer.commands.models"):
+        group.add_typer(entry.load())
+    return group
+
+
 def models(
     context: typer.Context, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
 ) -> None:
-    """List the model versions, or give one of them an alias.
+    """List the model versions, give one an alias, or import what others trained.
 
     Example: keymixer models --json
     """
