@@ -171,6 +171,9 @@ class Policies(Section):
     # A server that could not learn the state of keys for so long stops serving.
     max_staleness_s: Annotated[float, Field(ge=1)] = 5.0
     limits: list[LimitPolicy] = []
+    # Whether a model may be issued whose plain embedding is public: keys for it hide
+    # nothing from the server. See docs/import.md.
+    allow_public_embeddings: bool = False
     # What owners' encrypted images travel as; none: each owner's own choice, float32.
     datatype: Literal["float32", "float16", "uint8"] | None = None
 

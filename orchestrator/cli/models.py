@@ -21,6 +21,7 @@ _COLUMNS: Final = {
     "metrics": "metrics",
     "created": "created",
     "exposed": "exposed",
+    "embedding": "embedding",
 }
 
 
@@ -48,7 +49,9 @@ def models(
 def list_(run: Run = LATEST, *, as_: As = "", json_: AsJson = False) -> None:
     """List the model versions, with what they score and their aliases.
 
-    One is exposed if its plain embedding must be presumed known: a key leaked.
+    One is exposed if its plain embedding must be presumed known: a key leaked. One
+    whose embedding is public was known from the start: keys for it hide nothing from
+    the server, and it is issued only if policies.allow_public_embeddings says so.
 
     Example: keymixer models list
     """
@@ -88,6 +91,8 @@ def _list(run: Path, as_: str, *, as_json: bool) -> None:
                 "metrics": _metrics(manifest["metrics"]),
                 "created": when(version.created_at_ms),
                 "exposed": when(version.exposed_at_ms),
+                "embedding": "public" if version.public_embedding else "secret",
+                "public_embedding": version.public_embedding,
                 "manifest": manifest,
             }
         )
