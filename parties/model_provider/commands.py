@@ -172,6 +172,7 @@ def _sentences(
 ) -> list[str]:
     manifest = release.manifest
     taken = f" from its {checkpoint.entry}" if checkpoint.entry else ""
+    taken += f", without {checkpoint.prefix} before each" if checkpoint.prefix else ""
     said = [
         f"read {manifest.lineage['imported']['naming']}'s names{taken}",
         _shape(manifest),

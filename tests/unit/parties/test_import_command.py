@@ -61,7 +61,7 @@ def test_a_person_is_told_what_was_taken_and_that_it_is_public(
     torch.save({"epoch": 90, "state_dict_ema": wrapped}, path)
     said = run(path, "--arch", "convmixer_8_2_ks5_relu", "--folder", tmp_path)
 
-    assert "locuslab's names from its state_dict_ema" in said
+    assert "locuslab's names from its state_dict_ema, without module. before" in said
     assert "relu, 3 classes; pictures are scaled to 233 and cut to 224x224" in said
     assert "keys for it hide nothing from the server" in said
     assert "policies.allow_public_embeddings" in said
