@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Final, Self
+from typing import Final, Literal, Self, get_args
 
 from core.errors import ConfigurationError
 
@@ -14,12 +14,16 @@ MAX_DEPTH: Final = 256
 # Weights of the patch embedding: 64 MiB in float32.
 MAX_EMBEDDING: Final = 16 * 1024**2
 
+Activation = Literal["gelu", "relu"]
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """The numbers that fix every weight's shape (Trockman & Kolter, arXiv 2201.09792).
 
     `height`, `width` and `patch_size` are in pixels; `hidden` is the width of a token.
+    `activation` is the paper's GELU, or the ReLU of its published 768/32; a manifest
+    names it only if it is not GELU.
     """
 
     hidden: int = 128
@@ -30,10 +34,12 @@ class Architecture:
     height: int = 32
     width: int = 32
     classes: int = 10
+    activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _require_size(field.name, getattr(self, field.name))
+        for name in _sizes():
+            _require_size(name, getattr(self, name))
+        _require_activation(self.activation)
         if self.height % self.patch_size or self.width % self.patch_size:
             raise ConfigurationError(
                 f"patch_size: {self.height}x{self.width} images do not split into "
@@ -57,17 +63,40 @@ class Architecture:
     def columns(self) -> int:
         return self.width // self.patch_size
 
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, int | str]:
+        """One form for each: a manifest from before the choice stays as signed."""
+        entries = asdict(self)
+        if self.activation == "gelu":
+            del entries["activation"]
+        return entries
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, object]) -> Self:
         """Read what `to_dict` wrote; every field must be there and no other."""
-        names = {field.name for field in fields(cls)}
-        if entries.keys() != names:
-            wrong = ", ".join(sorted(map(str, entries.keys() ^ names)))
-            raise ConfigurationError(f"architecture: missing or unknown: {wrong}")
-        return cls(**{name: _require_size(name, entries[name]) for name in names})
+        names = _sizes()
+        if wrong := (entries.keys() - {"activation"}) ^ names:
+            named = ", ".join(sorted(map(str, wrong)))
+            raise ConfigurationError(f"architecture: missing or unknown: {named}")
+        sizes = {name: _require_size(name, entries[name]) for name in names}
+        activation: Activation = "gelu"
+        if "activation" in entries:
+            activation = _require_activation(entries["activation"])
+            if activation == "gelu":
+                raise ConfigurationError("activation: gelu is said by leaving it out")
+        return cls(**sizes, activation=activation)
+
+
+def _sizes() -> set[str]:
+    return {field.name for field in fields(Architecture)} - {"activation"}
+
+
+def _require_activation(value: object) -> Activation:
+    for known in get_args(Activation):
+        if type(value) is str and value == known:
+            found: Activation = known
+            return found
+    known = " or ".join(get_args(Activation))
+    raise ConfigurationError(f"activation: expected {known}, got {value!r:.40}")
 
 
 def _require_size(name: str, value: object) -> int:

@@ -5,6 +5,8 @@ A key changes the embedding only, so a server needs the other two and `forward_t
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,10 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from core.architecture import Architecture
+from core.architecture import Activation, Architecture
 from core.errors import CorruptFileError
 
 EMBEDDING_WEIGHT = "embedding.weight"
+
+_ACTIVATIONS: Final[Mapping[Activation, type[nn.Module]]] = MappingProxyType(
+    {"gelu": nn.GELU, "relu": nn.ReLU}
+)
 
 
 class ConvMixer(nn.Module):
@@ -28,7 +34,7 @@ class ConvMixer(nn.Module):
         self.architecture = a
         self.embedding = nn.Conv2d(a.channels, a.hidden, a.patch_size, a.patch_size)
         self.backbone = nn.Sequential(
-            *_activation(a.hidden),
+            *_activation(a),
             *(_mixing_block(a) for _ in range(a.depth)),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -130,9 +136,9 @@ def _dtype(tensor: Tensor) -> str:
 def _mixing_block(a: Architecture) -> nn.Sequential:
     pointwise = nn.Conv2d(a.hidden, a.hidden, 1)
     return nn.Sequential(
-        Residual(nn.Sequential(_depthwise(a), *_activation(a.hidden))),
+        Residual(nn.Sequential(_depthwise(a), *_activation(a))),
         pointwise,
-        *_activation(a.hidden),
+        *_activation(a),
     )
 
 
@@ -147,5 +153,5 @@ def _depthwise(a: Architecture) -> nn.Module:
     return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), unpadded)
 
 
-def _activation(hidden: int) -> tuple[nn.Module, nn.Module]:
-    return nn.GELU(), nn.BatchNorm2d(hidden)
+def _activation(a: Architecture) -> tuple[nn.Module, nn.Module]:
+    return _ACTIVATIONS[a.activation](), nn.BatchNorm2d(a.hidden)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 from core.architecture import Architecture
@@ -25,6 +25,9 @@ class Manifest:
     `test_accuracy`, in 0..1. `lineage` says where the weights come from: code version,
     digest of the data, seed, recipe, parent. The two digests are the SHA-256, in hex,
     of the files `embedding.safetensors` and `backbone.safetensors`.
+
+    `public_embedding` says that others have the plain embedding, or can have it: from
+    a public `W` and an issued `W A^T` the key follows. It is written only if it is so.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Manifest:
     lineage: Mapping[str, Any]
     embedding_digest: str
     backbone_digest: str
+    public_embedding: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -47,7 +51,12 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Write it as canonical JSON (RFC 8785), the bytes that are signed."""
-        return canonical(asdict(self))
+        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        entries["architecture"] = self.architecture.to_dict()
+        entries["preprocessing"] = self.preprocessing.to_dict()
+        if not self.public_embedding:
+            del entries["public_embedding"]
+        return canonical(entries)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -59,18 +68,18 @@ class Manifest:
         """
         if len(data) > MAX_BYTES:
             raise TooLargeError(f"manifest: at most {MAX_BYTES} bytes, got {len(data)}")
-        fields = take_fields(parse(data), _FIELDS)
+        entries = _taken(parse(data))
         try:
-            architecture = Architecture.from_dict(fields["architecture"])
-            preprocessing = Preprocessing.from_dict(fields["preprocessing"])
+            architecture = Architecture.from_dict(entries["architecture"])
+            preprocessing = Preprocessing.from_dict(entries["preprocessing"])
         except InvalidInput as error:
             raise CorruptFileError(f"manifest: {error}") from error
         return cls(
-            **fields
+            **entries
             | {
                 "architecture": architecture,
                 "preprocessing": preprocessing,
-                "classes": tuple(fields["classes"]),
+                "classes": tuple(entries["classes"]),
             }
         )
 
@@ -85,6 +94,18 @@ _FIELDS: Mapping[str, type] = {
     "embedding_digest": str,
     "backbone_digest": str,
 }
+
+
+def _taken(document: Any) -> dict[str, Any]:
+    """The fields by name; what may be left out must then say something."""
+    if type(document) is not dict or "public_embedding" not in document:
+        return take_fields(document, _FIELDS)
+    entries = take_fields(document, {**_FIELDS, "public_embedding": bool})
+    if not entries["public_embedding"]:
+        raise CorruptFileError(
+            "public_embedding: a secret one is said by leaving it out"
+        )
+    return entries
 
 
 def _check_name(name: str) -> None:

@@ -17,13 +17,18 @@ Images = Float32[np.ndarray, "n c h w"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What a model expects of a picture; `mean` and `std` are on the scale 0..1."""
+    """What a model expects of a picture; `mean` and `std` are on the scale 0..1.
+
+    With `resize` the shorter side of a picture is scaled to so many pixels before its
+    centre is cut out; without it, to what just covers height and width.
+    """
 
     height: int
     width: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "channels"):
@@ -32,17 +37,26 @@ class Preprocessing:
             _require_numbers(name, getattr(self, name), self.channels)
         if min(self.std) <= 0:
             raise ConfigurationError("std: expected numbers above 0")
+        if self.resize is not None:
+            _require_cover(self.resize, self.height, self.width)
 
     def to_dict(self) -> dict[str, object]:
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """One form for each: without `resize` it is not named."""
+        entries = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.resize is None:
+            del entries["resize"]
+        return entries
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, object]) -> "Preprocessing":
         """Read what `to_dict` wrote; every field must be there and no other."""
-        names = {field.name for field in fields(cls)}
-        if entries.keys() != names:
-            wrong = ", ".join(sorted(map(str, entries.keys() ^ names)))
-            raise ConfigurationError(f"preprocessing: missing or unknown: {wrong}")
+        names = {field.name for field in fields(cls)} - {"resize"}
+        if wrong := (entries.keys() - {"resize"}) ^ names:
+            named = ", ".join(sorted(map(str, wrong)))
+            raise ConfigurationError(f"preprocessing: missing or unknown: {named}")
+        more = {}
+        if "resize" in entries:
+            more["resize"] = _require_size("resize", entries["resize"])
         channels = _require_size("channels", entries["channels"])
         return cls(
             height=_require_size("height", entries["height"]),
@@ -50,6 +64,7 @@ class Preprocessing:
             channels=channels,
             mean=_require_numbers("mean", entries["mean"], channels),
             std=_require_numbers("std", entries["std"], channels),
+            **more,
         )
 
 
@@ -93,6 +108,15 @@ def _require_size(name: str, value: object) -> int:
     ):
         raise ConfigurationError(f"{name}: expected 1 to {MAX_SIZE}, got {value!r:.40}")
     return value
+
+
+def _require_cover(resize: int, height: int, width: int) -> None:
+    _require_size("resize", resize)
+    if resize < max(height, width):
+        raise ConfigurationError(
+            f"resize: expected at least {max(height, width)}, so that a picture covers "
+            f"{height}x{width}, got {resize}"
+        )
 
 
 def _require_numbers(name: str, value: object, count: int) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 InvalidInput
 └── RecordMalformed          an audit record breaks its own layout
 Refused
+├── PublicEmbeddingRefused   a key for a public embedding would hide nothing
 └── SignatureError
     └── AuditBroken          the stored log is not the log that was written
 NotFound
@@ -28,6 +29,7 @@ from core.errors import (
     InvalidInput,
     KeyRefusedError,
     NotFound,
+    Refused,
     SignatureError,
     Unavailable,
 )
@@ -37,6 +39,25 @@ class RecordMalformed(InvalidInput):
     """An audit record breaks its own layout: kind, subject, size or canonical form."""
 
     hint = "send short facts: at most 32 names with strings or finite numbers"
+
+
+class PublicEmbeddingRefused(Refused):
+    """The plain embedding of a model version is public: it is not issued.
+
+    `model` and `version` say which.
+    """
+
+    hint = (
+        "from a public embedding W and the issued W A^T anybody computes the key A by "
+        "one least-squares solve, so it would hide no picture from the server: train "
+        "from a fresh secret start, or say policies.allow_public_embeddings if that is "
+        "what you want (docs/import.md)"
+    )
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(f"the embedding of {model} version {version} is public")
+        self.model = model
+        self.version = version
 
 
 class AuditBroken(SignatureError):

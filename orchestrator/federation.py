@@ -173,6 +173,9 @@ class Policies(Section):
     limits: list[LimitPolicy] = []
     # Of each owner's requests, how many ask the version that is the `candidate`.
     candidate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # Whether a model may be issued whose plain embedding is public: keys for it hide
+    # nothing from the server. See docs/import.md.
+    allow_public_embeddings: bool = False
     # What owners' encrypted images travel as; none: each owner's own choice, float32.
     datatype: Literal["float32", "float16", "uint8"] | None = None
 

@@ -49,6 +49,8 @@ SERVICES: Final = (
 # A call that begins while a lease is fresh ends before the lease does; see `Engine`.
 _CALL_PER_LEASE: Final = 2 / 3
 
+_ALLOWED: Final = {True: "allowed", False: "refused"}
+
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +117,9 @@ def orchestrate(
             serve(
                 identity,
                 POLICY,
-                lambda server: _add_services(registry, workflows, pulse, server),
+                lambda server: _add_services(
+                    registry, settings.policies, workflows, pulse, server
+                ),
                 SERVICES,
                 settings.listen,
                 on_refusal=RefusalRecorder(registry),
@@ -139,6 +143,7 @@ def record_policies(registry: Registry, policies: Policies) -> None:
     facts = {
         "sha256": hashlib.sha256(written).hexdigest(),
         "dual_control": ", ".join(sorted(policies.dual_control)) or "nothing",
+        "public_embeddings": _ALLOWED[policies.allow_public_embeddings],
     }
     with registry.own_change() as change:
         change.record("policy.in_force", facts)
@@ -161,10 +166,14 @@ def _channel(
 
 
 def _add_services(
-    registry: Registry, workflows: WorkflowService, pulse: Pulse, server: grpc.Server
+    registry: Registry,
+    policies: Policies,
+    workflows: WorkflowService,
+    pulse: Pulse,
+    server: grpc.Server,
 ) -> None:
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(
-        RegistryService(registry), server
+        RegistryService(registry, policies), server
     )
     audit_pb2_grpc.add_AuditServiceServicer_to_server(
         AuditService(registry, pulse.missed), server

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/registry.proto\x12\x0bkeymixer.v1\"w\n\x05Party\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0corganisation\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bsigning_key\x18\x05 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x06 \x01(\x0c\"E\n\x19RegisterPublicKeysRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\"?\n\x1aRegisterPublicKeysResponse\x12!\n\x05party\x18\x01 \x01(\x0b\x32\x12.keymixer.v1.Party\"6\n\x12ListPartiesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"H\n\x13ListPartiesResponse\x12#\n\x07parties\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Party\x12\x0c\n\x04next\x18\x02 \x01(\x03\"B\n\x1bRegisterModelVersionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x1cRegisterModelVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xa3\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\x12\x15\n\rexposed_at_ms\x18\x08 \x01(\x03\"(\n\x18ListModelVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.keymixer.v1.ModelVersion\"?\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x12\n\x10SetAliasResponse\"\xcb\x02\n\nKeyVersion\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\tgenerator\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x07 \x01(\x05\x12\x12\n\ncommitment\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07primary\x18\n \x01(\x08\x12\x11\n\tconfirmed\x18\x0b \x01(\x08\x12\x15\n\rcreated_at_ms\x18\x0c \x01(\x03\x12\x14\n\x0cretire_at_ms\x18\r \x01(\x03\x12\x15\n\rdestroy_at_ms\x18\x0e \x01(\x03\x12\x13\n\x0bimages_used\x18\x0f \x01(\x03\x12\x15\n\rchanged_at_ms\x18\x10 \x01(\x03\x12\x0e\n\x06reason\x18\x11 \x01(\t\"7\n\x16ListKeyVersionsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"R\n\x17ListKeyVersionsResponse\x12)\n\x08versions\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.KeyVersion\x12\x0c\n\x04next\x18\x02 \x01(\x03\"\xb6\x01\n\x05Grant\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\nmax_images\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06period\x18\x04 \x01(\t\x12\x13\n\x0bimages_used\x18\x05 \x01(\x03\x12\x14\n\x0crenews_at_ms\x18\x06 \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\x12\x15\n\rrevoked_at_ms\x18\x08 \x01(\x03\x42\r\n\x0b_max_images\"1\n\x11ListGrantsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"F\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Grant\x12\x0c\n\x04next\x18\x02 \x01(\x03\";\n\x18\x43onfirmKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1b\n\x19\x43onfirmKeyVersionResponse\"\xb2\x01\n\x0bIssuedModel\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05state\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x61udit_index\x18\t \x01(\x03\"M\n\x17ListIssuedModelsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\"R\n\x18ListIssuedModelsResponse\x12(\n\x06issued\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.IssuedModel\x12\x0c\n\x04next\x18\x02 \x01(\x03\"$\n\x13ListStandingRequest\x12\r\n\x05since\x18\x01 \x01(\x03\"1\n\rPartyStanding\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"q\n\x0bKeyStanding\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0cretire_at_ms\x18\x06 \x01(\x03\"}\n\x14ListStandingResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12+\n\x07parties\x18\x02 \x03(\x0b\x32\x1a.keymixer.v1.PartyStanding\x12&\n\x04keys\x18\x03 \x03(\x0b\x32\x18.keymixer.v1.KeyStanding2\xab\x07\n\x0fRegistryService\x12\x65\n\x12RegisterPublicKeys\x12&.keymixer.v1.RegisterPublicKeysRequest\x1a\'.keymixer.v1.RegisterPublicKeysResponse\x12P\n\x0bListParties\x12\x1f.keymixer.v1.ListPartiesRequest\x1a .keymixer.v1.ListPartiesResponse\x12k\n\x14RegisterModelVersion\x12(.keymixer.v1.RegisterModelVersionRequest\x1a).keymixer.v1.RegisterModelVersionResponse\x12\x62\n\x11ListModelVersions\x12%.keymixer.v1.ListModelVersionsRequest\x1a&.keymixer.v1.ListModelVersionsResponse\x12G\n\x08SetAlias\x12\x1c.keymixer.v1.SetAliasRequest\x1a\x1d.keymixer.v1.SetAliasResponse\x12\\\n\x0fListKeyVersions\x12#.keymixer.v1.ListKeyVersionsRequest\x1a$.keymixer.v1.ListKeyVersionsResponse\x12\x62\n\x11\x43onfirmKeyVersion\x12%.keymixer.v1.ConfirmKeyVersionRequest\x1a&.keymixer.v1.ConfirmKeyVersionResponse\x12_\n\x10ListIssuedModels\x12$.keymixer.v1.ListIssuedModelsRequest\x1a%.keymixer.v1.ListIssuedModelsResponse\x12M\n\nListGrants\x12\x1e.keymixer.v1.ListGrantsRequest\x1a\x1f.keymixer.v1.ListGrantsResponse\x12S\n\x0cListStanding\x12 .keymixer.v1.ListStandingRequest\x1a!.keymixer.v1.ListStandingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/registry.proto\x12\x0bkeymixer.v1\"w\n\x05Party\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0corganisation\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0bsigning_key\x18\x05 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x06 \x01(\x0c\"E\n\x19RegisterPublicKeysRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\"?\n\x1aRegisterPublicKeysResponse\x12!\n\x05party\x18\x01 \x01(\x0b\x32\x12.keymixer.v1.Party\"6\n\x12ListPartiesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"H\n\x13ListPartiesResponse\x12#\n\x07parties\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Party\x12\x0c\n\x04next\x18\x02 \x01(\x03\"B\n\x1bRegisterModelVersionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x1cRegisterModelVersionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xbd\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\x12\x15\n\rexposed_at_ms\x18\x08 \x01(\x03\x12\x18\n\x10public_embedding\x18\t \x01(\x08\"(\n\x18ListModelVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19ListModelVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.keymixer.v1.ModelVersion\"?\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x12\n\x10SetAliasResponse\"\xcb\x02\n\nKeyVersion\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\tgenerator\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x07 \x01(\x05\x12\x12\n\ncommitment\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07primary\x18\n \x01(\x08\x12\x11\n\tconfirmed\x18\x0b \x01(\x08\x12\x15\n\rcreated_at_ms\x18\x0c \x01(\x03\x12\x14\n\x0cretire_at_ms\x18\r \x01(\x03\x12\x15\n\rdestroy_at_ms\x18\x0e \x01(\x03\x12\x13\n\x0bimages_used\x18\x0f \x01(\x03\x12\x15\n\rchanged_at_ms\x18\x10 \x01(\x03\x12\x0e\n\x06reason\x18\x11 \x01(\t\"7\n\x16ListKeyVersionsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"R\n\x17ListKeyVersionsResponse\x12)\n\x08versions\x18\x01 \x03(\x0b\x32\x17.keymixer.v1.KeyVersion\x12\x0c\n\x04next\x18\x02 \x01(\x03\"\xb6\x01\n\x05Grant\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\nmax_images\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06period\x18\x04 \x01(\t\x12\x13\n\x0bimages_used\x18\x05 \x01(\x03\x12\x14\n\x0crenews_at_ms\x18\x06 \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x07 \x01(\x03\x12\x15\n\rrevoked_at_ms\x18\x08 \x01(\x03\x42\r\n\x0b_max_images\"1\n\x11ListGrantsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\"F\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.keymixer.v1.Grant\x12\x0c\n\x04next\x18\x02 \x01(\x03\";\n\x18\x43onfirmKeyVersionRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1b\n\x19\x43onfirmKeyVersionResponse\"\xb2\x01\n\x0bIssuedModel\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05state\x18\x07 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x61udit_index\x18\t \x01(\x03\"M\n\x17ListIssuedModelsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\"R\n\x18ListIssuedModelsResponse\x12(\n\x06issued\x18\x01 \x03(\x0b\x32\x18.keymixer.v1.IssuedModel\x12\x0c\n\x04next\x18\x02 \x01(\x03\"$\n\x13ListStandingRequest\x12\r\n\x05since\x18\x01 \x01(\x03\"1\n\rPartyStanding\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"q\n\x0bKeyStanding\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0cretire_at_ms\x18\x06 \x01(\x03\"}\n\x14ListStandingResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12+\n\x07parties\x18\x02 \x03(\x0b\x32\x1a.keymixer.v1.PartyStanding\x12&\n\x04keys\x18\x03 \x03(\x0b\x32\x18.keymixer.v1.KeyStanding2\xab\x07\n\x0fRegistryService\x12\x65\n\x12RegisterPublicKeys\x12&.keymixer.v1.RegisterPublicKeysRequest\x1a\'.keymixer.v1.RegisterPublicKeysResponse\x12P\n\x0bListParties\x12\x1f.keymixer.v1.ListPartiesRequest\x1a .keymixer.v1.ListPartiesResponse\x12k\n\x14RegisterModelVersion\x12(.keymixer.v1.RegisterModelVersionRequest\x1a).keymixer.v1.RegisterModelVersionResponse\x12\x62\n\x11ListModelVersions\x12%.keymixer.v1.ListModelVersionsRequest\x1a&.keymixer.v1.ListModelVersionsResponse\x12G\n\x08SetAlias\x12\x1c.keymixer.v1.SetAliasRequest\x1a\x1d.keymixer.v1.SetAliasResponse\x12\\\n\x0fListKeyVersions\x12#.keymixer.v1.ListKeyVersionsRequest\x1a$.keymixer.v1.ListKeyVersionsResponse\x12\x62\n\x11\x43onfirmKeyVersion\x12%.keymixer.v1.ConfirmKeyVersionRequest\x1a&.keymixer.v1.ConfirmKeyVersionResponse\x12_\n\x10ListIssuedModels\x12$.keymixer.v1.ListIssuedModelsRequest\x1a%.keymixer.v1.ListIssuedModelsResponse\x12M\n\nListGrants\x12\x1e.keymixer.v1.ListGrantsRequest\x1a\x1f.keymixer.v1.ListGrantsResponse\x12S\n\x0cListStanding\x12 .keymixer.v1.ListStandingRequest\x1a!.keymixer.v1.ListStandingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,45 +46,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERMODELVERSIONRESPONSE']._serialized_start=493
   _globals['_REGISTERMODELVERSIONRESPONSE']._serialized_end=554
   _globals['_MODELVERSION']._serialized_start=557
-  _globals['_MODELVERSION']._serialized_end=720
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=722
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=762
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=764
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=836
-  _globals['_SETALIASREQUEST']._serialized_start=838
-  _globals['_SETALIASREQUEST']._serialized_end=901
-  _globals['_SETALIASRESPONSE']._serialized_start=903
-  _globals['_SETALIASRESPONSE']._serialized_end=921
-  _globals['_KEYVERSION']._serialized_start=924
-  _globals['_KEYVERSION']._serialized_end=1255
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=1257
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=1312
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1314
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1396
-  _globals['_GRANT']._serialized_start=1399
-  _globals['_GRANT']._serialized_end=1581
-  _globals['_LISTGRANTSREQUEST']._serialized_start=1583
-  _globals['_LISTGRANTSREQUEST']._serialized_end=1632
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=1634
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=1704
-  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_start=1706
-  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_end=1765
-  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_start=1767
-  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_end=1794
-  _globals['_ISSUEDMODEL']._serialized_start=1797
-  _globals['_ISSUEDMODEL']._serialized_end=1975
-  _globals['_LISTISSUEDMODELSREQUEST']._serialized_start=1977
-  _globals['_LISTISSUEDMODELSREQUEST']._serialized_end=2054
-  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_start=2056
-  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_end=2138
-  _globals['_LISTSTANDINGREQUEST']._serialized_start=2140
-  _globals['_LISTSTANDINGREQUEST']._serialized_end=2176
-  _globals['_PARTYSTANDING']._serialized_start=2178
-  _globals['_PARTYSTANDING']._serialized_end=2227
-  _globals['_KEYSTANDING']._serialized_start=2229
-  _globals['_KEYSTANDING']._serialized_end=2342
-  _globals['_LISTSTANDINGRESPONSE']._serialized_start=2344
-  _globals['_LISTSTANDINGRESPONSE']._serialized_end=2469
-  _globals['_REGISTRYSERVICE']._serialized_start=2472
-  _globals['_REGISTRYSERVICE']._serialized_end=3411
+  _globals['_MODELVERSION']._serialized_end=746
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=748
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=788
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=790
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=862
+  _globals['_SETALIASREQUEST']._serialized_start=864
+  _globals['_SETALIASREQUEST']._serialized_end=927
+  _globals['_SETALIASRESPONSE']._serialized_start=929
+  _globals['_SETALIASRESPONSE']._serialized_end=947
+  _globals['_KEYVERSION']._serialized_start=950
+  _globals['_KEYVERSION']._serialized_end=1281
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=1283
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=1338
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=1340
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=1422
+  _globals['_GRANT']._serialized_start=1425
+  _globals['_GRANT']._serialized_end=1607
+  _globals['_LISTGRANTSREQUEST']._serialized_start=1609
+  _globals['_LISTGRANTSREQUEST']._serialized_end=1658
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=1660
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=1730
+  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_start=1732
+  _globals['_CONFIRMKEYVERSIONREQUEST']._serialized_end=1791
+  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_start=1793
+  _globals['_CONFIRMKEYVERSIONRESPONSE']._serialized_end=1820
+  _globals['_ISSUEDMODEL']._serialized_start=1823
+  _globals['_ISSUEDMODEL']._serialized_end=2001
+  _globals['_LISTISSUEDMODELSREQUEST']._serialized_start=2003
+  _globals['_LISTISSUEDMODELSREQUEST']._serialized_end=2080
+  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_start=2082
+  _globals['_LISTISSUEDMODELSRESPONSE']._serialized_end=2164
+  _globals['_LISTSTANDINGREQUEST']._serialized_start=2166
+  _globals['_LISTSTANDINGREQUEST']._serialized_end=2202
+  _globals['_PARTYSTANDING']._serialized_start=2204
+  _globals['_PARTYSTANDING']._serialized_end=2253
+  _globals['_KEYSTANDING']._serialized_start=2255
+  _globals['_KEYSTANDING']._serialized_end=2368
+  _globals['_LISTSTANDINGRESPONSE']._serialized_start=2370
+  _globals['_LISTSTANDINGRESPONSE']._serialized_end=2495
+  _globals['_REGISTRYSERVICE']._serialized_start=2498
+  _globals['_REGISTRYSERVICE']._serialized_end=3437
 # @@protoc_insertion_point(module_scope)

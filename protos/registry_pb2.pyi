@@ -222,6 +222,7 @@ class ModelVersion(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     EXPOSED_AT_MS_FIELD_NUMBER: _builtins.int
+    PUBLIC_EMBEDDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     provider: _builtins.str
@@ -232,6 +233,10 @@ class ModelVersion(_message.Message):
     """Milliseconds since the epoch."""
     exposed_at_ms: _builtins.int
     """Since when its plain embedding must be presumed known; 0: it need not."""
+    public_embedding: _builtins.bool
+    """Whether its plain embedding is public: keys for it hide nothing from the server, and
+    it is not issued unless the federation's policies say otherwise.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -245,10 +250,11 @@ class ModelVersion(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         created_at_ms: _builtins.int = ...,
         exposed_at_ms: _builtins.int = ...,
+        public_embedding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at_ms", b"created_at_ms", "exposed_at_ms", b"exposed_at_ms", "manifest", b"manifest", "name", b"name", "provider", b"provider", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at_ms", b"created_at_ms", "exposed_at_ms", b"exposed_at_ms", "manifest", b"manifest", "name", b"name", "provider", b"provider", "public_embedding", b"public_embedding", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,10 +1,12 @@
 """Hypothesis strategies shared by the property tests: keys, images, models."""
 
+from typing import get_args
+
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from core.architecture import Architecture
+from core.architecture import Activation, Architecture
 from core.keys import BlockKey, derive_key
 
 seeds = st.binary(min_size=32, max_size=32)
@@ -46,4 +48,5 @@ def architectures(draw: st.DrawFn) -> Architecture:
         height=patch_size * draw(st.integers(1, 4)),
         width=patch_size * draw(st.integers(1, 4)),
         classes=draw(st.integers(1, 12)),
+        activation=draw(st.sampled_from(get_args(Activation))),
     )

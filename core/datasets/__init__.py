@@ -27,11 +27,13 @@ def load(
     on_progress: OnProgress | None = None,
     *,
     size: tuple[int, int] = (32, 32),
+    resize: int | None = None,
 ) -> Dataset:
     """Load one split of a dataset.
 
-    `size` (height, width) is what the pictures of a folder are resized to; the other
-    forms have a size of their own. Raises `DataError` that says what to do.
+    `size` (height, width) is what the pictures of a folder are fitted to, by way of
+    `resize` as in `core.preprocessing` if it is given; the other forms have a size of
+    their own. Raises `DataError` that says what to do.
     """
     report = on_progress or _ignore
     if spec == "cifar10":
@@ -40,7 +42,7 @@ def load(
         return load_digits(split)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return load_folder(path, split, size=size, on_progress=report)
+        return load_folder(path, split, size=size, on_progress=report, resize=resize)
     if path.is_file() and path.suffix == ".npz":
         return load_npz(path, split)
     raise DataError(

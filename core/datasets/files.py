@@ -8,12 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from core.datasets.images import fit
+from core.datasets.images import MAX_PIXELS, fit
 from core.errors import NotAnImageError
 from core.preprocessing import Preprocessing
 
-# A camera makes 24 to 60 million; far more is a file made to exhaust memory.
-MAX_PIXELS: Final = 80_000_000
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 
 

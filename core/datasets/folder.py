@@ -15,12 +15,21 @@ from core.preprocessing import Preprocessing
 
 
 def load_folder(
-    folder: Path, split: Split, *, size: tuple[int, int], on_progress: OnProgress
+    folder: Path,
+    split: Split,
+    *,
+    size: tuple[int, int],
+    on_progress: OnProgress,
+    resize: int | None = None,
 ) -> Dataset:
-    """Load one split, every picture fitted to `size` (height, width) in colour."""
+    """Load one split, every picture fitted to `size` (height, width) in colour.
+
+    With `resize` as a manifest's preprocessing says it.
+    """
     classes, files, labels = _listed(folder, split)
     height, width = size
-    shape = Preprocessing(height, width, 3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    unscaled = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    shape = Preprocessing(height, width, 3, **unscaled, resize=resize)
     images = np.empty((len(files), height, width, 3), dtype=np.uint8)
     for index, path in enumerate(files):
         images[index] = read_image(path, shape)

@@ -1,5 +1,7 @@
 """Any picture a person has, as the pixels a model expects."""
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
@@ -7,13 +9,18 @@ from PIL import Image, ImageOps
 from core.errors import ConfigurationError, NotAnImageError
 from core.preprocessing import Preprocessing
 
-_MODES = {1: "L", 3: "RGB"}
+# A camera makes 24 to 60 million; far more is a file made to exhaust memory.
+MAX_PIXELS: Final = 80_000_000
+
+_MODES: Final = {1: "L", 3: "RGB"}
 
 
 def fit(image: Image.Image, p: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Turn upright, make grey or colour, scale (bicubic) and crop to the model's size.
 
-    The centre is kept. A picture that has the size already keeps its pixels.
+    The centre is kept. Without `resize` a picture that has the size already keeps its
+    pixels; with it every picture is scaled first, as torchvision's `Resize` does, and
+    then cut as its `CenterCrop` does.
     """
     if p.channels not in _MODES:
         raise ConfigurationError(
@@ -26,8 +33,26 @@ def fit(image: Image.Image, p: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
         raise NotAnImageError(
             "the picture cannot be decoded; it may be cut short"
         ) from error
-    fitted = ImageOps.fit(converted, (p.width, p.height), Image.Resampling.BICUBIC)
+    fitted = _scaled(converted, p)
     return np.asarray(fitted, dtype=np.uint8).reshape(p.height, p.width, p.channels)
+
+
+def _scaled(image: Image.Image, p: Preprocessing) -> Image.Image:
+    if p.resize is None:
+        return ImageOps.fit(image, (p.width, p.height), Image.Resampling.BICUBIC)
+    width, height = _resized(image.width, image.height, p.resize)
+    if width * height > MAX_PIXELS:
+        raise NotAnImageError("too long for its width")
+    left, top = round((width - p.width) / 2), round((height - p.height) / 2)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + p.width, top + p.height))
+
+
+def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """The shorter side as asked for, the longer one in proportion, rounded down."""
+    if width <= height:
+        return shorter, shorter * height // width
+    return shorter * width // height, shorter
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -12,7 +12,10 @@ from orchestrator.simulation.sentences import SENTENCES, sentence, short
 Record = dict[str, Any]
 _KINDS: Final = ("key.", "issued.", "job.", "approval.", "model.", "party.")
 # These name no owner: there are few of them, and all are read.
-_OF_NOBODY: Final = ("approval.", "model.exposed", "model.rec", "key.sealed_for")
+_OF_NOBODY: Final = (
+    *("approval.", "key.sealed_for"),
+    *("model.exposed", "model.not_issued", "model.public", "model.rec"),
+)
 
 
 def records_of(operator: Operator, key: KeyName) -> list[Record]:

@@ -1,6 +1,7 @@
 """`keymixer models`: the releases there are, and which one is used."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,21 +22,24 @@ _COLUMNS: Final = {
     "metrics": "metrics",
     "created": "created",
     "exposed": "exposed",
+    "embedding": "embedding",
 }
 
 
 def build() -> typer.Typer:
-    """Put the group together."""
+    """Put the group together; parties' packages add commands of their own to it."""
     group = typer.Typer(callback=models, invoke_without_command=True, epilog=EXIT_CODES)
     for part in (app, model_views.app):
         group.add_typer(part)
+    for entry in entry_points(group="keymixer.commands.models"):
+        group.add_typer(entry.load())
     return group
 
 
 def models(
     context: typer.Context, run: Run = LATEST, *, as_: As = "", json_: AsJson = False
 ) -> None:
-    """List the model versions, see one, compare two, or give one an alias.
+    """List the model versions, see or compare some, alias one, or import another's.
 
     Example: keymixer models --json
     """
@@ -47,7 +51,9 @@ def models(
 def list_(run: Run = LATEST, *, as_: As = "", json_: AsJson = False) -> None:
     """List the model versions, with what they score and their aliases.
 
-    One is exposed if its plain embedding must be presumed known: a key leaked.
+    One is exposed if its plain embedding must be presumed known: a key leaked. One
+    whose embedding is public was known from the start: keys for it hide nothing from
+    the server, and it is issued only if policies.allow_public_embeddings says so.
 
     Example: keymixer models list
     """
@@ -87,6 +93,8 @@ def _list(run: Path, as_: str, *, as_json: bool) -> None:
                 "metrics": _metrics(manifest["metrics"]),
                 "created": when(version.created_at_ms),
                 "exposed": when(version.exposed_at_ms),
+                "embedding": "public" if version.public_embedding else "secret",
+                "public_embedding": version.public_embedding,
                 "manifest": manifest,
             }
         )

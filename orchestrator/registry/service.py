@@ -6,6 +6,7 @@ import grpc
 
 from core.rpc.errors import rpc_errors
 from core.rpc.policy import current_caller
+from orchestrator.federation import Policies
 from orchestrator.registry import budgets, store
 from orchestrator.registry.models import (
     Grant,
@@ -15,7 +16,7 @@ from orchestrator.registry.models import (
     Party,
 )
 from orchestrator.registry.store import Registry, Standing
-from orchestrator.workflows import keys, release
+from orchestrator.workflows import keys, public, release
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
 
@@ -23,8 +24,9 @@ from protos import registry_pb2_grpc as rpc
 class RegistryService(rpc.RegistryServiceServicer):
     """The registry, as far as each caller may read and change it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, policies: Policies | None = None) -> None:
         self._registry = registry
+        self._policies = policies or Policies()
 
     def RegisterPublicKeys(
         self, request: pb.RegisterPublicKeysRequest, context: grpc.ServicerContext
@@ -81,7 +83,13 @@ class RegistryService(rpc.RegistryServiceServicer):
     ) -> pb.SetAliasResponse:
         with rpc_errors(context):
             to = (request.name, request.alias, request.version)
-            with self._registry.change(current_caller()) as change:
+            caller = current_caller()
+            with (
+                public.recording(self._registry, caller),
+                self._registry.change(caller) as change,
+            ):
+                if to[1] == store.CHAMPION:
+                    public.require_issuable(change, self._policies, to[0], to[2])
                 if store.set_alias(change, *to):
                     release.moved(change, *to)
             return pb.SetAliasResponse()
@@ -166,6 +174,7 @@ def _model_version(row: ModelVersion, aliases: Sequence[str]) -> pb.ModelVersion
         aliases=aliases,
         created_at_ms=row.created_at_ms,
         exposed_at_ms=row.exposed_at_ms or 0,
+        public_embedding=row.public_embedding,
     )
 
 

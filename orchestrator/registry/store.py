@@ -293,6 +293,7 @@ def register_model_version(
         signature=signature,
         embedding_digest=bytes.fromhex(read.embedding_digest),
         backbone_digest=bytes.fromhex(read.backbone_digest),
+        public_embedding=read.public_embedding,
         parent_id=_parent_id(change.session, model, read),
         created_at_ms=change.now_ms,
     )
@@ -376,7 +377,16 @@ def key_facts(version: KeyVersion) -> dict[str, Fact]:
 
 def model_facts(version: ModelVersion) -> dict[str, Fact]:
     """What every record about a model version says."""
-    return {"model": version.model.name, "model_version": version.version}
+    facts: dict[str, Fact] = {
+        "model": version.model.name,
+        "model_version": version.version,
+    }
+    return {**facts, **embedding_facts(version)}
+
+
+def embedding_facts(version: ModelVersion) -> dict[str, Fact]:
+    """What every record about a model version with a public embedding says besides."""
+    return {"embedding": "public"} if version.public_embedding else {}
 
 
 def active_party(session: Session, spiffe_id: str) -> Party:

@@ -53,6 +53,9 @@ SENTENCES = {
     "issued.deleted": "deletes {model} issued for {key_id} version {key_version}",
     "issued.gone": "has seen {model} for {key_id} version {key_version} deleted",
     "model.exposed": "presumes the embedding of {model} version {model_version} known",
+    "model.public": "calls the embedding of {model} version {model_version} public",
+    "model.not_issued": "does not issue {model} version {model_version}: its embedding "
+    "is public",
     "model.recovery_started": "starts the recovery of {model}",
     "job.needs_operator": "leaves job {job} to an operator, at {step}: {error}",
     "job.retried": "tries job {job} again, at {step}",

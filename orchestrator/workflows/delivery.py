@@ -21,7 +21,7 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyAction, KeyState
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, holding, issuing, jobs, leases
+from orchestrator.workflows import ending, holding, issuing, jobs, leases, public
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.peers import KeyToDraw
 from orchestrator.workflows.work import Work
@@ -58,6 +58,8 @@ def prepare(work: Work) -> None:
     with work.reading() as session:
         job = leases.held(session, work.lease)
         plan = issuing.to_prepare(session, job, work.version(session))
+    if _refused_as_public(work, plan):
+        return
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)
         prepared = work.peers.key_holder.prepare(plan.issue, key)
@@ -80,6 +82,8 @@ def send(work: Work) -> None:
     with work.reading() as session:
         job = leases.held(session, work.lease)
         plan = issuing.to_send(session, job, work.version(session))
+    if _refused_as_public(work, plan):
+        return
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)
         work.peers.key_holder.send(plan.issue, key)
@@ -92,6 +96,17 @@ def send(work: Work) -> None:
             jobs.advance(change, job, Step.SEND)
         else:
             _put_to_use(change, work.policies, job, version, now)
+
+
+def _refused_as_public(work: Work, plan: issuing.Plan) -> bool:
+    """Leave it to an operator if it is not to be issued; nothing was computed then."""
+    if plan.why or plan.row is None or public.is_issuable(work.policies, plan.row):
+        return False
+    with work.commit() as (change, job):
+        named = (plan.issue.model, plan.issue.model_version)
+        version = store.model_version(change.session, *named)
+        public.leave_to_operator(change, job, version)
+    return True
 
 
 def _to_draw(version: KeyVersion) -> KeyToDraw:

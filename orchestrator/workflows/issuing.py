@@ -228,6 +228,7 @@ def record(change: Change, issued: IssuedModel, kind: str) -> int:
         "model_digest": issued.model_version.manifest_digest.hex(),
         "digest": issued.digest.hex(),
         "issued_state": str(issued.state),
+        **store.embedding_facts(issued.model_version),
     }
     return store.record_key(change, issued.key_version, kind, **facts)
 

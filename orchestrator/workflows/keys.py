@@ -27,7 +27,7 @@ from orchestrator.registry.budgets import UNLIMITED, Budget, set_budget
 from orchestrator.registry.lifecycle import TRANSITIONS, KeyAction, KeyState, next_state
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, jobs
+from orchestrator.workflows import ending, jobs, public
 from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_KEY_ID = 64
@@ -58,11 +58,12 @@ def grant(change: Change, owner: str, model: str, budget: Budget = UNLIMITED) ->
     set_budget(change, known, budget)
 
 
-def create(change: Change, owner: str, model: str) -> Job:
+def create(change: Change, policies: Policies, owner: str, model: str) -> Job:
     """Have a key drawn for an owner that has none, or whose versions have all ended.
 
     Raises:
         NotGrantedError: the owner may not use the model.
+        PublicEmbeddingRefused: the key would hide nothing from the server.
         Conflict: the owner has a key for it, or the model has no version yet.
     """
     party = data_owner(change, owner)
@@ -73,6 +74,7 @@ def create(change: Change, owner: str, model: str) -> Job:
     if any(version.state not in _ENDED for version in versions):
         raise Conflict("the owner has a key for this model: rotate or revoke it")
     require_fit(change, key)
+    public.require_issuable(change, policies, model)
     (job,) = add_versions(change, Kind.CREATE, [(key, next_number(versions))])
     return job
 

@@ -226,6 +226,8 @@ def _unclean(session: Session, model: Model, champion: ModelVersion | None) -> s
         return "a release from a fresh secret start must become the champion"
     exposed = exposure.exposed_versions(session, model)
     number = champion.version
+    if champion.public_embedding:
+        return f"version {number}, the champion, has a public embedding"
     if any(champion.created_at_ms < (each.exposed_at_ms or 0) for each in exposed):
         return f"version {number}, the champion, was registered before the exposure"
     if champion.parent_id is not None:

@@ -1,7 +1,8 @@
 """A new model version reaches every key in use: steps of `release` jobs.
 
 * issue_all: for each key version in use that the new version fits and that lacks it, an
-  `issue` job is opened, some hundred at a time.
+  `issue` job is opened, some hundred at a time. One whose embedding is public is left
+  to an operator, unless the policies let it be issued.
 * children: waits until those have ended. One owner's or key's trouble holds up nobody
   else's.
 """
@@ -23,7 +24,7 @@ from orchestrator.registry.models import (
     ModelVersion,
 )
 from orchestrator.registry.store import Change
-from orchestrator.workflows import exposure, issuing, jobs
+from orchestrator.workflows import exposure, issuing, jobs, public
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.work import Work
 
@@ -41,6 +42,7 @@ def registered(change: Change, version: ModelVersion) -> None:
     Not if its embedding is no secret.
     """
     change.session.flush()  # a new version does not know its model's id before
+    public.inherit(change, version)
     exposure.inherit(change, version)
     if version.exposed_at_ms is not None:
         return
@@ -79,6 +81,9 @@ def issue_all(work: Work) -> None:
             change.session, said["model"], said["model_version"]
         )
         lacking = _lacking(change.session, version)
+        if lacking and not public.is_issuable(work.policies, version):
+            public.leave_to_operator(change, job, version)
+            return
         for each in lacking[:AT_ONCE]:
             issuing.open_issue(change, each, version, parent_id=job.id)
         if len(lacking) > AT_ONCE:

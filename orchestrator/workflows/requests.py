@@ -65,12 +65,12 @@ def _exportable(change: Change, key_id: str, version: int) -> KeyVersion:
     return row
 
 
-def _create(change: Change, _policies: Policies, asked: Mapping[str, Any]) -> object:
-    return keys.create(change, **asked)
+def _create(change: Change, policies: Policies, asked: Mapping[str, Any]) -> object:
+    return keys.create(change, policies, **asked)
 
 
-def _rotate(change: Change, _policies: Policies, asked: Mapping[str, Any]) -> object:
-    return rotation.rotate(change, Wish(**asked))
+def _rotate(change: Change, policies: Policies, asked: Mapping[str, Any]) -> object:
+    return rotation.rotate(change, policies, Wish(**asked))
 
 
 def _revoke(change: Change, policies: Policies, asked: Mapping[str, Any]) -> object:

@@ -19,11 +19,12 @@ from core.errors import (
     NotAllowedError,
     NotGrantedError,
 )
+from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyState, PartyState
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, jobs, keys
+from orchestrator.workflows import ending, jobs, keys, public
 from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_OVERLAP_S: Final = 30 * 24 * 3600.0
@@ -80,14 +81,17 @@ class Rotation:
     images_used: int
 
 
-def rotate(change: Change, wish: Wish, *, dry_run: bool = False) -> list[Rotation]:
+def rotate(
+    change: Change, policies: Policies, wish: Wish, *, dry_run: bool = False
+) -> list[Rotation]:
     """Have the next versions of the keys that fit drawn, one rotation a key.
 
     Raises:
-        KeyRefusedError, Conflict, NotGrantedError, KeyMismatchError: one owner was
-            named, and its key cannot be rotated; of many keys it is left out.
+        KeyRefusedError, Conflict, NotGrantedError, KeyMismatchError,
+        PublicEmbeddingRefused: one owner was named, and its key cannot be rotated; of
+            many keys it is left out.
     """
-    found = candidates(change, wish)
+    found = candidates(change, policies, wish)
     if wish.owner and not dry_run:
         _require(change, wish, found)
     chosen = [each for each in found if each.hindrance is None]
@@ -117,24 +121,25 @@ def open_rotations(
     )
 
 
-def candidates(change: Change, wish: Wish) -> list[Candidate]:
+def candidates(change: Change, policies: Policies, wish: Wish) -> list[Candidate]:
     """The keys that a wish names, by key id, each with what hinders its rotation."""
     model = store.model_named(change.session, wish.model)
     if wish.owner:
         keys.data_owner(change, wish.owner)
     named = [Party.spiffe_id == wish.owner] if wish.owner else []
     found = _with_versions(change, model, *named)
-    hinder = _hindrances(change, model, wish, found)
+    hinder = _hindrances(change, policies, model, wish, found)
     judged = [replace(each, hindrance=hinder(each)) for each in found]
     return _first(judged, MOST_AT_ONCE)
 
 
 def free_among(
-    change: Change, model: Model, key_ids: AbstractSet[str]
+    change: Change, policies: Policies, model: Model, key_ids: AbstractSet[str]
 ) -> list[Candidate]:
     """Those of these keys that nothing hinders."""
     found = _with_versions(change, model, Key.key_id.in_(key_ids))
-    hinder = _hindrances(change, model, Wish(model.name, overlap_s=0.0), found)
+    wish = Wish(model.name, overlap_s=0.0)
+    hinder = _hindrances(change, policies, model, wish, found)
     return [each for each in found if hinder(each) is None]
 
 
@@ -184,12 +189,17 @@ class _TooYoung(Conflict):
 
 
 def _hindrances(
-    change: Change, model: Model, wish: Wish, found: Sequence[Candidate]
+    change: Change,
+    policies: Policies,
+    model: Model,
+    wish: Wish,
+    found: Sequence[Candidate],
 ) -> Callable[[Candidate], KeymixerError | None]:
     """Says why a key cannot be rotated; what holds for all keys is looked up once."""
     granted = _granted(change, model, found)
     busy = _busy(change, found)
     fits = keys.block(change.session, model)
+    refused = public.refusal(change, policies, model.name)
 
     def judge(each: Candidate) -> KeymixerError | None:
         key, primary = each.key, each.primary
@@ -204,7 +214,7 @@ def _hindrances(
             return KeyRefusedError("it is suspended" if held else "none is in use")
         if fits != (key.patch_size, key.channels):
             return KeyMismatchError("the model's patches are no longer its blocks")
-        return _age(change, primary, wish)
+        return refused or _age(change, primary, wish)
 
     return judge
 

@@ -64,7 +64,7 @@ def _begin(
     """Rotate those of these keys that are still free to be rotated."""
     with registry.own_change() as change:
         model = change.session.get_one(Model, model_id)
-        chosen = rotation.free_among(change, model, key_ids)
+        chosen = rotation.free_among(change, policies, model, key_ids)
         overlap_s = policies.rotation_overlap_s
         rotation.open_rotations(change, chosen, overlap_s, because=because)
         return bool(chosen)

@@ -22,6 +22,7 @@ from orchestrator.workflows import (
     holding,
     jobs,
     keys,
+    public,
     requests,
     rotation,
     undoing,
@@ -70,7 +71,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         with self._changing(context) as change:
             if waits := self._request(change, Action.CREATE_KEY, asked):
                 return pb.CreateKeyResponse(approval_id=waits)
-            job = keys.create(change, **asked)
+            job = keys.create(change, self._policies, **asked)
             made = _version_of(job)
             return pb.CreateKeyResponse(
                 key_id=made.key.key_id, version=made.version, job_id=job.id
@@ -91,7 +92,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
                 waits := self._request(change, Action.ROTATE_KEYS, asked)
             ):
                 return pb.RotateKeysResponse(approval_id=waits)
-            found = rotation.rotate(change, wish, dry_run=dry_run)
+            found = rotation.rotate(change, self._policies, wish, dry_run=dry_run)
             return pb.RotateKeysResponse(rotations=map(_rotation, found))
 
     def RevokeKey(
@@ -251,7 +252,11 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     @contextmanager
     def _changing(self, context: grpc.ServicerContext) -> Iterator[Change]:
         """One transaction in the caller's name; durable before the answer leaves."""
-        with rpc_errors(context), self._registry.change(current_caller()) as change:
+        with (
+            rpc_errors(context),
+            public.recording(self._registry, current_caller()),
+            self._registry.change(current_caller()) as change,
+        ):
             yield change
 
     def _budget(self, request: pb.GrantModelRequest) -> Budget:

@@ -159,7 +159,7 @@ def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
     recipe = asdict(plan.recipe)
     del recipe["seed"]
     return {
-        "code": f"keymixer {_version()}, torch {torch.__version__}",
+        "code": f"keymixer {own_version()}, torch {torch.__version__}",
         "data": {
             "name": training.name,
             "train_digest": training.digest,
@@ -171,7 +171,8 @@ def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def own_version() -> str:
+    """Which keymixer this is."""
     try:
         return version("keymixer")
     except PackageNotFoundError:

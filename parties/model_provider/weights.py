@@ -1,13 +1,16 @@
 """Between a model in memory and the two files of its release."""
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 
+from core.architecture import Architecture
 from core.convmixer import ConvMixer, put_together, take_apart
 from core.errors import CorruptFileError
 from core.manifest import Manifest
-from core.preprocessing import normalise
+from core.preprocessing import Preprocessing, normalise
 from core.training import predict_logits
 from core.wire import dump_tensors, file_digest, load_tensors
 from parties.model_provider.release import EMBEDDING, Release
@@ -16,17 +19,37 @@ from parties.model_provider.training import Trained
 _WEIGHT: Final = "weight"
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a manifest says, but for the digests of its files; see `Manifest`."""
+
+    name: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    metrics: Mapping[str, float]
+    lineage: Mapping[str, Any]
+    public_embedding: bool = False
+
+
 def release_of(trained: Trained) -> Release:
     """Cut a trained model in two and describe it."""
-    weight, others = take_apart(trained.model)
-    embedding, backbone = dump_tensors({_WEIGHT: weight}), dump_tensors(others)
-    manifest = Manifest(
+    facts = Facts(
         name=trained.name,
         architecture=trained.model.architecture,
         preprocessing=trained.preprocessing,
         classes=trained.classes,
         metrics={"test_accuracy": trained.accuracy},
         lineage=trained.lineage,
+    )
+    return cut(*take_apart(trained.model), facts)
+
+
+def cut(weight: np.ndarray, others: Mapping[str, np.ndarray], facts: Facts) -> Release:
+    """Put the embedding into one file and all the others into another."""
+    embedding, backbone = dump_tensors({_WEIGHT: weight}), dump_tensors(others)
+    manifest = Manifest(
+        **{field.name: getattr(facts, field.name) for field in fields(facts)},
         embedding_digest=file_digest(embedding),
         backbone_digest=file_digest(backbone),
     )

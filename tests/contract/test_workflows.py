@@ -145,7 +145,7 @@ def test_jobs_are_listed_and_keys_are_found(office: Office) -> None:
     office.active_key(BIRCH_ID)
     with office.change() as change:
         wish = Wish(MODEL, 1.0)
-        (first, second) = rotation.rotate(change, wish, dry_run=True)
+        (first, second) = rotation.rotate(change, office.policies, wish, dry_run=True)
     with office.database.reading() as session:
         page = jobs.listed(session, open_only=False, ids=(), before=0, limit=2)
 

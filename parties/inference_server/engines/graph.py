@@ -15,12 +15,13 @@ the memory, which the runtimes do not fuse.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from core.architecture import Architecture
+from core.architecture import Activation, Architecture
 from parties.inference_server.engines import tensors as names
 from parties.inference_server.engines.affine import Affine, affine, linear, rounded
 
@@ -29,6 +30,9 @@ OUTPUT: Final = "logits"
 # Opset 20 brought Gelu; IR 9 came with it.
 _OPSET: Final = 20
 _IR_VERSION: Final = 9
+_OPERATORS: Final[Mapping[Activation, str]] = MappingProxyType(
+    {"gelu": "Gelu", "relu": "Relu"}
+)
 
 
 def backbone_graph(
@@ -42,7 +46,7 @@ def backbone_graph(
     names.require_fit(architecture, tensors)
     graph = _Graph(architecture, tensors)
     planes = graph.add("Transpose", INPUT, perm=[0, 3, 1, 2])
-    planes = graph.add("Gelu", planes)
+    planes = graph.activate(planes)
     before = affine(tensors, names.FIRST_NORM)
     for block in range(architecture.depth):
         planes = graph.mix(block, graph.normalise(planes, before, block))
@@ -63,11 +67,14 @@ class _Graph:
     def mix(self, block: int, planes: str) -> str:
         """Mix places, with a residual, and then channels."""
         inner = affine(self.tensors, names.inner_norm(block))
-        mixed = self.add("Gelu", self._depthwise(block, planes))
+        mixed = self.activate(self._depthwise(block, planes))
         # Its shift is in the pointwise convolution.
         scaled = Affine(inner.scale, np.zeros_like(inner.shift))
         summed = self.add("Add", planes, self._norm(mixed, scaled, f"inner{block}"))
-        return self.add("Gelu", self._pointwise(block, summed, inner.shift))
+        return self.activate(self._pointwise(block, summed, inner.shift))
+
+    def activate(self, planes: str) -> str:
+        return self.add(_OPERATORS[self.architecture.activation], planes)
 
     def normalise(self, planes: str, by: Affine, block: int) -> str:
         return self._norm(planes, by, f"outer{block}")

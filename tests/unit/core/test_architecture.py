@@ -1,6 +1,5 @@
 """Every number of an architecture is checked before a weight is allocated."""
 
-import dataclasses
 import json
 
 import pytest
@@ -10,7 +9,7 @@ from core.architecture import MAX_SIZE, Architecture
 from core.errors import ConfigurationError
 from tests.strategies import architectures
 
-NAMES = [field.name for field in dataclasses.fields(Architecture)]
+NAMES = list(Architecture().to_dict())
 
 
 @given(architectures())
@@ -89,3 +88,26 @@ def test_the_patches_of_large_images_are_allowed(patch_size: int) -> None:
     )
 
     assert architecture.dimension in {588, 768}
+
+
+def test_gelu_is_said_by_saying_nothing() -> None:
+    """A manifest that was signed before there was a choice is written as it was."""
+    entries = Architecture().to_dict()
+
+    assert "activation" not in entries
+    assert Architecture.from_dict(entries).activation == "gelu"
+    with pytest.raises(ConfigurationError, match="leaving it out"):
+        Architecture.from_dict({**entries, "activation": "gelu"})
+
+
+def test_relu_survives_json() -> None:
+    architecture = Architecture(activation="relu")
+    entries = json.loads(json.dumps(architecture.to_dict()))
+
+    assert Architecture.from_dict(entries) == architecture
+
+
+@pytest.mark.parametrize("value", ["tanh", "", None, 1, ["relu"], "ReLU"])
+def test_an_activation_that_no_engine_knows_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="gelu or relu"):
+        Architecture.from_dict({**Architecture().to_dict(), "activation": value})

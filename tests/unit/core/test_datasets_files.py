@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from core.datasets import Dataset, load
 from core.datasets.source import dataset, held_out
 from core.errors import CorruptFileError, DataError, NotAnImageError
+from core.preprocessing import Preprocessing
+from parties.data_owner.images import read_images
 
 
 def pixels(count: int, *shape: int) -> np.ndarray:
@@ -198,3 +201,44 @@ def test_digits_are_whole_and_in_order() -> None:
     assert train.images.max() == 255
     assert isinstance(test, Dataset)
     assert set(range(10)) == set(test.labels.tolist())
+
+
+# --- a resize before the crop ---
+
+
+def by_hand(image: Image.Image, side: int, resize: int) -> np.ndarray:
+    """timm's evaluation transform, step by step: the shorter side, then the centre."""
+    short = min(image.size)
+    wide, high = (int(resize * length / short) for length in image.size)
+    scaled = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC))
+    top, left = round((high - side) / 2.0), round((wide - side) / 2.0)
+    return scaled[top : top + side, left : left + side]
+
+
+@pytest.mark.parametrize(
+    "size", [(500, 375), (375, 500), (233, 233), (224, 224), (77, 301), (1, 1)]
+)
+def test_trainer_and_owner_cut_the_same_pixels_by_way_of_a_resize(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Bit for bit, and as who published the weights evaluated them."""
+    for name in ("a", "b"):
+        image = Image.fromarray(pixels(size[1], *size[::-1], 3)[0])
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "0.png")
+    imagenet = Preprocessing(224, 224, 3, (0.5,) * 3, (0.25,) * 3, resize=233)
+    trainer = load(tmp_path, "train", size=(224, 224), resize=233)
+    owner = read_images([tmp_path / "a" / "0.png", tmp_path / "b" / "0.png"], imagenet)
+
+    assert_array_equal(trainer.images, owner)
+    assert_array_equal(owner[0], by_hand(image, 224, 233))
+
+
+def test_a_strip_that_would_fill_the_memory_once_scaled_is_refused(
+    tmp_path: Path,
+) -> None:
+    Image.new("L", (4000, 1)).save(tmp_path / "strip.png")
+    imagenet = Preprocessing(224, 224, 1, (0.5,), (0.25,), resize=233)
+
+    with pytest.raises(NotAnImageError, match="too long"):
+        read_images([tmp_path / "strip.png"], imagenet)

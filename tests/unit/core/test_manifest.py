@@ -182,3 +182,21 @@ def test_a_fact_that_cannot_be_is_refused(section: str, field: str, value: Any) 
 def test_a_metric_that_diverged_is_not_written(value: float) -> None:
     with pytest.raises(InvalidInput):
         replace(MANIFEST, metrics={"train_loss": value}).to_bytes()
+
+
+def test_what_is_new_in_a_manifest_is_written_only_where_it_is_used() -> None:
+    """So one that was signed earlier has the bytes that it had."""
+    written = document()
+    new = {"public_embedding", "activation", "resize"}
+
+    assert new.isdisjoint(written)
+    assert new.isdisjoint(written["architecture"] | written["preprocessing"])
+
+
+def test_a_public_embedding_survives_and_is_said_only_if_it_is_one() -> None:
+    public = replace(MANIFEST, public_embedding=True)
+
+    assert Manifest.from_bytes(public.to_bytes()) == public
+    for value in (False, None, 1, "yes"):
+        with pytest.raises(CorruptFileError, match="public_embedding"):
+            Manifest.from_bytes(canonical({**document(), "public_embedding": value}))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,20 @@ def test_preprocessing_survives_json() -> None:
 def test_a_value_that_cannot_be_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError):
         Preprocessing.from_dict({**COLOUR.to_dict(), name: value})
+
+
+def test_a_resize_survives_json_and_is_not_named_where_there_is_none() -> None:
+    resized = replace(COLOUR, resize=max(COLOUR.height, COLOUR.width) + 1)
+    entries = json.loads(json.dumps(resized.to_dict()))
+
+    assert Preprocessing.from_dict(entries) == resized
+    assert "resize" not in COLOUR.to_dict()
+
+
+@pytest.mark.parametrize("value", [0, 1, None, True, 2.5, "233", 1 << 17])
+def test_a_resize_covers_the_size_or_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="resize"):
+        Preprocessing.from_dict({**COLOUR.to_dict(), "resize": value})
 
 
 def test_missing_and_unknown_fields_are_named() -> None:

@@ -123,7 +123,7 @@ class Office:
     def create(self, owner: SpiffeId = ALDER_ID) -> tuple[str, int]:
         """Ask for a first key; returns its id and version."""
         with self.change() as change:
-            return _made(keys.create(change, str(owner), MODEL))
+            return _made(keys.create(change, self.policies, str(owner), MODEL))
 
     def rotate(
         self, owner: SpiffeId | None = ALDER_ID, overlap_s: float = 60.0, **more: Any
@@ -131,7 +131,7 @@ class Office:
         """Ask for the next version of one owner's key, or of all."""
         wish = Wish(MODEL, overlap_s, str(owner or ""), **more)
         with self.change() as change:
-            return rotation.rotate(change, wish)
+            return rotation.rotate(change, self.policies, wish)
 
     def revoke(
         self, owner: SpiffeId = ALDER_ID, reason: str = "lost"
@@ -323,10 +323,16 @@ def register_model(
     parent: int | None = None,
     seed: int = 0,
     embedding: str = "a",
+    public: bool = False,
 ) -> int:
     """Register a release by the provider; returns its version."""
     manifest = manifest_bytes(
-        name, patch_size=patch_size, parent=parent, seed=seed, embedding=embedding
+        name,
+        patch_size=patch_size,
+        parent=parent,
+        seed=seed,
+        embedding=embedding,
+        public=public,
     )
     with office.change(PROVIDER_ID) as change:
         made = store.register_model_version(
@@ -343,6 +349,7 @@ def manifest_bytes(
     parent: int | None = None,
     seed: int = 0,
     embedding: str = "a",
+    public: bool = False,
 ) -> bytes:
     shape = Architecture(hidden=8, depth=1, patch_size=patch_size, classes=2)
     return Manifest(
@@ -354,4 +361,5 @@ def manifest_bytes(
         lineage={"seed": seed} | ({} if parent is None else {"parent": parent}),
         embedding_digest=embedding * 64,
         backbone_digest="b" * 64,
+        public_embedding=public,
     ).to_bytes()

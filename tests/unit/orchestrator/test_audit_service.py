@@ -157,7 +157,7 @@ def test_after_a_revocation_the_very_next_answer_is_refused(office: Office) -> N
 def test_a_key_that_waits_for_its_owner_answers_nothing(office: Office) -> None:
     with office.change() as change:
         keys.grant(change, ALDER, MODEL)
-        keys.create(change, ALDER, MODEL)
+        keys.create(change, office.policies, ALDER, MODEL)
     office.settle()
 
     assert verdicts(office, inference()) == ["KeyRefused"]

@@ -33,6 +33,7 @@ COMMANDS = [
     ("models",),
     ("models", "list"),
     ("models", "alias"),
+    ("models", "import"),
     ("keys",),
     ("keys", "list"),
     ("keys", "show"),

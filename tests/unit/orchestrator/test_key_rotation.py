@@ -38,7 +38,9 @@ def take_back_grants(office: Office) -> None:
 
 def dry_run(office: Office, **more: Any) -> list[rotation.Rotation]:
     with office.change() as change:
-        return rotation.rotate(change, Wish(MODEL, 60.0, **more), dry_run=True)
+        return rotation.rotate(
+            change, office.policies, Wish(MODEL, 60.0, **more), dry_run=True
+        )
 
 
 def test_a_rotation_says_from_which_version_to_which(office: Office) -> None:

@@ -24,15 +24,20 @@ def test_each_start_records_the_digest_of_the_policies(office: Office) -> None:
 
     found = office.entries("policy.in_force")
     assert [dict(entry.subject) for entry in found] == [
-        {"sha256": digest, "dual_control": "destroy, revoke"}
+        {
+            "sha256": digest,
+            "dual_control": "destroy, revoke",
+            "public_embeddings": "refused",
+        }
     ] * 2
     assert {entry.actor for entry in found} == {str(ORCHESTRATOR_ID)}
 
 
 def test_other_policies_have_another_digest(office: Office) -> None:
     record_policies(office.registry, Policies())
-    record_policies(office.registry, Policies(approvers=["auditor"]))
+    record_policies(office.registry, Policies(allow_public_embeddings=True))
     first, second = office.entries("policy.in_force")
 
     assert first.subject["sha256"] != second.subject["sha256"]
     assert first.subject["dual_control"] == "nothing"
+    assert second.subject["public_embeddings"] == "allowed"

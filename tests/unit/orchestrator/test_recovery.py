@@ -541,7 +541,7 @@ def test_a_name_that_reads_like_a_pattern_gives_up_no_other_models_jobs(
         register_model(office, name)
         with office.change() as change:
             keys.grant(change, str(owner), name)
-            version = keys.create(change, str(owner), name).key_version
+            version = keys.create(change, office.policies, str(owner), name).key_version
             assert version is not None
             made[name] = version.key.key_id
     office.settle()

@@ -109,7 +109,7 @@ def test_a_change_that_fails_leaves_neither_rows_nor_records(office: Office) -> 
         grant_then_fail()
     assert office.kinds() == before
     with pytest.raises(NotGrantedError), office.change() as change:
-        keys.create(change, str(ALDER_ID), MODEL)
+        keys.create(change, office.policies, str(ALDER_ID), MODEL)
 
 
 def test_the_first_public_keys_stay(office: Office) -> None:
@@ -387,7 +387,7 @@ def test_one_party_is_found_by_its_name_if_the_caller_may_see_it(
 def test_an_owner_sees_a_key_version_once_it_can_be_fetched(office: Office) -> None:
     with office.change() as change:
         keys.grant(change, str(ALDER_ID), MODEL)
-        keys.create(change, str(ALDER_ID), MODEL)
+        keys.create(change, office.policies, str(ALDER_ID), MODEL)
 
     def seen() -> int:
         with office.database.reading() as session:
