@@ -239,8 +239,7 @@ class Office:
     def move_champion(self, version: int, name: str = MODEL) -> None:
         """As the registry's service does it: the alias, and what follows."""
         with self.change(PROVIDER_ID) as change:
-            if store.set_alias(change, name, store.CHAMPION, version):
-                release.moved(change, name, store.CHAMPION, version)
+            release.point(change, self.policies, name, store.CHAMPION, version)
 
     def model_digest(self, version: int = 1) -> str:
         """What the log names a release by: the SHA-256 of its manifest, in hex."""
