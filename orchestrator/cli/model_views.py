@@ -152,5 +152,6 @@ def _facts(version: "ModelVersion") -> dict[str, Any]:
         "provider": version.provider,
         "created": when(version.created_at_ms),
         "exposed": when(version.exposed_at_ms),
+        "embedding": "public" if version.public_embedding else "secret",
         **{word: fact for word, fact in manifest.items() if word != "name"},
     }

@@ -88,10 +88,7 @@ class RegistryService(rpc.RegistryServiceServicer):
                 public.recording(self._registry, caller),
                 self._registry.change(caller) as change,
             ):
-                if to[1] == store.CHAMPION:
-                    public.require_issuable(change, self._policies, to[0], to[2])
-                if store.set_alias(change, *to):
-                    release.moved(change, *to)
+                release.point(change, self._policies, *to)
             return pb.SetAliasResponse()
 
     def ListKeyVersions(

@@ -74,7 +74,7 @@ def create(change: Change, policies: Policies, owner: str, model: str) -> Job:
     if any(version.state not in _ENDED for version in versions):
         raise Conflict("the owner has a key for this model: rotate or revoke it")
     require_fit(change, key)
-    public.require_issuable(change, policies, model)
+    public.require_issuable(change.session, policies, model)
     (job,) = add_versions(change, Kind.CREATE, [(key, next_number(versions))])
     return job
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
 
 from core.rpc.identity import SpiffeId
 from orchestrator.errors import PublicEmbeddingRefused
@@ -26,7 +27,7 @@ def is_issuable(policies: Policies, version: ModelVersion) -> bool:
 
 
 def require_issuable(
-    change: Change, policies: Policies, model: str, number: int | None = None
+    session: Session, policies: Policies, model: str, number: int | None = None
 ) -> None:
     """Refuse a model whose champion, or whose version `number`, is not to be issued.
 
@@ -34,19 +35,19 @@ def require_issuable(
         PublicEmbeddingRefused: its embedding is public.
         NotFound: there is no such version.
     """
-    if refused := refusal(change, policies, model, number):
+    if refused := refusal(session, policies, model, number):
         raise refused
 
 
 def refusal(
-    change: Change, policies: Policies, model: str, number: int | None = None
+    session: Session, policies: Policies, model: str, number: int | None = None
 ) -> PublicEmbeddingRefused | None:
     """Why it is not issued; None: it is."""
     if number is None:
-        row = store.model_named(change.session, model)
-        version = store.champion(change.session, row.id)
+        row = store.model_named(session, model)
+        version = store.champion(session, row.id)
     else:
-        version = store.model_version(change.session, model, number)
+        version = store.model_version(session, model, number)
     if version is None or is_issuable(policies, version):
         return None
     return PublicEmbeddingRefused(model, version.version)

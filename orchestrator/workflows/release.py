@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import USABLE, IssuedState
 from orchestrator.registry.models import (
@@ -52,9 +53,17 @@ def registered(change: Change, version: ModelVersion) -> None:
         begin(change, version)
 
 
-def moved(change: Change, name: str, alias: str, version: int) -> None:
-    """An alias was moved: champion and candidate are what keys are issued."""
-    if alias in store.ISSUED:
+def point(
+    change: Change, policies: Policies, name: str, alias: str, version: int
+) -> None:
+    """Move an alias; champion and candidate are what keys are issued from now on.
+
+    Raises:
+        PublicEmbeddingRefused: a public embedding becomes neither of them.
+        NotAllowedError, NotFound, Conflict: as `store.set_alias` does.
+    """
+    if store.set_alias(change, name, alias, version) and alias in store.ISSUED:
+        public.require_issuable(change.session, policies, name, version)
         begin(change, store.model_version(change.session, name, version))
 
 

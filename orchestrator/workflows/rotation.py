@@ -199,7 +199,7 @@ def _hindrances(
     granted = _granted(change, model, found)
     busy = _busy(change, found)
     fits = keys.block(change.session, model)
-    refused = public.refusal(change, policies, model.name)
+    refused = public.refusal(change.session, policies, model.name)
 
     def judge(each: Candidate) -> KeymixerError | None:
         key, primary = each.key, each.primary

@@ -15,7 +15,7 @@ from orchestrator.federation import Policies, RotationPolicy
 from orchestrator.registry.lifecycle import KeyState, PartyState
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Registry
-from orchestrator.workflows import jobs, keys, rotation
+from orchestrator.workflows import jobs, keys, public, rotation
 from orchestrator.workflows.jobs import Kind, Step
 
 # So that no transaction holds up others for long; the rest follows at once.
@@ -46,7 +46,7 @@ def begin_due(registry: Registry, policies: Policies) -> bool:
     if not rules and policy.max_images is None:
         return False
     with registry.database.reading() as session:
-        found = _due(session, policy, rules, now_ms)
+        found = _due(session, policies, rules, now_ms)
     opened = [
         _begin(registry, policies, model_id, key_ids, because)
         for (model_id, because), key_ids in found.items()
@@ -90,16 +90,17 @@ def _moments(policy: RotationPolicy, now_ms: int) -> dict[str, int]:
 
 
 def _due(
-    session: Session, policy: RotationPolicy, rules: Mapping[str, int], now_ms: int
+    session: Session, policies: Policies, rules: Mapping[str, int], now_ms: int
 ) -> Mapping[tuple[int, str], set[str]]:
     """Key ids that are due, by model and reason; some at a time."""
+    policy = policies.rotation
     latest = max(rules.values(), default=-1)
     found: dict[tuple[int, str], set[str]] = defaultdict(set)
     blocks: dict[int, tuple[int, int] | None] = {}
     for row in session.execute(_primaries(latest, policy.max_images, now_ms)):
         key = _Primary(*row)
         if key.model_id not in blocks:
-            blocks[key.model_id] = _block(session, key.model_id)
+            blocks[key.model_id] = _block(session, policies, key.model_id)
         if blocks[key.model_id] != (key.patch_size, key.channels):
             continue
         found[key.model_id, _reason(policy, rules, key)].add(key.key_id)
@@ -115,9 +116,14 @@ def _reason(policy: RotationPolicy, rules: Mapping[str, int], key: _Primary) -> 
     return f"{policy.max_images} images or more"
 
 
-def _block(session: Session, model_id: int) -> tuple[int, int] | None:
+def _block(
+    session: Session, policies: Policies, model_id: int
+) -> tuple[int, int] | None:
+    """What keys must fit; None: nothing is issued of this model."""
+    model = session.get_one(Model, model_id)
     try:
-        return keys.block(session, session.get_one(Model, model_id))
+        public.require_issuable(session, policies, model.name)
+        return keys.block(session, model)
     except KeymixerError:
         return None
 

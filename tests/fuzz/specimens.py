@@ -1,6 +1,7 @@
 """One good example of everything that is decoded; secrets and weights are made up."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,13 @@ PUBLIC_KEY: Final = _SIGNER.public_key().public_bytes_raw()
 _RELEASE: Final = Release(provider_key=_SIGNER)
 MODEL_VERSION: Final = ModelName(MODEL, 1)
 MANIFEST: Final = _RELEASE.manifest
+# Says all that a manifest may leave out.
+IMPORTED: Final = replace(
+    MANIFEST,
+    architecture=replace(MANIFEST.architecture, activation="relu"),
+    preprocessing=replace(MANIFEST.preprocessing, resize=MANIFEST.architecture.height),
+    public_embedding=True,
+)
 BACKBONE: Final = _RELEASE.backbone
 PLAIN_EMBEDDING: Final = _RELEASE.embedding
 PREPROCESSING: Final[Preprocessing] = MANIFEST.preprocessing

@@ -242,8 +242,7 @@ class Office:
     def move_alias(self, alias: str, version: int, name: str = MODEL) -> None:
         """As the registry's service does it: the alias, and what follows."""
         with self.change(PROVIDER_ID) as change:
-            if store.set_alias(change, name, alias, version):
-                release.moved(change, name, alias, version)
+            release.point(change, self.policies, name, alias, version)
 
     def model_digest(self, version: int = 1) -> str:
         """What the log names a release by: the SHA-256 of its manifest, in hex."""

@@ -143,6 +143,21 @@ def test_no_key_is_rotated_to_it(office: Office) -> None:
     assert set(office.states().values()) == {"active"}
 
 
+def test_policies_rotate_no_key_to_it_and_ask_no_more(office: Office) -> None:
+    office.active_key()
+    rotation = office.policies.rotation.model_copy(update={"max_age": 1.0})
+    office.policies = office.policies.model_copy(update={"rotation": rotation})
+    register_model(office, public=True, embedding="c")
+    office.clock.pass_seconds(10)
+    office.settle()
+    refused = dict(office.states())
+    allow(office)
+    office.settle()
+
+    assert refused == {(ALDER, 1): "active"}
+    assert office.states()[ALDER, 2] == "pre_active"
+
+
 def test_one_job_of_a_release_waits_for_an_operator_and_no_job_for_each_key(
     office: Office,
 ) -> None:

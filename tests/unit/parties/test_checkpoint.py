@@ -5,14 +5,16 @@ import io
 import os
 import pickle
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.errors import NotFound
+from core.errors import KeymixerError, NotFound
 from core.wire import file_digest
 from parties.model_provider.checkpoint import read_checkpoint
 from parties.model_provider.errors import CheckpointError, MoreThanWeightsError
@@ -182,3 +184,24 @@ def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path: Path) -> Non
     (tmp_path / "model.onnx").write_bytes(b"onnx")
     with pytest.raises(CheckpointError, match=r"\.safetensors, \.pt, \.pth"):
         read_checkpoint(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zipped", "older"])
+def test_a_file_with_changed_bytes_is_read_or_refused_and_never_more(
+    tmp_path: Path, form: str
+) -> None:
+    """Whatever torch makes of it, only an error of ours comes out."""
+    path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
+    if form == "safetensors":
+        save_file(WEIGHTS, path)
+    else:
+        wrapped = {"state_dict": WEIGHTS}
+        torch.save(wrapped, path, _use_new_zipfile_serialization=form == "zipped")
+    data, drawn = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(100):
+        changed = bytearray(data)
+        for place in drawn.integers(0, len(data), drawn.integers(1, 4)):
+            changed[place] = drawn.integers(0, 256)
+        path.write_bytes(changed)
+        with suppress(KeymixerError):
+            assert read_checkpoint(path).tensors
