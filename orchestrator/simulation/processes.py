@@ -102,6 +102,20 @@ class Processes:
         if child is not None:
             _signal_group(child.pid, signal.SIGTERM)
 
+    def kill(self, name: str) -> None:
+        """End one process and its group at once, as a power cut would."""
+        with self._lock:
+            child = self._running.pop(name)
+        _signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+
+    def end(self, name: str) -> None:
+        """Ask one process to end, and wait until it has; kill it if it does not."""
+        with self._lock:
+            child = self._running.pop(name)
+        _signal_group(child.pid, signal.SIGTERM)
+        _reap(child, time.monotonic() + TERMINATE_S)
+
     def stop(self) -> None:
         """Ask every process to end, the last started first; kill what does not."""
         with self._lock:
