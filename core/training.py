@@ -3,20 +3,24 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, pad
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from core.convmixer import ConvMixer
 from core.errors import ConfigurationError, DataError, TrainingDivergedError
 
 Images = Float32[np.ndarray, "n c h w"]
 Logits = Float32[np.ndarray, "n classes"]
+OptimiserName = Literal["adamw", "sgd"]
+# What is added to the loss of a step.
+Penalty = Callable[[ConvMixer], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,15 +87,21 @@ class Progress:
 class Optimisation:
     """What changes a model's weights, and how fast."""
 
-    optimiser: AdamW
-    schedule: OneCycleLR
+    optimiser: Optimizer
+    schedule: LRScheduler
 
     @classmethod
     def of(cls, model: ConvMixer, recipe: Recipe, steps: int) -> "Optimisation":
-        optimiser = AdamW(
-            model.parameters(), lr=recipe.max_lr, weight_decay=recipe.weight_decay
-        )
+        optimiser = _optimiser("adamw", model, recipe)
         return cls(optimiser, OneCycleLR(optimiser, recipe.max_lr, total_steps=steps))
+
+    @classmethod
+    def steady(
+        cls, model: ConvMixer, recipe: Recipe, name: OptimiserName
+    ) -> "Optimisation":
+        """One rate from the first step to the last."""
+        optimiser = _optimiser(name, model, recipe)
+        return cls(optimiser, LambdaLR(optimiser, lambda _: 1.0))
 
 
 def fit(
@@ -128,12 +138,40 @@ def fit(
     return tuple(curve)
 
 
+def fit_steadily(
+    model: ConvMixer,
+    train: Examples,
+    recipe: Recipe,
+    optimiser: OptimiserName = "adamw",
+    penalty: Penalty | None = None,
+) -> tuple[float, ...]:
+    """Train in place at the rate `max_lr` and return the loss of each step.
+
+    It is what one site does in one round of federated training.
+    """
+    _require_usable(model, train, recipe)
+    optimisation = Optimisation.steady(model, recipe, optimiser)
+    generator = Generator().manual_seed(recipe.seed)
+    _convert_kernels(model)
+    losses = tuple(
+        loss
+        for _ in range(recipe.epochs)
+        for loss in train_epoch(
+            model, train, recipe, optimisation, generator, penalty=penalty
+        )
+    )
+    model.eval()
+    return losses
+
+
 def train_epoch(
     model: ConvMixer,
     train: Examples,
     recipe: Recipe,
     optimisation: Optimisation,
     generator: Generator,
+    *,
+    penalty: Penalty | None = None,
 ) -> Iterator[float]:
     """See every image once, in a new order, and yield the loss of each step."""
     order = torch.randperm(len(train), generator=generator).numpy()
@@ -141,7 +179,8 @@ def train_epoch(
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         images = torch.from_numpy(train.images[chosen])
         labels = torch.from_numpy(train.labels[chosen])
-        yield _step(model, augment(images, recipe, generator), labels, optimisation)
+        images = augment(images, recipe, generator)
+        yield _step(model, images, labels, optimisation, penalty)
 
 
 def evaluate(model: ConvMixer, examples: Examples, batch: int = 500) -> float:
@@ -183,11 +222,22 @@ def augment(
     return torch.where(flipped[:, None, None, None], cropped.flip(3), cropped)
 
 
+def _optimiser(name: OptimiserName, model: ConvMixer, recipe: Recipe) -> Optimizer:
+    kind = {"adamw": AdamW, "sgd": SGD}[name]
+    return kind(model.parameters(), lr=recipe.max_lr, weight_decay=recipe.weight_decay)
+
+
 def _step(
-    model: ConvMixer, images: Tensor, labels: Tensor, optimisation: Optimisation
+    model: ConvMixer,
+    images: Tensor,
+    labels: Tensor,
+    optimisation: Optimisation,
+    penalty: Penalty | None,
 ) -> float:
     model.train()
     loss = cross_entropy(model(_channels_last(images)), labels)
+    if penalty is not None:
+        loss = loss + penalty(model)
     if not torch.isfinite(loss):
         raise TrainingDivergedError("the loss is NaN or infinite")
     optimisation.optimiser.zero_grad()

@@ -1,6 +1,8 @@
 """A small certificate authority of the federation's own, for development and trials."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
@@ -72,13 +74,18 @@ class DevelopmentCA:
         return authority
 
     def sign(
-        self, csr_pem: bytes, spiffe: SpiffeId, lifetime_hours: float = 24
+        self,
+        csr_pem: bytes,
+        spiffe: SpiffeId,
+        lifetime_hours: float = 24,
+        hosts: Sequence[str] = (),
     ) -> bytes:
         """Return a certificate, in PEM, for the key that signed the request.
 
         Of the request only the public key counts; the name is the caller's decision.
         The certificate starts five minutes ago and ends `lifetime_hours` from now, so
-        a small negative lifetime gives an expired one.
+        a small negative lifetime gives an expired one. `hosts` are addresses for those
+        who cannot pin a SPIFFE ID and look for the address they called, as Flower does.
 
         Raises:
             CorruptFileError: the request cannot be read.
@@ -95,17 +102,21 @@ class DevelopmentCA:
             .not_valid_before(now - _BACKDATED)
             .not_valid_after(now + timedelta(hours=lifetime_hours))
         )
-        for extension, critical in self._extensions(public_key, spiffe):
+        for extension, critical in self._extensions(public_key, spiffe, hosts):
             certificate = certificate.add_extension(extension, critical=critical)
         signed = certificate.sign(self._key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 
     def _extensions(
-        self, public_key: ec.EllipticCurvePublicKey, spiffe: SpiffeId
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        spiffe: SpiffeId,
+        hosts: Sequence[str],
     ) -> list[tuple[x509.ExtensionType, bool]]:
         names: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(str(spiffe)),
             x509.DNSName(dns_name(spiffe)),
+            *map(_general_name, hosts),
         ]
         # A party is a client of some parties and a server to others.
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
@@ -119,6 +130,13 @@ class DevelopmentCA:
             (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
             (issuer(self._key.public_key()), False),
         ]
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.datasets.partition import Partition
 from core.duration import parse_duration
 from core.errors import ConfigurationError
 from core.rpc.identity import (
@@ -45,6 +46,8 @@ Role = Literal[
 MOST_IMAGES: Final = (1 << 63) - 1
 # What computes in an inference server.
 EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bfloat16", "torch"]
+# How the answers of a model's sites become one model.
+StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 # What dual control can be asked for.
 TwoOperators = Literal["issue", "revoke", "destroy", "export"]
 
@@ -55,6 +58,16 @@ def _seconds(text: object) -> object:
         return parse_duration(text) if isinstance(text, str) else text
     except ConfigurationError as error:
         raise ValueError(str(error)) from None
+
+
+def _dealt(text: str) -> str:
+    try:
+        kind = Partition.parse(text).kind
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    if kind == "by-organisation":
+        raise ValueError("a simulation deals images out: iid, or dirichlet:NUMBER")
+    return text
 
 
 DatabaseUrl = Annotated[str, AfterValidator(without_password)]
@@ -96,6 +109,32 @@ class TrainingSection(Section):
     flip: bool = True
 
 
+class FederatedSection(Section):
+    """Sites that train the model together, each with a node of its own.
+
+    `training.epochs` are those of a site in each round.
+    """
+
+    # Parts of the provider, or whom it trusts as itself: each sees the plain model.
+    sites: Annotated[list[Name], Field(min_length=2, max_length=128)]
+    rounds: Annotated[int, Field(ge=1)] = 6
+    strategy: StrategyName = "fedavg"
+    # How a simulation deals its data out to them; in a deployment each has its own.
+    partition: Annotated[str, AfterValidator(_dealt)] = "iid"
+    partition_seed: Annotated[int, Field(ge=0)] = 0
+    # For experiments only: who knows it and the data can train the same embedding.
+    seed: Annotated[int, Field(ge=0)] | None = None
+    # A simulation kills this site's node after the first round, and starts it again.
+    killed_once: Name | None = None
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        _unique("federated.sites", self.sites)
+        killed = {self.killed_once} if self.killed_once else set[str]()
+        _known("federated.killed_once", killed, set(self.sites))
+        return self
+
+
 class ModelSection(Section):
     """A model and who provides it."""
 
@@ -103,6 +142,8 @@ class ModelSection(Section):
     provider: Name
     architecture: ArchitectureSection = ArchitectureSection()
     training: TrainingSection = TrainingSection()
+    # None: the provider trains alone.
+    federated: FederatedSection | None = None
 
 
 class BudgetPolicy(Section):

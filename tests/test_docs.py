@@ -57,7 +57,11 @@ def _exists(words: list[str]) -> bool:
         if found is None:
             break
         command, words = found, words[1:]
-    options = {name for parameter in command.params for name in parameter.opts}
+    options = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     wanted = {word for word in words if re.fullmatch("--[a-z-]+", word)}
     if isinstance(command, click.Group):
         alone = command.invoke_without_command or wanted == {"--version"}

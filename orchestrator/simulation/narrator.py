@@ -24,6 +24,7 @@ _COLOURS = {
     "key-holder": "magenta",
     "inference-server": "yellow",
     "model-provider": "blue",
+    "training-site": "bright_blue",
     "data-owner": "green",
     "outsider": "red",
 }

@@ -102,8 +102,18 @@ class Processes:
         if child is not None:
             _signal_group(child.pid, signal.SIGTERM)
 
+    def kill(self, name: str) -> None:
+        """End one process and its group at once, as a power cut would."""
+        with self._lock:
+            child = self._running.pop(name)
+        _signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+
     def end(self, name: str) -> None:
-        """End one long-lived process and wait for it; one that never began is none."""
+        """Ask one process to end, and wait until it has; kill it if it does not.
+
+        One that never began is none.
+        """
         with self._lock:
             child = self._running.pop(name, None)
         if child is not None:

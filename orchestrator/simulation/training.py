@@ -13,6 +13,7 @@ from core.rpc.identity import MODEL_PROVIDER
 from orchestrator.federation import ModelSection
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
+from orchestrator.simulation.sites import TRAINING_SITE, Sites
 from orchestrator.simulation.workspace import Workspace
 
 RELEASE_FILES = ("embedding.safetensors", "backbone.safetensors", "manifest.json")
@@ -69,7 +70,32 @@ def _train(
     spec: str,
     narrator: Narrator,
 ) -> None:
-    provider = workspace.federation.spiffe(model.provider, MODEL_PROVIDER)
+    with narrator.bar("training") as bar:
+
+        def tell(event: Event) -> None:
+            _show(event, bar, narrator, model.provider)
+
+        options = _options(model)
+        if model.federated is not None:
+            sites = Sites(workspace, running, narrator, model, model.federated)
+            sites.train(spec, options, tell)
+            return
+        provider = workspace.federation.spiffe(model.provider, MODEL_PROVIDER)
+        running.run(
+            f"{model.provider}-train",
+            MODEL_PROVIDER,
+            [
+                *("parties.model_provider", "train"),
+                *("--folder", str(workspace.folder(provider))),
+                *("--name", model.name, "--data", spec, "--progress", "json"),
+                *options,
+            ],
+            on_event=tell,
+        )
+
+
+def _options(model: ModelSection) -> list[str]:
+    """Shape and recipe, as the provider's commands take them."""
     shape, recipe = model.architecture, model.training
     options = {**shape.model_dump(), **recipe.model_dump()}
     flip = "--flip" if options.pop("flip") else "--no-flip"
@@ -78,19 +104,7 @@ def _train(
         for name, value in options.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-    with narrator.bar("training") as bar:
-        running.run(
-            f"{model.provider}-train",
-            MODEL_PROVIDER,
-            [
-                *("parties.model_provider", "train"),
-                *("--folder", str(workspace.folder(provider))),
-                *("--name", model.name, "--data", spec, "--progress", "json"),
-                *named,
-                flip,
-            ],
-            on_event=lambda event: _show(event, bar, narrator, model.provider),
-        )
+    return [*named, flip]
 
 
 def _show(event: Event, bar: Any, narrator: Narrator, provider: str) -> None:
@@ -100,6 +114,13 @@ def _show(event: Event, bar: Any, narrator: Narrator, provider: str) -> None:
         bar(
             done, total, f"loss {event['loss']:.3f}, {event['seconds_left']:.0f} s left"
         )
+    elif event["event"] == "round":
+        told = f"round {event['round']} of {event['rounds']}"
+        bar(event["round"], event["rounds"], told)
+        for site in event["sites"]:
+            right = site["accuracy"]
+            seen = "was not there to test" if right is None else f"scores {right:.1%}"
+            narrator.says(TRAINING_SITE, site["site"], f"{told}: {seen}")
     elif event["event"] == "epoch":
         narrator.says(
             MODEL_PROVIDER,
@@ -120,7 +141,8 @@ def _cache() -> Path:
 
 
 def _recipe_digest(model: ModelSection, data_digest: str) -> str:
-    recipe = {**model.model_dump(exclude={"provider"}), "data": data_digest}
+    alone = {"federated"} if model.federated is None else set[str]()
+    recipe = {**model.model_dump(exclude={"provider", *alone}), "data": data_digest}
     return hashlib.sha256(canonical(recipe)).hexdigest()[:24]
 
 

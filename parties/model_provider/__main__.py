@@ -21,6 +21,7 @@ from core.rpc.identity import load_identity
 from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
+from parties.model_provider import commands
 from parties.model_provider.registry import connect
 from parties.model_provider.release import read_release, signature_of, write_release
 from parties.model_provider.reporting import emit, reporter
@@ -33,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__,
 )
+
+# The same as `keymixer train`.
+app.command(name="train-sites")(commands.train)
 
 Folder = Annotated[Path, typer.Option(help="The provider's own folder.")]
 ReleaseFolder = Annotated[Path, typer.Option("--release", help="A release's folder.")]
@@ -80,6 +84,30 @@ def train_command(
         key = ensure_signing_key(folder)
         write_release(target, release_of(trained), trained.curve, key)
         tell.done(release=str(target), accuracy=trained.accuracy)
+
+
+@app.command()
+def link(
+    folder: Folder,
+    listen: Annotated[str, typer.Option(help="HOST:PORT for sites and commands.")],
+) -> None:
+    """Run the SuperLink that sites' nodes connect to, until it is ended."""
+    from parties.model_provider.federated.deployment import serve_link
+
+    serve_link(folder, listen)
+
+
+@app.command()
+def site(
+    folder: Annotated[Path, typer.Option(help="The site's own, with its certificate.")],
+    link: Annotated[str, typer.Option(help="The SuperLink's HOST:PORT.")],
+    name: Annotated[str, typer.Option(help="The site's name.")],
+    data: Annotated[str, typer.Option(help="Its images: a folder, or an .npz.")],
+) -> None:
+    """Run a site's node, which trains on its images, until it is ended."""
+    from parties.model_provider.federated.deployment import serve_site
+
+    serve_site(folder, link, name, data)
 
 
 @app.command()

@@ -1,197 +1,175 @@
-"""`keymixer models import`: weights that others have published, as a release.
+"""`keymixer train`: one model over several sites, from the provider's own machine.
 
 Nothing heavy is imported before the command runs.
 """
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from core.console import EXIT_CODES, print_json, say
-from core.errors import ConfigurationError
+from core.datasets.partition import Partition, organisations
+from parties.model_provider.reporting import emit, tell_json, tell_people
 
 if TYPE_CHECKING:
-    from core.manifest import Manifest
-    from parties.model_provider.checkpoint import Checkpoint
-    from parties.model_provider.release import Release
+    from parties.model_provider.federated.ending import Finished
 
 app = typer.Typer()
 
-_LATEST: Final = Path("runs") / "latest"
-
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help=".safetensors, .pt, .pth or .pth.tar.")
-]
-Arch = Annotated[
-    str,
-    typer.Option(
-        "--arch",
-        metavar="NAME",
-        help="convmixer_HIDDEN_DEPTH[_ksKERNEL][_pPATCH][_relu]; a kernel of 9 and "
-        "patches of 7 if left out.",
-    ),
-]
-Name = Annotated[
-    str, typer.Option("--name", help="The model's name; default: that of --arch.")
-]
-Prepared = Annotated[
-    str,
-    typer.Option(
-        "--preprocessing",
-        help="How pictures are fitted and normalised: imagenet (224x224) or cifar10.",
-    ),
-]
-Side = Annotated[
+Sites = Annotated[
     int | None,
-    typer.Option("--image-size", min=1, help="In place of the preprocessing's own."),
+    typer.Option(
+        "--sites", min=2, help="How many; by-organisation: as many as there are."
+    ),
 ]
-Mean = Annotated[
-    str, typer.Option("--mean", help="One number a channel, as 0.5,0.5,0.5.")
-]
-Std = Annotated[str, typer.Option("--std", help="One number a channel.")]
-Classes = Annotated[
-    Path | None,
-    typer.Option("--classes", help="A text file, a name a line; default: numbers."),
-]
-Entry = Annotated[
+How = Annotated[
     str,
     typer.Option(
-        "--entry", help="What of a checkpoint to take; default: averaged weights first."
+        "--partition",
+        help="How images are dealt out: iid, dirichlet:ALPHA, or by-organisation, for "
+        "which --data is a folder with a subfolder or .npz for each organisation.",
     ),
 ]
-Public = Annotated[
-    bool,
-    typer.Option(
-        "--public/--never-published",
-        help="Whether anybody else can have these weights, or those that they were "
-        "trained on from.",
-    ),
-]
-Folder = Annotated[
-    Path | None, typer.Option("--folder", help="The model provider's own folder.")
-]
-Run = Annotated[
-    Path, typer.Option("--run", help="The run's folder.", envvar="KEYMIXER_RUN")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
 
-@app.command("import", epilog=EXIT_CODES)
-def import_(
-    file: File,
+@app.command(epilog=EXIT_CODES)
+def train(
+    sites: Sites = None,
     *,
-    arch: Arch,
-    name: Name = "",
-    preprocessing: Prepared = "imagenet",
-    image_size: Side = None,
-    mean: Mean = "",
-    std: Std = "",
-    classes: Classes = None,
-    entry: Entry = "",
-    folder: Folder = None,
-    run: Run = _LATEST,
-    public: Public = True,
-    json_: AsJson = False,
+    partition: How = "iid",
+    data: Annotated[
+        str, typer.Option(help="cifar10, digits, a folder, or an .npz.")
+    ] = "digits",
+    folder: Annotated[
+        Path, typer.Option(help="The provider's own folder; it gets the release.")
+    ] = Path("provider"),
+    name: Annotated[str, typer.Option(help="The model's name.")] = "classifier",
+    rounds: Annotated[int, typer.Option(min=1)] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a site, in each round.")] = 1,
+    strategy: Annotated[
+        Strategy, typer.Option(help="How the sites' answers become one model.")
+    ] = "fedavg",
+    proximal_mu: Annotated[
+        float, typer.Option(help="fedprox: what it costs a site to go far.")
+    ] = 0.01,
+    server_lr: Annotated[
+        float, typer.Option(help="fedadam: the server's learning rate.")
+    ] = 0.01,
+    trim: Annotated[
+        float, typer.Option(help="fedtrimmedavg: the share left out at each end.")
+    ] = 0.34,
+    min_sites: Annotated[
+        int, typer.Option(help="How many must be there for a round; 0: all.")
+    ] = 0,
+    partition_seed: Annotated[
+        int, typer.Option(help="Which of all such partitions.")
+    ] = 0,
+    hidden: int = 128,
+    depth: int = 4,
+    kernel_size: int = 5,
+    patch_size: int = 4,
+    batch: int = 128,
+    optimiser: Literal["adamw", "sgd"] = "adamw",
+    max_lr: float = 0.01,
+    weight_decay: float = 0.01,
+    pad: int = 4,
+    flip: bool = True,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="For experiments only: who knows the seed and the data can train the"
+            " same secret embedding. Default: the operating system's entropy."
+        ),
+    ] = None,
+    link: Annotated[
+        str,
+        typer.Option(help="A SuperLink's HOST:PORT; sites with nodes of their own."),
+    ] = "",
+    admit: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --link: a site's certificate; its node is let in."),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, not after the last round.")
+    ] = False,
+    progress: Annotated[
+        Literal["bar", "json"], typer.Option(help="json: an event a line.")
+    ] = "bar",
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print JSON for programs.")
+    ] = False,
 ) -> None:
-    """Make a signed release of a ConvMixer with timm's or locuslab's names.
+    """Train one model over several sites with Flower; no image leaves its site.
 
-    A public embedding protects no picture from the server: from a public W and the
-    issued W A^T anybody computes the key. Issuing it is refused unless the federation's
-    policies allow it. Say --never-published only of weights that you trained yourself,
-    from a fresh start, and gave to nobody.
+    All sites take their turns in this process, or with --link each has a node of its
+    own, on a machine of its own: docs/training.md. If it is ended, the same command
+    goes on after the last whole round.
 
-    Of .pt and .pth files nothing but weights is read; one that needs more is refused,
-    and nothing of it is run. docs/import.md has an example of each kind.
-
-    Example: keymixer models import convmixer.pth.tar --arch convmixer_768_32 --json
+    Example: keymixer train --sites 3 --data digits --patch-size 2 --pad 1 --no-flip
     """
-    from parties.model_provider.checkpoint import read_checkpoint
-    from parties.model_provider.importing import Wanted, import_release, read_classes
-    from parties.model_provider.published import preprocessing_named
+    # Read when torch is loaded; see `parties.model_provider.__main__`.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from parties.model_provider.federated.plan import NO_SEED, FederatedPlan
 
-    target = folder or _only_provider(run)
-    prepared = preprocessing_named(
-        preprocessing, image_size, _numbers("--mean", mean), _numbers("--std", std)
+    plan = FederatedPlan(
+        name=name,
+        data=data,
+        sites=_count(sites, partition, data, bool(link)),
+        partition=partition,
+        partition_seed=partition_seed,
+        rounds=rounds,
+        strategy=strategy,
+        min_sites=min_sites,
+        proximal_mu=proximal_mu,
+        server_lr=server_lr,
+        trim=trim,
+        hidden=hidden,
+        depth=depth,
+        kernel_size=kernel_size,
+        patch_size=patch_size,
+        epochs=epochs,
+        batch=batch,
+        optimiser=optimiser,
+        max_lr=max_lr,
+        weight_decay=weight_decay,
+        pad=pad,
+        flip=flip,
+        seed=NO_SEED if seed is None else seed,
     )
-    named = read_classes(classes) if classes else ()
-    wanted = Wanted(name or arch, arch, prepared, named, public)
-    checkpoint = read_checkpoint(file, entry)
-    release = import_release(checkpoint, wanted)
-    path = _write(target, release)
-    if json_:
-        print_json(_facts(checkpoint, release, path))
+    tell = tell_json if progress == "json" else tell_people
+    if link:
+        from parties.model_provider.federated.deployment import train_deployed
+
+        finished = train_deployed(plan, folder, link, admit or (), tell)
     else:
-        say("\n".join(_sentences(checkpoint, release, target, path)))
+        from parties.model_provider.federated.in_process import train_in_process
+
+        finished = train_in_process(plan, folder, tell, restart=restart)
+    _tell_end(finished, as_json=json_, as_event=progress == "json")
 
 
-def _write(folder: Path, release: "Release") -> Path:
-    from core.rpc.party import ensure_signing_key
-    from parties.model_provider.release import write_release
-
-    path = folder / "releases" / release.manifest.name
-    write_release(path, release, (), ensure_signing_key(folder))
-    return path
-
-
-def _only_provider(run: Path) -> Path:
-    """The folder of a run's one model provider, or `ConfigurationError`."""
-    providers = run / "providers"
-    found = sorted(providers.iterdir()) if providers.is_dir() else []
-    if len(found) != 1:
-        there = ", ".join(path.name for path in found) or "no providers"
-        raise ConfigurationError(f"{run} has {there}: name a folder with --folder")
-    return found[0]
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else None
-    except ValueError:
-        raise ConfigurationError(f"{option}: expected numbers, as 0.5,0.5") from None
-
-
-def _facts(checkpoint: "Checkpoint", release: "Release", path: Path) -> dict[str, Any]:
-    manifest = release.manifest
-    return {
-        "release": str(path),
-        "name": manifest.name,
-        "architecture": manifest.architecture.to_dict(),
-        "activation": manifest.architecture.activation,
-        "preprocessing": manifest.preprocessing.to_dict(),
-        "naming": manifest.lineage["imported"]["naming"],
-        "entry": checkpoint.entry,
-        "prefix": checkpoint.prefix,
-        "sha256": checkpoint.digest,
-        "public_embedding": manifest.public_embedding,
-    }
-
-
-def _sentences(
-    checkpoint: "Checkpoint", release: "Release", folder: Path, path: Path
-) -> list[str]:
-    manifest = release.manifest
-    taken = f" from its {checkpoint.entry}" if checkpoint.entry else ""
-    taken += f", without {checkpoint.prefix} before each" if checkpoint.prefix else ""
-    said = [
-        f"read {manifest.lineage['imported']['naming']}'s names{taken}",
-        _shape(manifest),
-        f"wrote the signed release {path}",
-    ]
-    if manifest.public_embedding:
-        said.append(
-            "its embedding is public: keys for it hide nothing from the server, and it "
-            "is not issued unless policies.allow_public_embeddings says so"
+def _count(sites: int | None, partition: str, data: str, elsewhere: bool) -> int:
+    """How many sites there are; organisations are counted, others must be said."""
+    if elsewhere or Partition.parse(partition).kind != "by-organisation":
+        if sites is None:
+            raise typer.BadParameter("say how many sites: --sites N")
+        return sites
+    found = organisations(data)
+    if sites not in {None, len(found)}:
+        raise typer.BadParameter(
+            f"--sites {sites}, but there are {len(found)}: {', '.join(found)}"
         )
-    register = f"python -m parties.model_provider register --folder {folder}"
-    return [*said, f"next: {register} --release {path}"]
+    return len(found)
 
 
-def _shape(manifest: "Manifest") -> str:
-    a, p = manifest.architecture, manifest.preprocessing
-    resized = f"scaled to {p.resize} and cut to" if p.resize else "fitted to"
-    return (
-        f"width {a.hidden}, {a.depth} blocks, kernel {a.kernel_size}, patches of "
-        f"{a.patch_size}, {a.activation}, {a.classes} classes; pictures are {resized} "
-        f"{p.height}x{p.width}"
-    )
+def _tell_end(finished: "Finished", *, as_json: bool, as_event: bool) -> None:
+    content = finished.told()
+    if as_event:
+        emit("done", **content)
+    elif as_json:
+        print_json(content)
+    else:
+        say(f"{finished.accuracy:.1%} of the sites' test images: {finished.release}")

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,6 +33,7 @@ BACKBONE: Final = "backbone.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 CURVE: Final = "curve.json"
+NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,16 @@ class Release:
 
 
 def write_release(
-    folder: Path, release: Release, curve: Sequence[Epoch], key: Ed25519PrivateKey
+    folder: Path,
+    release: Release,
+    curve: Sequence[Epoch],
+    key: Ed25519PrivateKey,
+    beside: Mapping[str, bytes] = NOTHING,
 ) -> None:
-    """Write a signed release so that the folder is either whole or not there."""
+    """Write a signed release so that the folder is either whole or not there.
+
+    `beside` are more files that belong with it, by name.
+    """
     manifest = release.manifest.to_bytes()
     points = json.dumps([asdict(epoch) for epoch in curve], indent=2)
     files = {
@@ -69,6 +78,7 @@ def write_release(
         MANIFEST_FILE: manifest,
         SIGNATURE: sign(key, MANIFEST, manifest),
         CURVE: points.encode(),
+        **beside,
     }
     _replace_folder(folder, files)
 

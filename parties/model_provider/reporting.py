@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -124,6 +124,27 @@ class BarReporter:
             self._progress.console.print(f"{name}: {value}", highlight=False)
 
 
+def tell_json(event: str, fields: Mapping[str, Any]) -> None:
+    """Tell of a federated training: an event a line."""
+    emit(event, **fields)
+
+
+def tell_people(event: str, fields: Mapping[str, Any]) -> None:
+    """Tell of a federated training: a line for each round, and one for each site."""
+    console = Console(stderr=True, highlight=False)
+    if event == "resumed":
+        console.print(f"goes on after round {fields['round']} of {fields['rounds']}")
+    for site in fields["sites"] if event == "sites" else ():
+        console.print(f"{site['site']}: {site['train']} images to learn from")
+    if event == "round":
+        console.print(
+            f"round {fields['round']} of {fields['rounds']}: loss {fields['loss']:.3f},"
+            f" test accuracy {fields['accuracy']:.1%}, {fields['seconds']:.0f} s"
+        )
+        for site in fields["sites"]:
+            console.print(f"  {site['site']}: {_scored(site)}")
+
+
 def emit(event: str, **fields: Any) -> None:
     """Print one event as a line of JSON."""
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
@@ -132,3 +153,9 @@ def emit(event: str, **fields: Any) -> None:
 
 def _within_epoch(step: "Step", epochs: int) -> int:
     return step.step - (step.epoch - 1) * (step.steps // epochs)
+
+
+def _scored(site: Mapping[str, Any]) -> str:
+    right = site["accuracy"]
+    seen = "not there to test" if right is None else f"test accuracy {right:.1%}"
+    return f"loss {site['loss']:.3f}, {seen}"

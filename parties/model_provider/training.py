@@ -4,10 +4,10 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ class Plan:
     seed: int | None = None
 
 
+class PixelSums(NamedTuple):
+    """One channel of some images: how many pixels, their sum, and that of squares."""
+
+    pixels: int
+    values: int
+    squares: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
     """A trained model and all that its manifest will say of it."""
@@ -69,10 +77,8 @@ def train(
     training, test = data
     preprocessing = preprocessing_of(training.images)
     architecture = _architecture(plan, training)
-    seed = secrets.randbits(_SEED_BITS) if plan.seed is None else plan.seed
-    model = initialise(architecture, seed)
-    if plan.seed is None:
-        draw_embedding(model, os.urandom)
+    seed = chosen_seed(plan.seed)
+    model = first_model(architecture, plan.seed, seed)
     curve = _Curve(on_step, on_epoch)
     examples, unseen = (
         Examples(normalise(part.images, preprocessing), part.labels.copy())
@@ -94,16 +100,47 @@ def preprocessing_of(images: ndarray) -> Preprocessing:
 
     A constant channel gets the deviation 1: there is nothing to scale.
     """
-    _, height, width, channels = images.shape
-    counts = [_histogram(images[..., channel]) for channel in range(channels)]
-    moments = [_moments(count) for count in counts]
+    _, height, width, _ = images.shape
+    return preprocessing_from((height, width), sums_of(images))
+
+
+def preprocessing_from(
+    size: tuple[int, int], sums: Sequence[PixelSums]
+) -> Preprocessing:
+    """Return the same from the sums over each channel, which sites may add up."""
+    moments = [_moments(channel) for channel in sums]
     return Preprocessing(
-        height,
-        width,
-        channels,
+        *size,
+        len(sums),
         mean=tuple(round(mean, 4) for mean, _ in moments),
         std=tuple(round(std, 4) or 1.0 for _, std in moments),
     )
+
+
+def sums_of(images: ndarray) -> tuple[PixelSums, ...]:
+    """Add up each channel's pixels and their squares: exact integers."""
+    counts = (_histogram(images[..., at]) for at in range(images.shape[-1]))
+    return tuple(
+        PixelSums(
+            sum(each),
+            sum(value * count for value, count in enumerate(each)),
+            sum(value**2 * count for value, count in enumerate(each)),
+        )
+        for each in counts
+    )
+
+
+def chosen_seed(seed: int | None) -> int:
+    """Return the seed that was asked for, or one from the operating system."""
+    return secrets.randbits(_SEED_BITS) if seed is None else seed
+
+
+def first_model(architecture: Architecture, asked: int | None, seed: int) -> ConvMixer:
+    """Draw the first weights; the embedding's from a seed only if one was asked for."""
+    model = initialise(architecture, seed)
+    if asked is None:
+        draw_embedding(model, os.urandom)
+    return model
 
 
 def draw_embedding(model: ConvMixer, entropy: Callable[[int], bytes]) -> None:
@@ -159,7 +196,7 @@ def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
     recipe = asdict(plan.recipe)
     del recipe["seed"]
     return {
-        "code": f"keymixer {own_version()}, torch {torch.__version__}",
+        "code": code_version(),
         "data": {
             "name": training.name,
             "train_digest": training.digest,
@@ -169,6 +206,11 @@ def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
         "seed": FROM_THE_SYSTEM if plan.seed is None else plan.seed,
         "parent": None,
     }
+
+
+def code_version() -> str:
+    """Name what trained: keymixer and torch, each with its version."""
+    return f"keymixer {own_version()}, torch {torch.__version__}"
 
 
 def own_version() -> str:
@@ -187,9 +229,7 @@ def _histogram(channel: ndarray) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _moments(counts: list[int]) -> tuple[float, float]:
-    """Mean and deviation on the scale 0..1, from exact counts of the 256 values."""
-    total = sum(counts)
-    mean = sum(value * count for value, count in enumerate(counts)) / total
-    square = sum(value**2 * count for value, count in enumerate(counts)) / total
+def _moments(sums: PixelSums) -> tuple[float, float]:
+    """Mean and deviation on the scale 0..1, from exact sums over values 0..255."""
+    mean, square = sums.values / sums.pixels, sums.squares / sums.pixels
     return mean / 255, math.sqrt(max(0.0, square - mean**2)) / 255

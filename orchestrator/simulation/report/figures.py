@@ -23,6 +23,7 @@ ROLE_COLOURS = {
     "key-holder": "#8a4fa3",
     "inference-server": AMBER,
     "model-provider": "#3d8bbd",
+    "training-site": "#7fb3d5",
     "data-owner": TEAL,
     "outsider": RED,
 }

@@ -3,6 +3,7 @@
 import pickle
 import stat
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_certificate_has_one_spiffe_id_and_one_dns_name(
         x509.UniformResourceIdentifier("spiffe://demo.example/clinic/data-owner"),
         x509.DNSName("data-owner.clinic.demo.example"),
     ] == list(names.value)
+
+
+def test_hosts_are_named_for_those_who_look_for_an_address(
+    ca: DevelopmentCA, request_pem: bytes
+) -> None:
+    signed = ca.sign(request_pem, OWNER, hosts=("127.0.0.1", "link.example"))
+    certificate = x509.load_pem_x509_certificate(signed)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+
+    assert [
+        x509.IPAddress(ip_address("127.0.0.1")),
+        x509.DNSName("link.example"),
+    ] == list(names.value)[2:]
 
 
 def test_a_certificate_is_signed_by_the_authority(

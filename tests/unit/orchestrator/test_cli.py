@@ -28,6 +28,7 @@ COMMANDS = [
     ("up",),
     ("down",),
     ("status",),
+    ("train",),
     ("predict",),
     ("encrypt",),
     ("models",),

@@ -245,3 +245,26 @@ def test_policies_travel_as_json_and_come_back_the_same(
     sent = json.dumps(read.model_dump(mode="json"))
 
     assert read == Policies.model_validate_json(sent)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sites": ["north"]}, "federated.sites"),
+        ({"sites": ["north", "north"]}, "named twice"),
+        ({"sites": ["north", "south"], "killed_once": "east"}, "killed_once"),
+        ({"sites": ["north", "south"], "partition": "even"}, "expected iid"),
+        ({"sites": ["north", "south"], "partition": "by-organisation"}, "deals"),
+        ({"sites": ["north", "south"], "strategy": "mean"}, "strategy"),
+    ],
+)
+def test_sites_that_cannot_train_are_refused_by_name(
+    wrong: dict[str, object],
+    message: str,
+    content: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    content["models"][0]["federated"] = wrong
+
+    with pytest.raises(ConfigurationError, match=message):
+        read_federation(_written(tmp_path, content))

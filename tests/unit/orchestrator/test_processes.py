@@ -230,3 +230,19 @@ time.sleep(600)
 
     assert ["ready", "done"] == [event["event"] for event in events]
     group.terminate("nobody")
+
+
+@pytest.mark.parametrize("how", ["kill", "end"])
+def test_one_process_is_ended_and_not_missed(
+    how: str, group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was meant to end: the others go on, and it may be started again."""
+    name = _module(tmp_path, monkeypatch, "import time; time.sleep(600)")
+    first = group.start("one", "role", [name])
+    getattr(group, how)("one")
+
+    assert _gone(first.pid)
+    group.check()
+    again = group.start("one", "role", [name])
+    assert is_running(again)
+    group.stop()

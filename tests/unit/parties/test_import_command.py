@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from core.errors import ConfigurationError, CorruptFileError
 from core.rpc.party import ensure_signing_key
-from parties.model_provider.commands import app
+from parties.model_provider.import_command import app
 from parties.model_provider.release import read_release, signature_of
 from tests.unit.parties.reference import Shape, locuslab, random_weights, timm
 

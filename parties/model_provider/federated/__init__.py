@@ -1,0 +1,1 @@
+"""Train one model over several sites with Flower, without an image leaving its site."""
