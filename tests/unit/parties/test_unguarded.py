@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from core.errors import WrongFederationError
+from parties.inference_server.records import Awaited
 from parties.inference_server.unguarded import (
     FEDERATION,
     Unrecorded,
     require_measuring,
 )
-from parties.inference_server.records import Awaited
 from protos import audit_pb2 as pb
 
 
