@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from core.errors import ConfigurationError, CorruptFileError, SignatureError
 from core.rpc.identity import (
+    UNREADABLE,
     SpiffeId,
     dns_name,
     new_private_key,
@@ -67,7 +68,7 @@ class DevelopmentCA:
             authority = cls(key, (folder / CERTIFICATE_FILE).read_bytes())
         except FileNotFoundError as error:
             raise ConfigurationError(f"no {CERTIFICATE_FILE} in {folder}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise CorruptFileError(f"cannot read the authority in {folder}") from error
         if authority._certificate.public_key() != key.public_key():
             raise CorruptFileError(f"{folder}: key and certificate do not match")
@@ -181,7 +182,7 @@ def _requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_pem_x509_csr(csr_pem)
         valid, public_key = request.is_signature_valid, request.public_key()
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
+    except (*UNREADABLE, InvalidSignature) as error:
         raise CorruptFileError("the signing request cannot be read") from error
     if not valid:
         raise SignatureError("the signing request was not signed by its own key")

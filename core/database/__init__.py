@@ -218,7 +218,7 @@ def _in_place() -> None:
 def _parse(url: str) -> URL:
     try:
         return make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # Its text would quote the URL, and with it a password.
         raise ConfigurationError("the database's URL cannot be read") from None
 

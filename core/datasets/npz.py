@@ -9,13 +9,12 @@ without it, classes are numbered.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy import ndarray
 
 from core.datasets.source import Dataset, Split, dataset, held_out
-from core.errors import CorruptFileError, DataError
+from core.errors import CorruptFileError, DataError, KeymixerError
 
 Arrays = Mapping[str, ndarray]
 
@@ -78,5 +77,8 @@ def _opened(path: Path) -> Iterator[Arrays]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, TypeError, ValueError, EOFError, BadZipFile) as error:
+    except KeymixerError:
+        raise
+    # zipfile and NumPy raise what they like of a file that is damaged.
+    except Exception as error:
         raise CorruptFileError(f"{path} is not a readable .npz file") from error

@@ -36,6 +36,16 @@ KEY_FILE: Final = "identity.key"
 CERTIFICATE_FILE: Final = "identity.pem"
 CA_FILE: Final = "ca.pem"
 
+# What is raised of a certificate, or of a request for one, that is malformed.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
 # Organisation and role are one DNS label each, so `dns_name` can be read one way only.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _SPIFFE_ID = re.compile(
@@ -156,9 +166,8 @@ def load_identity(folder: Path, *, expected: SpiffeId | None = None) -> Identity
     private_key = read_private(folder / KEY_FILE)
     certificate, ca = _read(folder / CERTIFICATE_FILE), _read(folder / CA_FILE)
     parsed = _certificate(certificate, folder / CERTIFICATE_FILE)
-    if (
-        parse_private_key(private_key, folder / KEY_FILE).public_key()
-        != parsed.public_key()
+    if parse_private_key(private_key, folder / KEY_FILE).public_key() != _key_in(
+        parsed, folder / CERTIFICATE_FILE
     ):
         raise CorruptFileError(f"{folder / KEY_FILE} is not the certificate's key")
     _check_issuer(parsed, _authorities(ca, folder / CA_FILE))
@@ -221,7 +230,7 @@ def _certificates_of(context: CallContext) -> list[bytes]:
 
 @lru_cache(maxsize=4096)
 def _validity(pem: bytes) -> tuple[datetime, datetime]:
-    certificate = x509.load_pem_x509_certificate(pem)
+    certificate = _certificate(pem, Path(CERTIFICATE_FILE))
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
@@ -248,15 +257,22 @@ def parse_private_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise CorruptFileError(f"{path} is not a certificate") from error
+
+
+def _key_in(certificate: x509.Certificate, path: Path) -> object:
+    try:
+        return certificate.public_key()
+    except UNREADABLE as error:
+        raise CorruptFileError(f"{path} holds no public key") from error
 
 
 def _authorities(pem: bytes, path: Path) -> list[x509.Certificate]:
     """More than one while the federation changes its authority."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise CorruptFileError(f"{path} is not a certificate") from error
 
 
@@ -264,7 +280,7 @@ def _check_issuer(
     certificate: x509.Certificate, authorities: list[x509.Certificate]
 ) -> None:
     for authority in authorities:
-        with suppress(ValueError, TypeError, InvalidSignature):
+        with suppress(*UNREADABLE, InvalidSignature):
             certificate.verify_directly_issued_by(authority)
             return
     raise WrongFederationError("another authority signed the certificate")
@@ -278,7 +294,7 @@ def _named_in(certificate: x509.Certificate) -> SpiffeId:
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         (dns,) = names.get_values_for_type(x509.DNSName)
         spiffe = SpiffeId.parse(uri)
-    except (x509.ExtensionNotFound, ValueError, ConfigurationError) as error:
+    except (*UNREADABLE, x509.ExtensionNotFound, ConfigurationError) as error:
         raise WrongFederationError("the certificate names no SPIFFE ID") from error
     if dns != dns_name(spiffe):
         raise WrongFederationError(f"expected {dns_name(spiffe)}, the name is {dns}")

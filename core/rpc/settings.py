@@ -13,6 +13,8 @@ SETTINGS_FILE: Final = "settings.json"
 # Replicas of one party, which have one name.
 REPLICAS: Final = "inference_servers"
 _LAST_PORT: Final = 65535
+# More of them may be no number at all for Python.
+_DIGITS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path}: expected a JSON object")
@@ -106,6 +108,10 @@ def take_address(settings: Mapping[str, Any], name: str, *, where: str = "") -> 
     """Return a `host:port`."""
     found = take_text(settings, name, where=where)
     host, _, port = found.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+    if not host or not _is_port(port):
         raise ConfigurationError(f"{where}{name}: expected host:port, got {found!r}")
     return found
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) < _DIGITS and int(text) <= _LAST_PORT

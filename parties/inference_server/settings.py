@@ -88,9 +88,7 @@ class Settings:
             metrics=take_address(found, "metrics") if found.get("metrics") else "",
             tracing=take_text(found, "tracing") if found.get("tracing") else "",
             limit=_limit(found.get("limit", {})),
-            limits={
-                owner: _limit(named) for owner, named in found.get("limits", {}).items()
-            },
+            limits=_limits(found.get("limits", {})),
             **{name: _count(found, name) for name in numbers if name in found},
         )
 
@@ -108,6 +106,12 @@ def _count(settings: Mapping[str, Any], name: str) -> int:
     if type(found) is not int or found < 1:
         raise ConfigurationError(f"{name}: expected a number from 1, got {found!r}")
     return found
+
+
+def _limits(found: Any) -> dict[str, Limit]:
+    if not isinstance(found, dict):
+        raise ConfigurationError("limits: expected an object, owners' limits by name")
+    return {owner: _limit(named) for owner, named in found.items()}
 
 
 def _limit(found: Mapping[str, Any]) -> Limit:

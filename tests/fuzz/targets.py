@@ -4,7 +4,6 @@ A decoder returns, or raises a `KeymixerError`; anything else is a defect. What 
 accepts is held to an oracle where there is one: written again, it has the same bytes.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,21 +28,19 @@ from core.wire import dump_tensors, from_bytes, load_tensors, to_bytes
 from orchestrator.audit.records import parse_entry
 from orchestrator.audit.tiles import decode_bundle, encode_bundle, parse_path
 from orchestrator.federation import read_federation
+from orchestrator.settings import Settings as OrchestratorSettings
 from parties.data_owner.inference import read_answer
+from parties.data_owner.settings import OwnerSettings
 from parties.data_owner.witnessed import Witnessed
-from parties.inference_server.protocol import (
-    read_blocks,
-    read_id,
-    read_key,
-    read_version,
-)
+from parties.inference_server.settings import Settings as ServerSettings
 from parties.inference_server.store import read_backbone, read_issue
 from parties.key_holder.issuing import read_weight
+from parties.key_holder.settings import Settings as HolderSettings
+from parties.model_provider.settings import ProviderSettings
 from protos import open_inference_pb2 as pb
+from tests.fuzz import calls, folders
 from tests.fuzz import specimens as s
 
-# Some decoders read a file; it is written here first.
-_FOLDER: Final = Path(tempfile.mkdtemp(prefix="keymixer-fuzz-"))
 _SIDES: Final = 4
 
 
@@ -111,14 +108,6 @@ def _blocks(data: bytes) -> None:
     assert to_bytes(from_bytes(content, shape, max_bytes=1 << 16)) == content
 
 
-def _request(data: bytes) -> None:
-    request = pb.ModelInferRequest.FromString(data)
-    read_key(request)
-    read_version(request.model_version)
-    read_id(request)
-    read_blocks(request, s.MANIFEST, max_images=64, max_bytes=1 << 16)
-
-
 def _answer(data: bytes) -> None:
     answer = pb.ModelInferResponse.FromString(data)
     read_answer(s.REQUEST, answer, s.USE, 1 << 16)
@@ -129,15 +118,15 @@ def _spiffe(data: bytes) -> None:
     assert str(SpiffeId.parse(text)) == text
 
 
-def _in_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    path = _FOLDER / name
-
-    def of_bytes(data: bytes) -> object:
-        path.write_bytes(data)
-        return read(path)
-
-    return of_bytes
-
+_SETTINGS: Final[Mapping[str, Callable[[Path], object]]] = MappingProxyType(
+    {
+        "inference-server": ServerSettings.read,
+        "key-holder": HolderSettings.read,
+        "model-provider": ProviderSettings.read,
+        "orchestrator": OrchestratorSettings.load,
+        "owner": OwnerSettings.read,
+    }
+)
 
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
@@ -166,10 +155,12 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
             (s.ENVELOPE,),
         ),
         "federation": Target(
-            _in_file("federation.yaml", read_federation), s.FEDERATIONS
+            folders.in_file("federation.yaml", read_federation), s.FEDERATIONS
         ),
         "image": Target(
-            _in_file("image.png", lambda path: read_image(path, s.PREPROCESSING)),
+            folders.in_file(
+                "image.png", lambda path: read_image(path, s.PREPROCESSING)
+            ),
             s.IMAGES,
         ),
         "issue": Target(_issue, (s.STATEMENT.to_bytes(),)),
@@ -179,14 +170,46 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
             lambda data: open_note(data, s.PUBLIC_KEY, s.LOG), (s.CHECKPOINT,)
         ),
         "private-key": Target(
-            lambda data: parse_private_key(data, _FOLDER), (s.PRIVATE_KEY,)
+            lambda data: parse_private_key(data, Path("key")), (s.PRIVATE_KEY,)
         ),
         "receipt": Target(_receipt, (s.RECEIPT.to_bytes(),)),
-        "request": Target(_request, (s.REQUEST.SerializeToString(),)),
+        "request": Target(calls.request, (s.REQUEST.SerializeToString(),)),
         "sealing-key": Target(check_public_key, (s.SEALING_KEY.public_bytes(),)),
         "spiffe-id": Target(_spiffe, (b"spiffe://demo/ward-one/data-owner",)),
         "tensors": Target(_tensors, (s.ISSUED, s.BACKBONE)),
         "tile": Target(_tile, (b"tile/0/x001/067", b"tile/entries/000.p/3")),
         "witnessed": Target(Witnessed.from_bytes, (s.WITNESSED,)),
+        "archive": Target(folders.in_file("cifar.tar", folders.archive), (s.ARCHIVE,)),
+        "at-rest": Target(folders.at_rest, (s.AT_REST,)),
+        "caller": Target(calls.caller, (b"spiffe://demo/ward-one/data-owner",)),
+        "certificate": Target(folders.own_identity, (s.CERTIFICATE,)),
+        "certificate-name": Target(folders.certificate_name, (s.CERTIFICATE,)),
+        "consistency": Target(calls.consistency, (s.CONSISTENCY,)),
+        "database-url": Target(
+            folders.database_url,
+            s.URLS,
+        ),
+        "ended": Target(calls.ended, (b"12 KeyRefused: ask again\n250",)),
+        "inclusion": Target(calls.inclusion, (s.INCLUSION,)),
+        "kek-list": Target(folders.kek_list, (s.KEK_LIST,)),
+        "kept-backbone": Target(folders.kept_backbone, (s.KEPT_BACKBONE,)),
+        "kept-issue": Target(folders.kept_issue, (s.KEPT_ISSUE,)),
+        "keyring": Target(folders.keyring, (s.KEPT_KEY_FILE,)),
+        "npz": Target(folders.in_file("data.npz", folders.npz), (s.ARRAYS,)),
+        "question": Target(calls.question, (s.QUESTION.SerializeToString(),)),
+        "record": Target(calls.record, (s.ENTRY,)),
+        "released": Target(calls.released, (s.RELEASED,)),
+        "reported": Target(calls.reported, (s.REPORTED.SerializeToString(),)),
+        **{
+            f"settings-{party}": Target(folders.settings(read), (s.SETTINGS,))
+            for party, read in _SETTINGS.items()
+        },
+        "signing-request": Target(folders.signing_request, (s.SIGNING_REQUEST,)),
+        "streamed-answer": Target(
+            calls.streamed_answer,
+            s.STREAMED_ANSWERS,
+        ),
+        "streamed-request": Target(calls.streamed_request, (s.STREAMED_REQUEST,)),
+        "trace-parent": Target(calls.trace_parent, (s.TRACE_PARENT,)),
     }
 )

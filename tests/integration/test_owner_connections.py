@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,11 @@ from core.errors import PeerUnavailable
 from core.rpc.errors import RemoteRefusedError
 from core.rpc.identity import create_identity, install_certificate, load_identity
 from orchestrator.certificates import DevelopmentCA
-from parties.data_owner.answers import Answers
+from parties.data_owner.answers import Answers, joined
 from parties.data_owner.asynchronous import open_async_client
+from parties.data_owner.bulk import predict_many
 from parties.data_owner.client import open_client
+from parties.data_owner.inference import Pixels
 from tests.partitioned.proxy import Network, network_to
 from tests.soak.recorded import require_recorded
 from tests.soak.site import Site, open_site
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.slow
 # Long enough to connect with on a machine that stands still for seconds.
 _SHORT_S: Final = 20.0
 _AN_HOUR_S: Final = 3600.0
+_BATCHES: Final = 16
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,64 @@ def test_many_questions_of_one_event_loop_are_answered_rightly_and_recorded(
 
     assert [1 + n for n in range(16)] == [len(each.top) for each in answers]
     require_right(site, *answers)
+
+
+def batches(site: Site) -> Iterator[Pixels]:
+    return (site.pixels[at : at + 4] for at in range(0, _BATCHES * 4, 4))
+
+
+async def joined_from(answers: AsyncIterator[Answers]) -> Answers:
+    return joined([each async for each in answers])
+
+
+def test_many_streams_of_one_event_loop_are_answered_in_order_and_recorded(
+    site: Site, folder: Path
+) -> None:
+    async def ask() -> list[Answers]:
+        async with open_async_client(folder) as client:
+            streams = [client.predict_many(batches(site)) for _ in range(3)]
+            return await asyncio.gather(*map(joined_from, streams))
+
+    answers = asyncio.run(ask())
+
+    assert [4 * _BATCHES] * 3 == [len(each.top) for each in answers]
+    require_right(site, *answers)
+
+
+def test_a_connection_that_breaks_under_a_stream_costs_no_answer(
+    site: Site, folder: Path
+) -> None:
+    """What is asked again is in the log once as an answer that was received."""
+
+    async def later(network: Network) -> AsyncIterator[Answers]:
+        async with open_async_client(folder) as client:
+            async for number, each in _counted(client.predict_many(batches(site))):
+                if number == 3:
+                    network.break_off()
+                yield each
+
+    def at_once(network: Network) -> Iterator[Answers]:
+        with open_client(folder) as client:
+            for number, each in enumerate(predict_many(client, batches(site))):
+                if number == 3:
+                    network.break_off()
+                yield each
+
+    with between(site, folder) as network:
+        blocking = joined(list(at_once(network)))
+        of_a_loop = asyncio.run(joined_from(later(network)))
+
+    assert len(blocking.top) == len(of_a_loop.top) == 4 * _BATCHES
+    require_right(site, blocking, of_a_loop)
+
+
+async def _counted(
+    answers: AsyncIterator[Answers],
+) -> AsyncIterator[tuple[int, Answers]]:
+    number = 0
+    async for each in answers:
+        yield number, each
+        number += 1
 
 
 def test_an_event_loops_question_that_is_cancelled_leaves_the_client_usable(

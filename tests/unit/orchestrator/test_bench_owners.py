@@ -1,22 +1,26 @@
-"""The measuring of many owners: it finds them all, and says what it took."""
+"""The measuring of many owners: a server answers them, and it says what that took."""
 
 import pytest
+from rich.console import Console
 
+from orchestrator.bench import owners
 from orchestrator.bench.owners import MeasuringFailed, Plan, measure_owners
+from orchestrator.simulation.narrator import Narrator
+from orchestrator.simulation.processes import ProcessFailed
 
 
 @pytest.mark.slow
-def test_every_owner_is_found_though_few_are_in_memory() -> None:
-    report = measure_owners(Plan(owners=200, hidden=64, patch=4, budget_mib=1))
+@pytest.mark.heavy
+def test_owners_are_answered_though_few_embeddings_are_in_memory() -> None:
+    plan = Plan(owners=120, hidden=64, patch=4, budget_mib=1, depth=1, asked=5)
+    report = measure_owners(plan, Narrator(Console(quiet=True)))
 
-    assert report["owners"] == 200
-    # 200 embeddings of 12 KiB are 2.3 MiB.
-    assert 0.9 < report["embeddings_mib"] <= 1
-    assert report["any_owner_ms"]["median"] > 0
-    assert report["peak_mib"] > 10
+    assert (report["owners"], report["asked"]) == (120, 5)
+    assert report["peak_mib"] >= report["peak_at_start_mib"] > 50
+    assert report["cold_ms"]["median"] > 0
+    assert report["warm_ms"]["median"] > 0
 
 
-@pytest.mark.slow
-def test_a_measuring_that_fails_is_said() -> None:
-    with pytest.raises(MeasuringFailed):
-        measure_owners(Plan(owners=1, hidden=0))
+def test_a_process_that_ends_is_a_measuring_that_failed() -> None:
+    with pytest.raises(MeasuringFailed, match="crowd"), owners._failures():
+        raise ProcessFailed("crowd ended")

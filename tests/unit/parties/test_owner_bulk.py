@@ -1,7 +1,13 @@
-"""Many pictures over a stream: in order, and asked again only where that is safe."""
+"""Many pictures over a stream: in order, and asked again only where that is safe.
 
-from collections.abc import Iterator
+Every test is of both forms, the one of threads and that of an event loop.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import grpc
@@ -11,13 +17,18 @@ import pytest
 from core.errors import BudgetSpent, Exhausted, PeerUnavailable
 from core.rpc.errors import RemoteError, RemoteRefusedError
 from core.rpc.patience import PUSHBACK
-from parties.data_owner.answers import joined
-from parties.data_owner.bulk import WINDOW, predict_many
+from parties.data_owner import bulk
+from parties.data_owner.answers import Answers, joined
+from parties.data_owner.asynchronous import AsyncClient
 from parties.data_owner.client import Channels, Client
 from parties.data_owner.errors import UnexpectedAnswerError
+from parties.data_owner.exchange import WINDOW
+from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.unit.parties.owner_world import World, client_of, plain_answer, served
 
 BATCHES = np.random.default_rng(3).integers(0, 256, (20, 2, 8, 8, 3), np.uint8)
+
+Predict = Callable[[Client, Iterable[np.ndarray]], Iterator[Answers]]
 
 
 class BusyError(Exhausted):
@@ -50,7 +61,52 @@ def ready(channels: Channels, world: World, folder: Path, **changes: Any) -> Cli
     return client
 
 
-def require_all_answered(client: Client) -> None:
+def of_threads(
+    client: Client, batches: Iterable[np.ndarray], _address: str
+) -> Iterator[Answers]:
+    return bulk.predict_many(client, batches)
+
+
+def of_an_event_loop(
+    client: Client, batches: Iterable[np.ndarray], address: str
+) -> Iterator[Answers]:
+    """The loop stands still between two answers, as if their taker were slow."""
+    with asyncio.Runner() as runner:
+        answers = later(client, batches, address)
+
+        async def step() -> Answers:
+            return await anext(answers)
+
+        try:
+            while True:
+                yield runner.run(step())
+        except StopAsyncIteration:
+            return
+
+
+async def later(
+    client: Client, batches: Any, address: str
+) -> AsyncGenerator[Answers, None]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        infer = GRPCInferenceServiceStub(channel).ModelInfer
+        asking = AsyncClient(client, [infer], client.settings)
+
+        async def pause(seconds: float) -> None:
+            client.streams.pause(seconds)
+
+        asking.pause = pause
+        async with aclosing(asking.predict_many(batches)) as answers:
+            async for each in answers:
+                yield each
+
+
+@pytest.fixture(params=[of_threads, of_an_event_loop])
+def predict_many(request: pytest.FixtureRequest, world: World) -> Predict:
+    form: Callable[..., Iterator[Answers]] = request.param
+    return lambda client, batches: form(client, batches, world.address)
+
+
+def require_all_answered(predict_many: Predict, client: Client) -> None:
     answers = joined(list(predict_many(client, BATCHES)))
     expected = plain_answer(BATCHES.reshape(-1, 8, 8, 3))
 
@@ -63,14 +119,16 @@ def asked_ids(world: World) -> list[str]:
 
 
 def test_every_batch_is_answered_over_one_stream_in_order(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
 
     assert (world.streams, len(world.asked)) == (1, len(BATCHES))
 
 
-def test_no_more_batches_are_read_than_a_window_holds(client: Client) -> None:
+def test_no_more_batches_are_read_than_a_window_holds(
+    predict_many: Predict, client: Client
+) -> None:
     read = 0
 
     def batches() -> Iterator[np.ndarray]:
@@ -85,7 +143,7 @@ def test_no_more_batches_are_read_than_a_window_holds(client: Client) -> None:
 
 
 def test_a_key_retired_in_mid_stream_costs_no_answer(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     def rotate() -> None:
         world.create(2)
@@ -94,11 +152,11 @@ def test_a_key_retired_in_mid_stream_costs_no_answer(
 
     world.on_request = [lambda: None, rotate]
 
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
 
 
 def test_what_was_not_begun_is_asked_again_with_its_id(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     pauses: list[float] = []
     client.streams.pause = pauses.append
@@ -107,7 +165,7 @@ def test_what_was_not_begun_is_asked_again_with_its_id(
         raise BusyError("wait", 0.25)
 
     world.on_request = [lambda: None, busy]
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
 
     assert pauses == [0.25]
     assert len(asked_ids(world)) == len(BATCHES) + 1
@@ -115,7 +173,7 @@ def test_what_was_not_begun_is_asked_again_with_its_id(
 
 
 def test_a_longer_pause_than_the_deadline_is_not_waited_for(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     def busy() -> None:
         raise BusyError("wait", 3600.0)
@@ -126,7 +184,7 @@ def test_a_longer_pause_than_the_deadline_is_not_waited_for(
 
 
 def test_the_rest_of_a_stream_that_ended_is_asked_on_another_with_its_ids(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     """As a server does that stops: it says that nothing else was begun."""
 
@@ -135,7 +193,7 @@ def test_the_rest_of_a_stream_that_ended_is_asked_on_another_with_its_ids(
         context.abort(grpc.StatusCode.UNAVAILABLE, "StreamEnded: ask again")
 
     world.on_streamed = [None, None, stops]
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
 
     assert world.streams == 2
     assert len(asked_ids(world)) == len(set(asked_ids(world))) == len(BATCHES)
@@ -146,7 +204,7 @@ def breaks(context: Any) -> None:
 
 
 def test_what_may_have_been_answered_is_not_asked_again_by_who_forbids_it(
-    channels: Channels, world: World, tmp_path: Path
+    predict_many: Predict, channels: Channels, world: World, tmp_path: Path
 ) -> None:
     client = ready(channels, world, tmp_path, resend_unsure=False)
     world.on_streamed = [None, breaks]
@@ -159,17 +217,17 @@ def test_what_may_have_been_answered_is_not_asked_again_by_who_forbids_it(
 
 
 def test_what_may_have_been_answered_is_asked_again(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     """The log counts it once, by the question's name."""
     world.on_streamed = [None, breaks]
 
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
     assert world.streams == 2
 
 
 def test_a_server_that_is_away_is_passed_over_for_a_replica(
-    channels: Channels, world: World, tmp_path: Path
+    predict_many: Predict, channels: Channels, world: World, tmp_path: Path
 ) -> None:
     with grpc.insecure_channel("127.0.0.1:1") as away:
         both = Channels(
@@ -178,11 +236,11 @@ def test_a_server_that_is_away_is_passed_over_for_a_replica(
             away,
             (channels.inference_server,),
         )
-        require_all_answered(ready(both, world, tmp_path))
+        require_all_answered(predict_many, ready(both, world, tmp_path))
 
 
 def test_after_half_of_the_deadline_another_stream_takes_over(
-    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    predict_many: Predict, client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No request is cut off by the deadline of the stream it happens to be on."""
     now_s = [0.0]
@@ -193,15 +251,42 @@ def test_after_half_of_the_deadline_another_stream_takes_over(
     def later() -> None:
         now_s[0] += client.settings.deadline_s / 2
 
-    monkeypatch.setattr("parties.data_owner.bulk.time", Clock)
+    monkeypatch.setattr("parties.data_owner.exchange.time", Clock)
     world.on_request = [lambda: None, later]
-    require_all_answered(client)
+    require_all_answered(predict_many, client)
 
     assert world.streams == 2
     assert len(world.asked) == len(BATCHES)
 
 
-def test_a_refusal_is_the_servers_word(client: Client, world: World) -> None:
+def test_a_batch_that_was_long_in_coming_goes_by_another_stream(
+    predict_many: Predict,
+    client: Client,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The deadline of the one that is open may have passed, or pass before its turn."""
+    now_s, carried = [0.0], []
+
+    class Clock:
+        monotonic = staticmethod(lambda: now_s[0])
+
+    def batches() -> Iterator[np.ndarray]:
+        yield from BATCHES[:10]
+        now_s[0] += client.settings.deadline_s
+        yield from BATCHES[10:]
+
+    monkeypatch.setattr("parties.data_owner.exchange.time", Clock)
+    world.on_streamed = [lambda _context: carried.append(world.streams)] * 20
+    answers = list(predict_many(client, batches()))
+
+    assert len(answers) == len(BATCHES)
+    assert carried == [1] * 10 + [2] * 10
+
+
+def test_a_refusal_is_the_servers_word(
+    predict_many: Predict, client: Client, world: World
+) -> None:
     def refuse() -> None:
         world.key_id = "another"
 
@@ -217,7 +302,9 @@ def test_a_refusal_is_the_servers_word(client: Client, world: World) -> None:
     )
 
 
-def test_a_spent_budget_is_an_error_of_its_own(client: Client, world: World) -> None:
+def test_a_spent_budget_is_an_error_of_its_own(
+    predict_many: Predict, client: Client, world: World
+) -> None:
     world.budget = 3
     answers = predict_many(client, BATCHES)
     with pytest.raises(BudgetSpent):
@@ -225,14 +312,57 @@ def test_a_spent_budget_is_an_error_of_its_own(client: Client, world: World) -> 
 
 
 def test_a_stream_that_ends_before_its_answers_is_no_answer(
-    client: Client, world: World
+    predict_many: Predict, client: Client, world: World
 ) -> None:
     world.on_streamed = [None, lambda _context: True]
     with pytest.raises(UnexpectedAnswerError, match="before its answers"):
         list(predict_many(client, BATCHES))
 
 
-def test_an_answer_to_another_request_is_refused(client: Client, world: World) -> None:
+def test_an_answer_to_another_request_is_refused(
+    predict_many: Predict, client: Client, world: World
+) -> None:
     world.answer_id = "another"
     with pytest.raises(UnexpectedAnswerError):
         list(predict_many(client, BATCHES))
+
+
+def test_an_event_loop_goes_on_while_streams_wait(client: Client, world: World) -> None:
+    """Batches may come from a coroutine too; here, each is read when the other was."""
+
+    async def batches(turn: asyncio.Queue[None], other: asyncio.Queue[None]) -> Any:
+        for batch in BATCHES:
+            await turn.get()
+            other.put_nowait(None)
+            yield batch
+
+    async def ask() -> list[list[Answers]]:
+        one, two = asyncio.Queue[None](), asyncio.Queue[None]()
+        one.put_nowait(None)
+        asked = (batches(one, two), batches(two, one))
+        return await asyncio.gather(
+            *(_listed(later(client, each, world.address)) for each in asked)
+        )
+
+    for answers in asyncio.run(ask()):
+        expected = plain_answer(BATCHES.reshape(-1, 8, 8, 3))
+        assert np.allclose(expected, joined(answers).logits, atol=1e-5)
+    assert world.streams == 2
+
+
+async def _listed(answers: AsyncGenerator[Answers, None]) -> list[Answers]:
+    return [each async for each in answers]
+
+
+def test_who_leaves_an_event_loops_stream_early_ends_it(
+    client: Client, world: World
+) -> None:
+    ended = Event()
+    world.on_streamed = [lambda context: context.add_callback(ended.set) and None]
+
+    async def ask() -> None:
+        async with aclosing(later(client, BATCHES, world.address)) as answers:
+            await anext(answers)
+
+    asyncio.run(ask())
+    assert ended.wait(60)
