@@ -121,7 +121,7 @@ def test_many_streams_of_one_event_loop_are_answered_in_order_and_recorded(
 def test_a_connection_that_breaks_under_a_stream_costs_no_answer(
     site: Site, folder: Path
 ) -> None:
-    """What is asked again is in the log once as an answer that was received."""
+    """What was recorded and lost is asked again, recorded again, and counted once."""
 
     async def later(network: Network) -> AsyncIterator[Answers]:
         async with open_async_client(folder) as client:
