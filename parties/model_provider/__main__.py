@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,7 +21,7 @@ from core.rpc.identity import load_identity
 from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
-from parties.model_provider import commands
+from parties.model_provider import commands, options
 from parties.model_provider.registry import connect
 from parties.model_provider.release import read_release, signature_of, write_release
 from parties.model_provider.reporting import emit, reporter
@@ -45,27 +45,21 @@ ReleaseFolder = Annotated[Path, typer.Option("--release", help="A release's fold
 @app.command(name="train")
 def train_command(
     *,
-    folder: Folder,
-    data: Annotated[str, typer.Option(help="cifar10, digits, a folder, or an .npz.")],
-    name: Annotated[str, typer.Option(help="The model's name.")] = "classifier",
-    hidden: int = 128,
-    depth: int = 4,
-    kernel_size: int = 5,
-    patch_size: int = 4,
-    epochs: int = 6,
-    batch: int = 128,
-    max_lr: float = 0.01,
-    weight_decay: float = 0.01,
-    pad: int = 4,
-    flip: bool = True,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="For experiments only: who knows the seed and the data can train the"
-            " same secret embedding. Default: the operating system's entropy."
-        ),
-    ] = None,
-    progress: Literal["bar", "json"] = "bar",
+    folder: options.Folder,
+    data: options.Data,
+    name: options.Name = "classifier",
+    hidden: options.Hidden = 128,
+    depth: options.Depth = 4,
+    kernel_size: options.KernelSize = 5,
+    patch_size: options.PatchSize = 4,
+    epochs: options.Epochs = 6,
+    batch: options.Batch = 128,
+    max_lr: options.MaxLr = 0.01,
+    weight_decay: options.WeightDecay = 0.01,
+    pad: options.Pad = 4,
+    flip: options.Flip = True,
+    seed: options.Seed = None,
+    progress: options.Progress = "bar",
 ) -> None:
     """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
     from core.training import Recipe

@@ -4,103 +4,57 @@ Nothing heavy is imported before the command runs.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from core.console import EXIT_CODES, print_json, say
 from core.datasets.partition import Partition, organisations
+from parties.model_provider import options
 from parties.model_provider.reporting import emit, tell_json, tell_people
 
 if TYPE_CHECKING:
     from parties.model_provider.federated.ending import Finished
+    from parties.model_provider.federated.plan import FederatedPlan
+    from parties.model_provider.federated.training import Tell
 
 app = typer.Typer()
-
-Sites = Annotated[
-    int | None,
-    typer.Option(
-        "--sites", min=2, help="How many; by-organisation: as many as there are."
-    ),
-]
-How = Annotated[
-    str,
-    typer.Option(
-        "--partition",
-        help="How images are dealt out: iid, dirichlet:ALPHA, or by-organisation, for "
-        "which --data is a folder with a subfolder or .npz for each organisation.",
-    ),
-]
-Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
 
 @app.command(epilog=EXIT_CODES)
 def train(
-    sites: Sites = None,
+    sites: options.Sites = None,
     *,
-    partition: How = "iid",
-    data: Annotated[
-        str, typer.Option(help="cifar10, digits, a folder, or an .npz.")
-    ] = "digits",
-    folder: Annotated[
-        Path, typer.Option(help="The provider's own folder; it gets the release.")
-    ] = Path("provider"),
-    name: Annotated[str, typer.Option(help="The model's name.")] = "classifier",
-    rounds: Annotated[int, typer.Option(min=1)] = 6,
-    epochs: Annotated[int, typer.Option(min=1, help="Of a site, in each round.")] = 1,
-    strategy: Annotated[
-        Strategy, typer.Option(help="How the sites' answers become one model.")
-    ] = "fedavg",
-    proximal_mu: Annotated[
-        float, typer.Option(help="fedprox: what it costs a site to go far.")
-    ] = 0.01,
-    server_lr: Annotated[
-        float, typer.Option(help="fedadam: the server's learning rate.")
-    ] = 0.01,
-    trim: Annotated[
-        float, typer.Option(help="fedtrimmedavg: the share left out at each end.")
-    ] = 0.34,
-    min_sites: Annotated[
-        int, typer.Option(help="How many must be there for a round; 0: all.")
-    ] = 0,
-    partition_seed: Annotated[
-        int, typer.Option(help="Which of all such partitions.")
-    ] = 0,
-    hidden: int = 128,
-    depth: int = 4,
-    kernel_size: int = 5,
-    patch_size: int = 4,
-    batch: int = 128,
-    optimiser: Literal["adamw", "sgd"] = "adamw",
-    max_lr: float = 0.01,
-    weight_decay: float = 0.01,
-    pad: int = 4,
-    flip: bool = True,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="For experiments only: who knows the seed and the data can train the"
-            " same secret embedding. Default: the operating system's entropy."
-        ),
-    ] = None,
-    link: Annotated[
-        str,
-        typer.Option(help="A SuperLink's HOST:PORT; sites with nodes of their own."),
-    ] = "",
-    admit: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --link: a site's certificate; its node is let in."),
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, not after the last round.")
-    ] = False,
-    progress: Annotated[
-        Literal["bar", "json"], typer.Option(help="json: an event a line.")
-    ] = "bar",
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print JSON for programs.")
-    ] = False,
+    partition: options.How = "iid",
+    data: options.Data = "digits",
+    folder: options.Folder = Path("provider"),
+    name: options.Name = "classifier",
+    rounds: options.Rounds = 6,
+    epochs: options.SiteEpochs = 1,
+    strategy: options.Strategy = "fedavg",
+    proximal_mu: options.ProximalMu = 0.01,
+    server_lr: options.ServerLr = 0.01,
+    trim: options.Trim = 0.34,
+    min_sites: options.MinSites = 0,
+    partition_seed: options.PartitionSeed = 0,
+    hidden: options.Hidden = 128,
+    depth: options.Depth = 4,
+    kernel_size: options.KernelSize = 5,
+    patch_size: options.PatchSize = 4,
+    batch: options.Batch = 128,
+    optimiser: options.Optimiser = "adamw",
+    max_lr: options.MaxLr = 0.01,
+    weight_decay: options.WeightDecay = 0.01,
+    pad: options.Pad = 4,
+    flip: options.Flip = True,
+    seed: options.Seed = None,
+    link: options.Link = "",
+    admit: options.Admit = None,
+    restart: options.Restart = False,
+    progress: options.Progress = "bar",
+    json_: options.AsJson = False,
 ) -> None:
     """Train one model over several sites with Flower; no image leaves its site.
 
@@ -140,15 +94,27 @@ def train(
         seed=NO_SEED if seed is None else seed,
     )
     tell = tell_json if progress == "json" else tell_people
+    finished = _trained(plan, folder, (link, admit or ()), tell, restart=restart)
+    _tell_end(finished, as_json=json_, as_event=progress == "json")
+
+
+def _trained(
+    plan: "FederatedPlan",
+    folder: Path,
+    elsewhere: tuple[str, Sequence[Path]],
+    tell: "Tell",
+    *,
+    restart: bool,
+) -> "Finished":
+    """Over the SuperLink's sites if one is named, and else in this process."""
+    link, admitted = elsewhere
     if link:
         from parties.model_provider.federated.deployment import train_deployed
 
-        finished = train_deployed(plan, folder, link, admit or (), tell)
-    else:
-        from parties.model_provider.federated.in_process import train_in_process
+        return train_deployed(plan, folder, link, admitted, tell)
+    from parties.model_provider.federated.in_process import train_in_process
 
-        finished = train_in_process(plan, folder, tell, restart=restart)
-    _tell_end(finished, as_json=json_, as_event=progress == "json")
+    return train_in_process(plan, folder, tell, restart=restart)
 
 
 def _count(sites: int | None, partition: str, data: str, elsewhere: bool) -> int:

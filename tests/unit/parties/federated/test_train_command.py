@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from core.manifest import Manifest
 from orchestrator.cli.__main__ import build
+from parties.model_provider.__main__ import app as provider
 from parties.model_provider.commands import train
 from parties.model_provider.federated.plan import STRATEGIES, FederatedPlan
 from tests.unit.parties.federated.sites import few_digits
@@ -82,6 +85,21 @@ def test_the_commands_defaults_are_the_plans() -> None:
         if name not in {"sites", "seed"}:
             assert options[name].default == getattr(plan, name), name
     assert set(STRATEGIES) == set(options["strategy"].annotation.__args__[0].__args__)
+
+
+def test_every_option_of_training_says_what_it_is() -> None:
+    """Of both commands: what they share is declared in one place."""
+    command = typer.main.get_command(provider)
+    assert isinstance(command, click.Group)
+    found = [
+        (name, option)
+        for name in ("train", "train-sites")
+        for option in command.commands[name].params
+        if isinstance(option, click.Option) and option.name != "help"
+    ]
+
+    assert [] == [(name, option.name) for name, option in found if not option.help]
+    assert {"train", "train-sites"} == {name for name, _ in found}
 
 
 def run(digits: Path, folder: Path) -> subprocess.Popen[str]:
