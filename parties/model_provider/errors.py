@@ -3,9 +3,11 @@
 ReleaseChangedError      SignatureError: a release is not what its manifest says
 CheckpointError          CorruptFileError: a file holds no ConvMixer we can import
 MoreThanWeightsError     Refused: a pickle wants to run what weights do not need
+TrainingChangedError     Conflict: an unfinished training had other options or images
+TrainingRunsError        Conflict: another process trains in this folder
 """
 
-from core.errors import CorruptFileError, Refused, SignatureError
+from core.errors import Conflict, CorruptFileError, Refused, SignatureError
 
 
 class ReleaseChangedError(SignatureError):
@@ -27,3 +29,15 @@ class MoreThanWeightsError(Refused):
         "nothing of it was run; have whoever made it save the state_dict alone, best "
         "as safetensors"
     )
+
+
+class TrainingChangedError(Conflict):
+    """An unfinished training of this name had other options or other images."""
+
+    hint = "repeat the options it was started with, or begin anew with --restart"
+
+
+class TrainingRunsError(Conflict):
+    """Another process trains a model of this name in this folder."""
+
+    hint = "wait until it has ended, or end it"

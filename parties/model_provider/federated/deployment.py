@@ -275,8 +275,8 @@ def _tell_news(
     """Tell of the rounds that were written down since the last time."""
     try:
         found = json.loads(progress.read_bytes())
-        done = found["rounds"] if isinstance(found, dict) else found
-    except (OSError, ValueError):
+        done = found["told"]["rounds"] if isinstance(found, dict) else found
+    except (OSError, ValueError, KeyError):
         return told
     for each in done[told:]:
         tell("round", {**each, "round": each["number"], "rounds": rounds})

@@ -42,8 +42,15 @@ from parties.model_provider.federated.site import (
     model_from,
     state_of,
 )
-from parties.model_provider.federated.standing import Place, place_of
+from parties.model_provider.federated.standing import (
+    keep_round,
+    keep_split,
+    last_round,
+    read_split,
+    require_site,
+)
 from parties.model_provider.federated.strategy import Round, Rounds, Standing
+from parties.model_provider.place import Place, place_of
 from parties.model_provider.release import Epoch, write_release
 from parties.model_provider.training import (
     FROM_THE_SYSTEM,
@@ -120,12 +127,12 @@ def train_over_sites(
     asked = None if plan.seed == NO_SEED else plan.seed
     grid = PatientGrid(grid, plan.quorum)
     with place_of(folder, plan.name, restart=restart) as place:
-        seed = place.seed(plan, chosen_seed(asked))
+        seed = place.begin(plan.to_config(), chosen_seed(asked))
         agreed = _agree(grid, plan, place)
         tell("sites", {"sites": [dict(site) for site in agreed.sites]})
-        standing, rounds = place.load() or (_first(plan, agreed, seed), ())
+        standing, rounds = last_round(place) or (_first(plan, agreed, seed), ())
         if standing.round == 0:
-            place.save(standing, ())
+            keep_round(place, standing, ())
         else:
             tell("resumed", {"round": standing.round, "rounds": plan.rounds})
         training = _Training(plan, agreed, seed, place, tell, list(rounds))
@@ -162,7 +169,7 @@ class _Training:
 
     def _keep(self, standing: Standing, done: Round) -> None:
         self.rounds.append(done)
-        self.place.save(standing, tuple(self.rounds))
+        keep_round(self.place, standing, tuple(self.rounds))
         self.last = standing
         self.tell("round", _told(done, self.plan.rounds))
 
@@ -182,12 +189,12 @@ def task_of(plan: FederatedPlan, agreed: _Agreed, seed: int, number: int) -> Tas
 
 def _agree(grid: Grid, plan: FederatedPlan, place: Place) -> _Agreed:
     """Have the sites introduce themselves, or check that they are who they were."""
-    if (split := place.split()) is None:
+    if (split := read_split(place)) is None:
         agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)))
-        place.keep_split(canonical(agreed.manifest(plan)))
+        keep_split(place, canonical(agreed.manifest(plan)))
         return agreed
     for card in introduce(grid, plan.quorum):
-        place.require_site(split, _described(card))
+        require_site(split, _described(card))
     return _Agreed.read(split)
 
 

@@ -24,10 +24,9 @@ from core.training import Examples, evaluate, fit_steadily
 from core.wire import file_digest
 from parties.model_provider.federated import site as site_module
 from parties.model_provider.federated.ending import Finished
+from parties.model_provider.errors import TrainingChangedError, TrainingRunsError
 from parties.model_provider.federated.errors import (
     SitesDisagreeError,
-    TrainingChangedError,
-    TrainingRunsError,
 )
 from parties.model_provider.federated.in_process import (
     FLOWER,
@@ -37,7 +36,7 @@ from parties.model_provider.federated.in_process import (
 from parties.model_provider.federated.plan import NO_SEED, FederatedPlan
 from parties.model_provider.federated.server_app import app as server_app
 from parties.model_provider.federated.site import mixed_seed, model_from, state_of
-from parties.model_provider.federated.standing import place_of
+from parties.model_provider.federated.standing import last_round
 from parties.model_provider.release import read_release
 from parties.model_provider.training import (
     FROM_THE_SYSTEM,
@@ -242,7 +241,7 @@ def test_a_training_killed_before_its_first_round_keeps_its_drawn_weights(
     with pytest.raises(Killed):
         train_in_process(plan, tmp_path, killed_after(1))
     with place_of(tmp_path, "digits") as place:
-        standing = place.load()
+        standing = last_round(place)
     assert standing is not None
     done = train_in_process(plan, tmp_path)
 
