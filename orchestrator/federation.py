@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -101,12 +101,23 @@ class ArchitectureSection(Section):
 class TrainingSection(Section):
     """How the provider trains; the defaults suit CIFAR-10 on two cores."""
 
+    # What only one who has all images can do.
+    ALONE: ClassVar = frozenset({"ema", "patience", "validation"})
+
     epochs: Annotated[int, Field(ge=1)] = 6
     batch: Annotated[int, Field(ge=1)] = 128
     max_lr: Annotated[float, Field(gt=0)] = 0.01
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     pad: Annotated[int, Field(ge=0)] = 4
     flip: bool = True
+    # Images and labels mixed by a share from Beta(alpha, alpha); 0: never.
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Alone only: the decay of the averaged weights, and when to stop early.
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class FederatedSection(Section):
@@ -144,6 +155,13 @@ class ModelSection(Section):
     training: TrainingSection = TrainingSection()
     # None: the provider trains alone.
     federated: FederatedSection | None = None
+
+    @model_validator(mode="after")
+    def _sites_can_train_so(self) -> Self:
+        for name in sorted(TrainingSection.ALONE) if self.federated else ():
+            if getattr(self.training, name):
+                raise ValueError(f"training.{name}: several sites cannot; leave it out")
+        return self
 
 
 class BudgetPolicy(Section):

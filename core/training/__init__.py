@@ -2,8 +2,8 @@
 
 from core.training.augmentation import augment, mix
 from core.training.evaluation import Logits, evaluate, predict_logits
-from core.training.examples import Examples, Images
-from core.training.fitting import Progress, fit, fit_steadily
+from core.training.examples import Examples, Images, require_every_class
+from core.training.fitting import Progress, Unseen, fit, fit_steadily
 from core.training.recipe import Recipe
 from core.training.steps import OptimiserName, Penalty
 from core.training.under_way import Snapshot
@@ -17,10 +17,12 @@ __all__ = [
     "Progress",
     "Recipe",
     "Snapshot",
+    "Unseen",
     "augment",
     "evaluate",
     "fit",
     "fit_steadily",
     "mix",
     "predict_logits",
+    "require_every_class",
 ]

@@ -68,7 +68,7 @@ def fit(
 
     Args:
         unseen: What it is evaluated on after every epoch; examples are test images.
-        keep: Is given a copy of everything after each epoch, before it is told of.
+        keep: Is given a copy of everything before the first step, and after each epoch.
         stood: Where to go on from; the curve begins after it.
     """
     others = unseen if isinstance(unseen, Unseen) else Unseen(unseen)
@@ -127,6 +127,8 @@ class _Fitting:
         way = UnderWay.begin(model, self._recipe, self._steps)
         if stood is not None:
             way.restore(stood)
+        elif self._keep is not None:
+            self._keep(way.snapshot())
         self._first = way.epoch * self._each
         while way.epoch < self._recipe.epochs and not way.exhausted:
             self._epoch(way)
@@ -159,10 +161,10 @@ class _Fitting:
             kept=kept,
             ended=way.exhausted,
         )
-        if self._keep is not None:
-            self._keep(way.snapshot())
         self.curve.append(progress)
         self._on_progress(progress)
+        if self._keep is not None:
+            self._keep(way.snapshot())
 
     def _progress(
         self,

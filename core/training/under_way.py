@@ -139,9 +139,7 @@ class UnderWay:
             _restore_optimiser(self.optimisation.optimiser, tensors, snapshot.numbers)
             self.optimisation.schedule.load_state_dict(snapshot.numbers["schedule"])
             self.generator.set_state(tensors[_GENERATOR].byte())
-            self.best = Best(
-                **snapshot.numbers["best"], weights=_under(_BEST, tensors)
-            )
+            self.best = Best(**snapshot.numbers["best"], weights=_under(_BEST, tensors))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CorruptFileError(f"no training of this model: {error}") from error
         self.epoch = snapshot.epoch

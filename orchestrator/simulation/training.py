@@ -10,7 +10,7 @@ from typing import Any
 
 from core.canonical import canonical
 from core.rpc.identity import MODEL_PROVIDER
-from orchestrator.federation import ModelSection
+from orchestrator.federation import ModelSection, TrainingSection
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.sites import TRAINING_SITE, Sites
@@ -97,7 +97,8 @@ def _train(
 def _options(model: ModelSection) -> list[str]:
     """Shape and recipe, as the provider's commands take them."""
     shape, recipe = model.architecture, model.training
-    options = {**shape.model_dump(), **recipe.model_dump()}
+    alone = TrainingSection.ALONE if model.federated else frozenset[str]()
+    options = {**shape.model_dump(), **recipe.model_dump(exclude=alone)}
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part
@@ -131,7 +132,8 @@ def _show(event: Event, bar: Any, narrator: Narrator, provider: str) -> None:
 
 
 def _described(release: Path) -> str:
-    accuracy = read_curve(release)[-1]["accuracy"]
+    kept = [point for point in read_curve(release) if point.get("kept", True)]
+    accuracy = kept[-1]["accuracy"]
     return f"test accuracy {accuracy:.1%}"
 
 

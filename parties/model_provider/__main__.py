@@ -14,7 +14,6 @@ import numpy as np
 import typer
 
 from core.console import exit_code, print_error
-from core.datasets import Split, load
 from core.datasets.npz import load_arrays
 from core.errors import KeymixerError
 from core.rpc.identity import load_identity
@@ -23,7 +22,7 @@ from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
 from parties.model_provider import commands, options
 from parties.model_provider.registry import connect
-from parties.model_provider.release import read_release, signature_of, write_release
+from parties.model_provider.release import read_release, signature_of
 from parties.model_provider.reporting import emit, reporter
 from parties.model_provider.settings import ProviderSettings
 
@@ -58,26 +57,40 @@ def train_command(
     weight_decay: options.WeightDecay = 0.01,
     pad: options.Pad = 4,
     flip: options.Flip = True,
+    mixup: options.Mixup = 0.0,
+    cutmix: options.Cutmix = 0.0,
+    label_smoothing: options.LabelSmoothing = 0.0,
+    ema: options.Ema = 0.0,
+    patience: options.Patience = 0,
+    validation: options.Validation = 0.0,
     seed: options.Seed = None,
+    restart: options.Restart = False,
     progress: options.Progress = "bar",
 ) -> None:
-    """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
-    from core.training import Recipe
-    from parties.model_provider.training import Plan, train
-    from parties.model_provider.weights import release_of
+    """Train a ConvMixer and write a signed release to FOLDER/releases/NAME.
 
-    recipe = Recipe(epochs, batch, max_lr, weight_decay, pad, flip)
-    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed)
+    If it is ended, the same command goes on after the last whole epoch.
+    """
+    from core.training import Recipe
+    from parties.model_provider.alone import train_alone
+    from parties.model_provider.training import Plan
+
+    recipe = Recipe(
+        epochs=epochs,
+        batch=batch,
+        max_lr=max_lr,
+        weight_decay=weight_decay,
+        pad=pad,
+        flip=flip,
+        mixup=mixup,
+        cutmix=cutmix,
+        label_smoothing=label_smoothing,
+        ema=ema,
+        patience=patience,
+    )
+    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed, validation)
     with reporter(progress) as tell:
-        splits: tuple[Split, ...] = ("train", "test")
-        training, test = (load(data, split, tell.preparing) for split in splits)
-        trained = train(
-            (training, test), plan, lambda step: tell.step(step, epochs), tell.epoch
-        )
-        target = folder / "releases" / name
-        key = ensure_signing_key(folder)
-        write_release(target, release_of(trained), trained.curve, key)
-        tell.done(release=str(target), accuracy=trained.accuracy)
+        train_alone(plan, data, folder, tell, restart=restart)
 
 
 @app.command()

@@ -49,6 +49,9 @@ def train(
     weight_decay: options.WeightDecay = 0.01,
     pad: options.Pad = 4,
     flip: options.Flip = True,
+    mixup: options.Mixup = 0.0,
+    cutmix: options.Cutmix = 0.0,
+    label_smoothing: options.LabelSmoothing = 0.0,
     seed: options.Seed = None,
     link: options.Link = "",
     admit: options.Admit = None,
@@ -91,6 +94,9 @@ def train(
         weight_decay=weight_decay,
         pad=pad,
         flip=flip,
+        mixup=mixup,
+        cutmix=cutmix,
+        label_smoothing=label_smoothing,
         seed=NO_SEED if seed is None else seed,
     )
     tell = tell_json if progress == "json" else tell_people

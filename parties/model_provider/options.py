@@ -58,6 +58,48 @@ Seed = Annotated[
     ),
 ]
 
+Mixup = Annotated[
+    float,
+    typer.Option(
+        "--mixup", help="Mix two images; alpha of how much of each. 0: never."
+    ),
+]
+Cutmix = Annotated[
+    float,
+    typer.Option(
+        "--cutmix", help="Paste a part of one image into another; alpha. 0: never."
+    ),
+]
+LabelSmoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing", help="The share of a label dealt out to all classes."
+    ),
+]
+Ema = Annotated[
+    float,
+    typer.Option(
+        "--ema",
+        help="Release an average of the weights that keeps so much of itself at each"
+        " step, such as 0.998. 0: release the last weights.",
+    ),
+]
+Patience = Annotated[
+    int,
+    typer.Option(
+        "--patience",
+        help="Stop after so many epochs that got no better, and release the best;"
+        " 0: never stop early.",
+    ),
+]
+Validation = Annotated[
+    float,
+    typer.Option(
+        "--validation",
+        help="The share of the training images held out for --patience to decide by.",
+    ),
+]
+
 # Over several sites.
 Sites = Annotated[
     int | None,
@@ -112,5 +154,6 @@ Admit = Annotated[
     typer.Option("--admit", help="With --link: a site's certificate; it is let in."),
 ]
 Restart = Annotated[
-    bool, typer.Option("--restart", help="Begin anew, not after the last round.")
+    bool,
+    typer.Option("--restart", help="Begin anew, not where an unfinished one stands."),
 ]

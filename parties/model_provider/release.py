@@ -38,12 +38,23 @@ NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One point of the training curve; `loss` is the mean over the epoch's steps."""
+    """One point of the training curve; `loss` is the mean over the epoch's steps.
+
+    `accuracy` is of the test images, `validation` of those held out to decide by. The
+    release has the weights of the last epoch that is `kept`.
+    """
 
     epoch: int
     loss: float
     accuracy: float
     seconds: float
+    validation: float | None = None
+    kept: bool = True
+
+
+def kept_epoch(curve: Sequence[Epoch]) -> Epoch:
+    """The epoch whose weights are released."""
+    return next(point for point in reversed(curve) if point.kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,9 +16,20 @@ from numpy import ndarray
 from core.architecture import Architecture
 from core.convmixer import ConvMixer, initialise
 from core.datasets import Dataset
+from core.datasets.source import dataset
+from core.errors import ConfigurationError, DataError
 from core.preprocessing import Preprocessing, normalise
-from core.training import Examples, Progress, Recipe, fit
-from parties.model_provider.release import Epoch
+from core.training import (
+    Examples,
+    Progress,
+    Recipe,
+    Snapshot,
+    Unseen,
+    fit,
+    require_every_class,
+)
+from parties.model_provider.place import Place
+from parties.model_provider.release import Epoch, kept_epoch
 
 FROM_THE_SYSTEM = "drawn from the operating system"
 _SEED_BITS = 63
@@ -31,6 +42,9 @@ class Plan:
     The trained embedding is as secret as a key. Without a seed its first weights come
     from the operating system. With one, whoever knows the seed and the data can train
     the same embedding again: for experiments only.
+
+    `validation` is the share of the training images that are held out to decide by when
+    the recipe is to stop early; what they are is drawn from the seed.
     """
 
     name: str
@@ -40,6 +54,13 @@ class Plan:
     patch_size: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
+    validation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ConfigurationError("validation: expected a share from 0 to below 1")
+        if self.recipe.patience and not self.validation:
+            raise ConfigurationError("validation: to stop early takes a share above 0")
 
 
 class PixelSums(NamedTuple):
@@ -63,8 +84,15 @@ class Trained:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy on the test split after the last epoch, 0..1."""
-        return self.curve[-1].accuracy
+        """Accuracy on the test split, 0..1, with the weights that were kept."""
+        return kept_epoch(self.curve).accuracy
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the manifest says of how good it is."""
+        kept = kept_epoch(self.curve)
+        found = {"test_accuracy": kept.accuracy, "validation_accuracy": kept.validation}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def train(
@@ -72,27 +100,55 @@ def train(
     plan: Plan,
     on_step: Callable[[Progress], None],
     on_epoch: Callable[[Epoch], None],
+    place: Place | None = None,
 ) -> Trained:
-    """Train on the first dataset and evaluate on the second after every epoch."""
+    """Train on the first dataset and evaluate on the second after every epoch.
+
+    With a `place`, what is needed to go on is kept in it after every epoch, and a
+    training that stands there goes on: it ends with the weights it would have had.
+
+    Raises:
+        DataError: a class without a training image, or images that cannot be learned.
+        TrainingChangedError: what stands in the place had another plan or other images.
+    """
     training, test = data
+    _require_learnable(training)
+    seed, kept = _begun(place, data, plan)
     preprocessing = preprocessing_of(training.images)
-    architecture = _architecture(plan, training)
-    seed = chosen_seed(plan.seed)
-    model = first_model(architecture, plan.seed, seed)
-    curve = _Curve(on_step, on_epoch)
-    examples, unseen = (
-        Examples(normalise(part.images, preprocessing), part.labels.copy())
-        for part in data
+    model = first_model(_architecture(plan, training), plan.seed, seed)
+    learned, held_out = hold_out(training, plan.validation, seed)
+    curve = _Curve(on_step, on_epoch, kept.curve if kept else ())
+    fit(
+        model,
+        _examples(learned, preprocessing),
+        Unseen(
+            _examples(test, preprocessing),
+            _examples(held_out, preprocessing) if held_out else None,
+        ),
+        replace(plan.recipe, seed=seed),
+        curve,
+        keep=None if place is None else _Keeper(place, curve),
+        stood=kept.snapshot if kept else None,
     )
-    fit(model, examples, unseen, replace(plan.recipe, seed=seed), curve)
     return Trained(
         name=plan.name,
         model=model,
         preprocessing=preprocessing,
         classes=training.classes,
         curve=tuple(curve.epochs),
-        lineage=_lineage(plan, training, test),
+        lineage=_lineage(plan, data, held_out),
     )
+
+
+def hold_out(
+    training: Dataset, share: float, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """Part the images to learn from and those to decide by; the seed says which."""
+    count = round(share * len(training))
+    if not count:
+        return training, None
+    order = np.random.default_rng([seed, count]).permutation(len(training))
+    return _part(training, order[count:]), _part(training, order[:count])
 
 
 def preprocessing_of(images: ndarray) -> Preprocessing:
@@ -159,23 +215,90 @@ class _Curve:
     """Gathers the losses of the steps into one point an epoch."""
 
     def __init__(
-        self, on_step: Callable[[Progress], None], on_epoch: Callable[[Epoch], None]
+        self,
+        on_step: Callable[[Progress], None],
+        on_epoch: Callable[[Epoch], None],
+        before: Sequence[Epoch] = (),
     ) -> None:
-        self.epochs: list[Epoch] = []
+        self.epochs = list(before)
         self._losses: list[float] = []
         self._on_step, self._on_epoch = on_step, on_epoch
-        self._started = time.monotonic()
+        earlier = before[-1].seconds if before else 0.0
+        self._started = time.monotonic() - earlier
 
     def __call__(self, progress: Progress) -> None:
         self._losses.append(progress.loss)
         self._on_step(progress)
         if progress.accuracy is None:
             return
-        loss = sum(self._losses) / len(self._losses)
-        seconds = round(time.monotonic() - self._started, 3)
-        self.epochs.append(Epoch(progress.epoch, loss, progress.accuracy, seconds))
+        self.epochs.append(
+            Epoch(
+                progress.epoch,
+                sum(self._losses) / len(self._losses),
+                progress.accuracy,
+                round(time.monotonic() - self._started, 3),
+                progress.validation,
+                progress.kept,
+            )
+        )
         self._losses.clear()
         self._on_epoch(self.epochs[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """Keeps a training in its place, with the curve so far."""
+
+    place: Place
+    curve: _Curve
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        told = {
+            "epoch": snapshot.epoch,
+            "numbers": snapshot.numbers,
+            "curve": [asdict(point) for point in self.curve.epochs],
+        }
+        self.place.keep(f"epoch-{snapshot.epoch:04}", snapshot.tensors, told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Where a training stood, and its curve until then."""
+
+    snapshot: Snapshot
+    curve: tuple[Epoch, ...]
+
+
+def _begun(
+    place: Place | None, data: tuple[Dataset, Dataset], plan: Plan
+) -> tuple[int, _Kept | None]:
+    """The seed of a training, and where it stood if it was begun before."""
+    drawn = chosen_seed(plan.seed)
+    if place is None:
+        return drawn, None
+    asked = {**asdict(plan), "data": [part.digest for part in data]}
+    seed = place.begin(asked, drawn)
+    if (found := place.kept()) is None:
+        return seed, None
+    tensors, told = found
+    snapshot = Snapshot(told["epoch"], tensors, told["numbers"])
+    return seed, _Kept(snapshot, tuple(Epoch(**point) for point in told["curve"]))
+
+
+def _require_learnable(training: Dataset) -> None:
+    if not len(training):
+        raise DataError(f"{training.name}: no image to train on")
+    counts = np.bincount(training.labels, minlength=len(training.classes))
+    require_every_class(counts.tolist(), training.classes)
+
+
+def _examples(part: Dataset, preprocessing: Preprocessing) -> Examples:
+    return Examples(normalise(part.images, preprocessing), part.labels.copy())
+
+
+def _part(whole: Dataset, rows: ndarray) -> Dataset:
+    rows = np.sort(rows)
+    return dataset(whole.name, whole.images[rows], whole.labels[rows], whole.classes)
 
 
 def _architecture(plan: Plan, dataset: Dataset) -> Architecture:
@@ -192,15 +315,20 @@ def _architecture(plan: Plan, dataset: Dataset) -> Architecture:
     )
 
 
-def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
+def _lineage(
+    plan: Plan, data: tuple[Dataset, Dataset], held_out: Dataset | None
+) -> dict[str, Any]:
+    training, test = data
     recipe = asdict(plan.recipe)
     del recipe["seed"]
+    held = {"held_out_digest": held_out.digest} if held_out else {}
     return {
         "code": code_version(),
         "data": {
             "name": training.name,
             "train_digest": training.digest,
             "test_digest": test.digest,
+            **held,
         },
         "recipe": recipe,
         "seed": FROM_THE_SYSTEM if plan.seed is None else plan.seed,

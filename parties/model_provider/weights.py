@@ -39,7 +39,7 @@ def release_of(trained: Trained) -> Release:
         architecture=trained.model.architecture,
         preprocessing=trained.preprocessing,
         classes=trained.classes,
-        metrics={"test_accuracy": trained.accuracy},
+        metrics=trained.metrics,
         lineage=trained.lineage,
     )
     return cut(*take_apart(trained.model), facts)

@@ -50,6 +50,9 @@ class FederatedPlan:
     weight_decay: float = 0.01
     pad: int = 4
     flip: bool = True
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
     seed: int = NO_SEED
 
     def __post_init__(self) -> None:
@@ -90,13 +93,16 @@ class FederatedPlan:
     def recipe(self, lr: float, seed: int) -> Recipe:
         """What a site does in a round."""
         return Recipe(
-            self.epochs,
-            self.batch,
-            lr,
-            self.weight_decay,
-            self.pad,
-            self.flip,
-            seed,
+            epochs=self.epochs,
+            batch=self.batch,
+            max_lr=lr,
+            weight_decay=self.weight_decay,
+            pad=self.pad,
+            flip=self.flip,
+            seed=seed,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            label_smoothing=self.label_smoothing,
         )
 
     def architecture(self, size: tuple[int, int, int], classes: int) -> Architecture:

@@ -22,9 +22,9 @@ from core.rpc.party import ensure_signing_key
 from core.statements import MANIFEST, verify
 from core.training import Examples, evaluate, fit_steadily
 from core.wire import file_digest
+from parties.model_provider.errors import TrainingChangedError, TrainingRunsError
 from parties.model_provider.federated import site as site_module
 from parties.model_provider.federated.ending import Finished
-from parties.model_provider.errors import TrainingChangedError, TrainingRunsError
 from parties.model_provider.federated.errors import (
     SitesDisagreeError,
 )
@@ -37,6 +37,7 @@ from parties.model_provider.federated.plan import NO_SEED, FederatedPlan
 from parties.model_provider.federated.server_app import app as server_app
 from parties.model_provider.federated.site import mixed_seed, model_from, state_of
 from parties.model_provider.federated.standing import last_round
+from parties.model_provider.place import place_of
 from parties.model_provider.release import read_release
 from parties.model_provider.training import (
     FROM_THE_SYSTEM,
