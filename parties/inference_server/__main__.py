@@ -26,7 +26,7 @@ from core.statements import IssueStatement
 from parties.admission import Check, every, in_good_standing, only
 from parties.audit import GrpcAuditLog, Reporter, record_event
 from parties.inference_server.ahead import Window
-from parties.inference_server.allocator import keep_few_arenas
+from parties.inference_server.allocator import giving_back, keep_few_arenas
 from parties.inference_server.answering import Answering, Limits
 from parties.inference_server.batcher import Batcher
 from parties.inference_server.catalogue import Catalogue
@@ -84,7 +84,7 @@ def main() -> int:
     logs.configure()
     keep_few_arenas()
     try:
-        with running(folder) as server:
+        with giving_back(), running(folder) as server:
             server.wait()
     except KeymixerError as error:
         log.critical("cannot run", extra={"kind": error.kind, "why": str(error)})

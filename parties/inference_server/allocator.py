@@ -2,6 +2,9 @@
 
 import ctypes
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -9,6 +12,8 @@ log = logging.getLogger(__name__)
 # `M_ARENA_MAX` in glibc's malloc.h.
 _ARENA_MAX: Final = -8
 _FEW: Final = 2
+# Seldom enough that the pages that are asked for again cost nothing to speak of.
+_PAUSE_S: Final = 10.0
 
 
 def keep_few_arenas() -> bool:
@@ -27,3 +32,30 @@ def keep_few_arenas() -> bool:
     if not told:
         log.info("the allocator keeps its own counsel")
     return bool(told)
+
+
+@contextmanager
+def giving_back(pause_s: float = _PAUSE_S) -> Iterator[None]:
+    """Have glibc give free memory back to the system, now and then.
+
+    By itself it keeps what lies below anything still in use: after large requests that
+    is hundreds of MiB, more or less by chance, in which no leak could be seen.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        yield
+        return
+    ended = Event()
+
+    def keep_trimming() -> None:
+        while not ended.wait(pause_s):
+            trim(0)
+
+    thread = Thread(target=keep_trimming, name="giving-back", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -24,7 +24,7 @@ from core.rpc.identity import Identity, SpiffeId
 from core.rpc.policy import Policy, acting_as
 from core.rpc.server import RunningServer, ServerSettings
 from parties.inference_server.__main__ import running
-from parties.inference_server.allocator import keep_few_arenas
+from parties.inference_server.allocator import giving_back, keep_few_arenas
 from parties.inference_server.records import Awaited
 from parties.inference_server.settings import Settings
 from protos import audit_pb2 as pb
@@ -54,7 +54,7 @@ def main() -> int:
         parts["recorded"] = lambda _releases: Unrecorded()
     if TLS in asked.without:
         parts["serving"] = without_tls
-    with running(asked.folder, **parts) as server:
+    with giving_back(), running(asked.folder, **parts) as server:
         server.wait()
     return 0
 

@@ -17,6 +17,8 @@ from tests.soak.seen import Seen
 
 # Who must not grow; the callers' own process is a witness, for it holds receipts.
 WATCHED: Final = (INFERENCE_SERVER, ORCHESTRATOR)
+# The share of requests for which there may be no room beside the floods.
+_CROWDED: Final = 0.01
 
 
 class SoakFailed(KeymixerError):
@@ -48,6 +50,10 @@ def report_of(found: Found, folder: Path) -> dict[str, Any]:
         "log_size": found.log.size,
         "surprises": surprises,
         "told": found.seen.told,
+        "crowded": {
+            name: round(count / found.seen.endings[name].total(), 4)
+            for name, count in sorted(found.seen.crowded.items())
+        },
         "endings": {
             name: dict(sorted(counts.items()))
             for name, counts in sorted(found.seen.endings.items())
@@ -64,12 +70,18 @@ def report_of(found: Found, folder: Path) -> dict[str, Any]:
 def require_sound(report: dict[str, Any], growth: float) -> None:
     """Raise `SoakFailed` if a turn ended otherwise than it may, or a server grew.
 
+    The floods fill the queue to its bound: who comes then is refused too, and may ask
+    again. That may be so for one request in a hundred.
+
     Args:
         report: As `report_of` gives it.
         growth: How much more memory is too much, as a part of what it held when warm.
     """
     if report["surprises"]:
         raise SoakFailed(f"{report['surprises']} surprises: {report['told']}")
+    for name, share in report["crowded"].items():
+        if share > _CROWDED:
+            raise SoakFailed(f"{name}: no room for {share:.1%} of its requests")
     for name in WATCHED:
         ratio = report["memory"][name]["late_over_early"]
         if ratio > 1 + growth:

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Final
 
 from parties.data_owner.answers import Receipt
-from tests.soak.traffic import Ending, Traffic
+from tests.soak.traffic import NO_ROOM, Ending, Traffic
 
 # A machine that stands still for seconds makes nobody late.
 _SLACK_S: Final = 10.0
@@ -24,6 +24,8 @@ class Seen:
     # What must not be; only the first ones are told in words.
     surprises: int = 0
     told: list[str] = field(default_factory=list)
+    # Kinds of traffic that found no room, though they flood nobody, and how often.
+    crowded: Counter[str] = field(default_factory=Counter)
     _adding: Lock = field(default_factory=Lock)
 
     def turn(self, traffic: Traffic, endings: Iterable[Ending], took_s: float) -> None:
@@ -52,7 +54,11 @@ class Seen:
         counts[ending.kind or "answered"] += 1
         if ending.receipt is not None:
             self.receipts.append(ending.receipt)
-        if ending.kind not in traffic.expected:
+        if ending.kind in traffic.expected:
+            return
+        if ending.kind == NO_ROOM:
+            self.crowded[traffic.name] += 1
+        else:
             self._tell(f"{traffic.name}: {ending.kind}")
 
     def _tell(self, what: str) -> None:

@@ -11,6 +11,8 @@ from tests.soak.site import Site
 
 # How a request ends that is answered: without an error.
 ANSWERED: Final = ""
+# How any request may end, now and then, while others fill the queue.
+NO_ROOM: Final = "QueueFull"
 
 
 @dataclass(frozen=True, slots=True)

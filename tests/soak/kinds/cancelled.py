@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
-from tests.soak.site import DEADLINE_S, Line, Site, line
-from tests.soak.traffic import ANSWERED, Ending, Turn
+from core.rpc.errors import remote_errors
+from parties.data_owner.answers import Receipt
+from tests.soak.site import DEADLINE_S, Line, Question, Site, line
+from tests.soak.traffic import ANSWERED, Ending, Turn, ended
 
 _SOON_S = 0.05
 
@@ -36,6 +39,12 @@ def _turn(connected: Line) -> Iterable[Ending]:
     time.sleep(random.uniform(0, _SOON_S))
     asked.cancel()
     try:
-        return [Ending(receipt=connected.read(question, asked.result()))]
+        return [ended(lambda: _answer(connected, question, asked))]
     except grpc.FutureCancelledError:
         return [Ending("Cancelled")]
+
+
+def _answer(connected: Line, question: Question, asked: Any) -> Receipt:
+    with remote_errors("inference server"):
+        answer = asked.result()
+    return connected.read(question, answer)

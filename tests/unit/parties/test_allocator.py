@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from parties.inference_server.allocator import keep_few_arenas
+from parties.inference_server.allocator import giving_back, keep_few_arenas
 
 # Threads that hold some memory at the same time, and what glibc says of its arenas.
 _COUNT = """
@@ -28,6 +28,27 @@ sys.stderr.flush()
 libc.malloc_stats()
 """
 
+# Memory that was freed below some that is still held stays, until it is given back.
+_TRIM = """
+import gc, os, sys, time
+from parties.inference_server.allocator import giving_back
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+begun = held()
+blocks = [bytes(60_000) for _ in range(2000)]
+blocks = blocks[-1:]
+gc.collect()
+assert held() > begun + 50, (begun, held())
+with giving_back(0.01):
+    for _ in range(1000):
+        if held() < begun + 20:
+            break
+        time.sleep(0.01)
+    else:
+        sys.exit(f"{begun} MiB, then {held()}")
+"""
+
 glibc_only = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas"
 )
@@ -46,9 +67,20 @@ def test_threads_share_two_arenas() -> None:
     assert arenas("few") <= 2
 
 
+@glibc_only
+def test_freed_memory_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TRIM], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_library_without_arenas_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
 
     assert not keep_few_arenas()
+    with giving_back():
+        pass
