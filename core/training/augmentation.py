@@ -62,8 +62,8 @@ def _paste(
 ) -> tuple[Tensor, float]:
     """Paste a rectangle of others; return what share of an image is still its own.
 
-    Its middle may be anywhere, so that it may be cut off at the edges (arXiv 1905.04899,
-    equation 2).
+    Its middle may be anywhere, so that it may be cut off at the edges (arXiv
+    1905.04899, equation 2).
     """
     height, width = images.shape[2:]
     side = math.sqrt(1 - share)

@@ -21,7 +21,7 @@ class Recipe:
     Attributes:
         epochs: At most so many times every image is seen.
         batch: Images in a step.
-        max_lr: The highest learning rate of the cycle (Smith & Topin, arXiv 1708.07120).
+        max_lr: The highest learning rate of the one cycle (Smith, arXiv 1803.09820).
         weight_decay: What a weight loses in a step, times the learning rate.
         pad: In pixels: each image is reflected at its edges by that much, and a crop of
             its own size is taken anywhere in it.

@@ -141,8 +141,10 @@ def _measured(plan: Plan, site: Site, asked: _Asked, told: Narrator) -> Waits:
 
 
 def _turns(calm: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """An owner of many callers beside as many owners has one share of 65: no answers
-    to speak of in some seconds, rightly, and so nothing to compare a flood with.
+    """What is measured with each number of callers, in order.
+
+    An owner of many callers beside as many owners has one share of 65: rightly no
+    answers to speak of in some seconds, and so nothing to compare a flood with.
     """
     for callers in calm:
         for beside in _SETTINGS if callers == 1 else (ALONE, ONE_OWNER):

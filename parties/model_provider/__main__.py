@@ -71,11 +71,14 @@ def train_command(
 
     If it is ended, the same command goes on after the last whole epoch.
     """
-    from core.training import Recipe
-    from parties.model_provider.alone import train_alone
-    from parties.model_provider.training import Plan
+    from parties.model_provider.alone import plan_of, train_alone
 
-    recipe = Recipe(
+    plan = plan_of(
+        name=name,
+        hidden=hidden,
+        depth=depth,
+        kernel_size=kernel_size,
+        patch_size=patch_size,
         epochs=epochs,
         batch=batch,
         max_lr=max_lr,
@@ -87,8 +90,9 @@ def train_command(
         label_smoothing=label_smoothing,
         ema=ema,
         patience=patience,
+        validation=validation,
+        seed=seed,
     )
-    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed, validation)
     with reporter(progress) as tell:
         train_alone(plan, data, folder, tell, restart=restart)
 

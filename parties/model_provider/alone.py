@@ -1,20 +1,35 @@
 """Train alone, from the images to a signed release, through any number of kills."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from core.datasets import Split, load
 from core.rpc.party import ensure_signing_key
+from core.training import Recipe
 from parties.model_provider.place import place_of
-from parties.model_provider.release import write_release
+from parties.model_provider.release import Release, write_release
 from parties.model_provider.reporting import Reporter
-from parties.model_provider.training import Plan, Trained, train
+from parties.model_provider.training import Plan, train
 from parties.model_provider.weights import release_of
+
+
+def plan_of(**options: Any) -> Plan:
+    """Make a plan of a command's options; some are the plan's, the others its recipe's.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
+    """
+    recipe = {field.name for field in fields(Recipe)} - {"seed"}
+    chosen = {name: value for name, value in options.items() if name in recipe}
+    others = {name: value for name, value in options.items() if name not in recipe}
+    return Plan(**others, recipe=Recipe(**chosen))
 
 
 def train_alone(
     plan: Plan, data: str, folder: Path, tell: Reporter, *, restart: bool = False
-) -> Trained:
-    """Train and write a signed release to FOLDER/releases/NAME.
+) -> tuple[Release, Path]:
+    """Train and write a signed release to FOLDER/releases/NAME; returns both.
 
     An unfinished training of the same plan and images goes on after its last whole
     epoch, and ends with the weights it would have had.
@@ -36,7 +51,8 @@ def train_alone(
         )
         target = folder / "releases" / plan.name
         key = ensure_signing_key(folder)
-        write_release(target, release_of(trained), trained.curve, key)
+        release = release_of(trained)
+        write_release(target, release, trained.curve, key)
         place.clear()
     tell.done(release=str(target), accuracy=trained.accuracy)
-    return trained
+    return release, target

@@ -1,19 +1,20 @@
-"""`keymixer train`: one model over several sites, from the provider's own machine.
+"""`keymixer train`: a model, alone or over several sites, from the provider's machine.
 
 Nothing heavy is imported before the command runs.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+from click.core import ParameterSource
 
 from core.console import EXIT_CODES, print_json, say
 from core.datasets.partition import Partition, organisations
 from parties.model_provider import options
-from parties.model_provider.reporting import emit, tell_json, tell_people
+from parties.model_provider.reporting import emit, reporter, tell_json, tell_people
 
 if TYPE_CHECKING:
     from parties.model_provider.federated.ending import Finished
@@ -23,8 +24,19 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
+# What says something only of many sites, and what only one who has all images can do.
+_OF_SITES: Final = frozenset(
+    {"partition", "rounds", "strategy", "proximal_mu", "server_lr", "trim"}
+    | {"min_sites", "partition_seed", "optimiser", "admit"}
+)
+_ALONE: Final = frozenset({"ema", "patience", "validation"})
+_EPOCHS: Final = 6
+_SITE_EPOCHS: Final = 1
+
+
 @app.command(epilog=EXIT_CODES)
 def train(
+    context: typer.Context,
     sites: options.Sites = None,
     *,
     partition: options.How = "iid",
@@ -32,7 +44,7 @@ def train(
     folder: options.Folder = Path("provider"),
     name: options.Name = "classifier",
     rounds: options.Rounds = 6,
-    epochs: options.SiteEpochs = 1,
+    epochs: options.AnyEpochs = None,
     strategy: options.Strategy = "fedavg",
     proximal_mu: options.ProximalMu = 0.01,
     server_lr: options.ServerLr = 0.01,
@@ -52,6 +64,9 @@ def train(
     mixup: options.Mixup = 0.0,
     cutmix: options.Cutmix = 0.0,
     label_smoothing: options.LabelSmoothing = 0.0,
+    ema: options.Ema = 0.0,
+    patience: options.Patience = 0,
+    validation: options.Validation = 0.0,
     seed: options.Seed = None,
     link: options.Link = "",
     admit: options.Admit = None,
@@ -59,49 +74,100 @@ def train(
     progress: options.Progress = "bar",
     json_: options.AsJson = False,
 ) -> None:
-    """Train one model over several sites with Flower; no image leaves its site.
+    """Train a model, alone or over several sites with Flower; no image leaves its site.
 
-    All sites take their turns in this process, or with --link each has a node of its
-    own, on a machine of its own: docs/training.md. If it is ended, the same command
-    goes on after the last whole round.
+    With --sites all take their turns in this process; with --link each has a node of
+    its own, on a machine of its own: docs/training.md. If it is ended, the same command
+    goes on after the last whole epoch, or round.
 
     Example: keymixer train --sites 3 --data digits --patch-size 2 --pad 1 --no-flip
     """
+    many = bool(sites or link or partition == "by-organisation")
+    _require_meant(context, _ALONE if many else _OF_SITES, many=many)
     # Read when torch is loaded; see `parties.model_provider.__main__`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    shared = {
+        "name": name,
+        "hidden": hidden,
+        "depth": depth,
+        "kernel_size": kernel_size,
+        "patch_size": patch_size,
+        "batch": batch,
+        "max_lr": max_lr,
+        "weight_decay": weight_decay,
+        "pad": pad,
+        "flip": flip,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "label_smoothing": label_smoothing,
+    }
+    if many:
+        among = {
+            "data": data,
+            "sites": _count(sites, partition, data, bool(link)),
+            "partition": partition,
+            "partition_seed": partition_seed,
+            "rounds": rounds,
+            "strategy": strategy,
+            "min_sites": min_sites,
+            "proximal_mu": proximal_mu,
+            "server_lr": server_lr,
+            "trim": trim,
+            "epochs": epochs or _SITE_EPOCHS,
+            "optimiser": optimiser,
+        }
+        plan = _federated_plan({**shared, **among}, seed)
+        tell = tell_json if progress == "json" else tell_people
+        finished = _trained(plan, folder, (link, admit or ()), tell, restart=restart)
+        _tell_end(finished, as_json=json_, as_event=progress == "json")
+    else:
+        alone = {"ema": ema, "patience": patience, "validation": validation}
+        chosen = {**shared, **alone, "epochs": epochs or _EPOCHS, "seed": seed}
+        where = (data, folder)
+        _train_alone(chosen, where, progress, restart=restart, as_json=json_)
+
+
+def _require_meant(
+    context: typer.Context, others: Collection[str], *, many: bool
+) -> None:
+    """Refuse an option that would say nothing."""
+    for name in sorted(others):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            when = "without --sites" if many else "with --sites"
+            raise typer.BadParameter(f"--{name.replace('_', '-')}: only {when}")
+
+
+def _federated_plan(chosen: Mapping[str, Any], seed: int | None) -> "FederatedPlan":
     from parties.model_provider.federated.plan import NO_SEED, FederatedPlan
 
-    plan = FederatedPlan(
-        name=name,
-        data=data,
-        sites=_count(sites, partition, data, bool(link)),
-        partition=partition,
-        partition_seed=partition_seed,
-        rounds=rounds,
-        strategy=strategy,
-        min_sites=min_sites,
-        proximal_mu=proximal_mu,
-        server_lr=server_lr,
-        trim=trim,
-        hidden=hidden,
-        depth=depth,
-        kernel_size=kernel_size,
-        patch_size=patch_size,
-        epochs=epochs,
-        batch=batch,
-        optimiser=optimiser,
-        max_lr=max_lr,
-        weight_decay=weight_decay,
-        pad=pad,
-        flip=flip,
-        mixup=mixup,
-        cutmix=cutmix,
-        label_smoothing=label_smoothing,
-        seed=NO_SEED if seed is None else seed,
-    )
-    tell = tell_json if progress == "json" else tell_people
-    finished = _trained(plan, folder, (link, admit or ()), tell, restart=restart)
-    _tell_end(finished, as_json=json_, as_event=progress == "json")
+    return FederatedPlan(**chosen, seed=NO_SEED if seed is None else seed)
+
+
+def _train_alone(
+    chosen: Mapping[str, Any],
+    where: tuple[str, Path],
+    progress: str,
+    *,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    from parties.model_provider.alone import plan_of, train_alone
+
+    with reporter(progress) as tell:
+        release, path = train_alone(plan_of(**chosen), *where, tell, restart=restart)
+    manifest = release.manifest
+    if as_json and progress != "json":
+        digests = {
+            "embedding_digest": manifest.embedding_digest,
+            "backbone_digest": manifest.backbone_digest,
+        }
+        print_json(
+            {
+                "accuracy": manifest.metrics["test_accuracy"],
+                "model": {"name": manifest.name, "release": str(path), **digests},
+                "lineage": dict(manifest.lineage),
+            }
+        )
 
 
 def _trained(

@@ -122,6 +122,14 @@ Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Of all sites.")]
 SiteEpochs = Annotated[
     int, typer.Option("--epochs", min=1, help="Of a site, in each round.")
 ]
+AnyEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        help="Over all images: 6 unless told. With sites: of each in a round, 1.",
+    ),
+]
 Strategy = Annotated[
     Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"],
     typer.Option("--strategy", help="How the sites' answers become one model."),

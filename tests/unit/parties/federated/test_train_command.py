@@ -19,6 +19,7 @@ from orchestrator.cli.__main__ import build
 from parties.model_provider.__main__ import app as provider
 from parties.model_provider.commands import train
 from parties.model_provider.federated.plan import STRATEGIES, FederatedPlan
+from parties.model_provider.release import read_release
 from tests.unit.parties.federated.sites import few_digits
 
 SHAPE = ("--hidden", "6", "--depth", "1", "--kernel-size", "3", "--patch-size", "2")
@@ -71,9 +72,43 @@ def test_how_many_sites_must_be_said_or_counted(digits: Path, tmp_path: Path) ->
         (tmp_path / "data" / f"{name}.npz").touch()
     by = ("--partition", "by-organisation", "--data", str(tmp_path / "data"))
 
-    assert typed("train", "--data", str(digits)).exit_code == 2
     assert typed("train", "--sites", "3", *by).exit_code == 2
     assert typed("train", "--sites", "3", "--partition", "even").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("--rounds", "3"), "with --sites"),
+        (("--min-sites", "2"), "with --sites"),
+        (("--sites", "3", "--ema", "0.9"), "without --sites"),
+        (("--sites", "3", "--patience", "1"), "without --sites"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(
+    words: tuple[str, ...], meant: str, digits: Path
+) -> None:
+    result = typed("train", "--data", str(digits), *words)
+
+    assert result.exit_code == 2
+    assert meant in " ".join(result.stderr.split())
+
+
+def test_without_sites_one_trains_alone(digits: Path, tmp_path: Path) -> None:
+    where = ("--data", str(digits), "--folder", str(tmp_path))
+    quality = ("--label-smoothing", "0.1", "--ema", "0.9", "--mixup", "0.2")
+    result = typed(
+        *("train", *where, *SHAPE, *RECIPE, *quality, "--epochs", "2", "--json")
+    )
+
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert ["accuracy", "model", "lineage"] == list(told)
+    manifest = read_release(Path(told["model"]["release"])).manifest
+    assert told["lineage"] == manifest.lineage
+    assert manifest.lineage["recipe"]["ema"] == 0.9
+    assert "round 1" not in result.stderr
+    assert "epoch 2: loss" in result.stderr
 
 
 def test_the_commands_defaults_are_the_plans() -> None:
@@ -82,7 +117,7 @@ def test_the_commands_defaults_are_the_plans() -> None:
     plan = FederatedPlan()
 
     for name in options.keys() & FederatedPlan.__dataclass_fields__.keys():
-        if name not in {"sites", "seed"}:
+        if name not in {"sites", "seed", "epochs"}:
             assert options[name].default == getattr(plan, name), name
     assert set(STRATEGIES) == set(options["strategy"].annotation.__args__[0].__args__)
 
