@@ -110,7 +110,8 @@ class UnderWay:
             **_prefixed(_MODEL, self.model.state_dict()),
             **_prefixed(_BEST, self.best.weights),
             **_moments(state["state"]),
-            _GENERATOR: self.generator.get_state().long(),
+            # Bytes, eight to a number.
+            _GENERATOR: self.generator.get_state().view(torch.int64),
         }
         if self.average is not None:
             tensors |= _prefixed(_AVERAGE, self.average.state_dict())
@@ -138,7 +139,7 @@ class UnderWay:
                 self.average.load_state_dict(_under(_AVERAGE, tensors))
             _restore_optimiser(self.optimisation.optimiser, tensors, snapshot.numbers)
             self.optimisation.schedule.load_state_dict(snapshot.numbers["schedule"])
-            self.generator.set_state(tensors[_GENERATOR].byte())
+            self.generator.set_state(tensors[_GENERATOR].view(torch.uint8))
             self.best = Best(**snapshot.numbers["best"], weights=_under(_BEST, tensors))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CorruptFileError(f"no training of this model: {error}") from error

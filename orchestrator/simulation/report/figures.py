@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from orchestrator.simulation.report.drawing import (
     AMBER,
@@ -32,23 +33,29 @@ BEFORE = ("data", "train")
 
 
 def training_curve(curve: Sequence[Mapping[str, float]]) -> str:
-    """Loss (left) and test accuracy (right) per epoch."""
+    """Loss (left) and accuracy (right) per epoch; the epoch that was kept is named.
+
+    The accuracy of images held out to decide by, if there were any, is dashed.
+    """
 
     def draw(axes: Axes) -> None:
         epochs = [point["epoch"] for point in curve]
         axes.plot(epochs, [p["loss"] for p in curve], "o-", color=MUTED, label="loss")
-        axes.set_xticks(epochs)
+        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss", color=MUTED)
         axes.set_ylim(bottom=0)
         right = axes.twinx()
         accuracy = [100 * point["accuracy"] for point in curve]
         right.plot(epochs, accuracy, "o-", color=BLUE)
+        if None not in (held := [point.get("validation") for point in curve]):
+            right.plot(epochs, [100 * v for v in held], "--", color=BLUE, alpha=0.5)
         right.set_ylabel("test accuracy, %", color=BLUE)
         right.set_ylim(0, 100)
+        kept = max(n for n, point in enumerate(curve) if point.get("kept", True))
         right.annotate(
-            f"{accuracy[-1]:.1f} %",
-            (epochs[-1], accuracy[-1]),
+            f"{accuracy[kept]:.1f} %",
+            (epochs[kept], accuracy[kept]),
             xytext=(0, 8),
             textcoords="offset points",
             ha="right",

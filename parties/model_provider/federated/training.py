@@ -20,6 +20,7 @@ from core.canonical import canonical
 from core.datasets.partition import united
 from core.preprocessing import Preprocessing
 from core.rpc.party import ensure_signing_key
+from core.training import require_every_class
 from core.wire import file_digest
 from parties.model_provider.federated.ending import (
     ROUNDS,
@@ -69,6 +70,7 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 # How long one site may take for its part of a round.
 _ANSWER_S: Final = 3600.0
 _POLL_S: Final = 1.0
+_LEAST_IMAGES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class _Agreed:
         size, classes = cards[0].size, united([card.classes for card in cards])
         added = [_added(sums) for sums in zip(*(c.sums for c in cards), strict=True)]
         preprocessing = preprocessing_from(size[:2], added)
+        require_every_class([_count(cards, name) for name in classes], classes)
         return cls(size, classes, preprocessing, tuple(map(_described, cards)))
 
     @classmethod
@@ -217,6 +220,13 @@ def _agreeing(cards: Sequence[Card]) -> Sequence[Card]:
     names = [card.site for card in cards]
     if len(set(names)) < len(names):
         raise SitesDisagreeError(f"two sites have one name: {', '.join(names)}")
+    for card in cards:
+        # BatchNorm has no variance of one image.
+        if card.train < _LEAST_IMAGES:
+            raise SitesDisagreeError(
+                f"site {card.site}: expected at least {_LEAST_IMAGES} images to learn "
+                f"from, got {card.train}"
+            )
     if len({card.size for card in cards}) > 1:
         sizes = ", ".join(f"{card.site} {card.size}" for card in cards)
         raise SitesDisagreeError(f"expected images of one size, got {sizes}")
@@ -303,6 +313,11 @@ def _told(done: Round, rounds: int) -> dict[str, Any]:
         "seconds": done.seconds,
         "sites": [asdict(site) for site in done.sites],
     }
+
+
+def _count(cards: Iterable[Card], name: str) -> int:
+    """How many images to learn from all sites have of a class."""
+    return sum(dict(zip(c.classes, c.counts, strict=True)).get(name, 0) for c in cards)
 
 
 def _described(card: Card) -> dict[str, Any]:
