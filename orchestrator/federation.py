@@ -155,6 +155,9 @@ class ModelSection(Section):
     training: TrainingSection = TrainingSection()
     # None: the provider trains alone.
     federated: FederatedSection | None = None
+    # A release's folder, beside this file: a simulation on the images it was tested on
+    # takes it in place of training. Whoever has this file has its plain embedding.
+    release: Path | None = None
 
     @model_validator(mode="after")
     def _sites_can_train_so(self) -> Self:
@@ -421,13 +424,25 @@ def read_federation(path: Path) -> Federation:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ConfigurationError(f"{path}: expected fields such as `federation:`")
-        return Federation.model_validate(content)
+        federation = Federation.model_validate(content)
+        return _found_from(path.parent, federation)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {readable(error)}") from error
+
+
+def _found_from(folder: Path, federation: Federation) -> Federation:
+    """Have releases that are named beside the file found from anywhere."""
+    models = [
+        model.model_copy(update={"release": (folder / model.release).resolve()})
+        if model.release
+        else model
+        for model in federation.models
+    ]
+    return federation.model_copy(update={"models": models})
 
 
 def readable(error: ValidationError) -> str:

@@ -5,18 +5,23 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeGuard
 
 from core.canonical import canonical
+from core.manifest import Manifest
 from core.rpc.identity import MODEL_PROVIDER
+from core.wire import read_file, write_atomically
 from orchestrator.federation import ModelSection, TrainingSection
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.sites import TRAINING_SITE, Sites
 from orchestrator.simulation.workspace import Workspace
 
-RELEASE_FILES = ("embedding.safetensors", "backbone.safetensors", "manifest.json")
+MANIFEST: Final = "manifest.json"
+CURVE: Final = "curve.json"
+RELEASE_FILES: Final = ("embedding.safetensors", "backbone.safetensors", MANIFEST)
 
 
 def release_folder(workspace: Workspace, model: ModelSection) -> Path:
@@ -34,7 +39,8 @@ def obtain_release(
     *,
     retrain: bool,
 ) -> None:
-    """Put a trained release into the provider's folder.
+    """Put a trained release into the provider's folder: one that is beside the scenario,
+    that of an earlier run, or a new one.
 
     Args:
         data: `spec`, what the provider loads, and `digest`, what it holds: a cached
@@ -42,7 +48,15 @@ def obtain_release(
     """
     release = release_folder(workspace, model)
     cached = _cache() / _recipe_digest(model, data["digest"])
-    if not retrain and _complete(cached):
+    if not retrain and _is_tested_on(model.release, data["digest"]):
+        _take(model.release, release, model.name)
+        narrator.says(
+            MODEL_PROVIDER,
+            model.provider,
+            f"takes the model beside the scenario (train one: --retrain): "
+            f"{_described(release)}",
+        )
+    elif not retrain and _complete(cached):
         shutil.copytree(cached, release)
         # This run's provider has a signing key of its own, and signs again.
         (release / "manifest.sig").unlink(missing_ok=True)
@@ -57,9 +71,30 @@ def obtain_release(
         _remember(release, cached)
 
 
+def _is_tested_on(release: Path | None, digest: str) -> TypeGuard[Path]:
+    """Whether there is a release at hand that was tested on these very images."""
+    if release is None:
+        return False
+    lineage = _manifest(release).lineage
+    return bool(lineage.get("data", {}).get("test_digest") == digest)
+
+
+def _take(source: Path, release: Path, name: str) -> None:
+    """Copy a release that everybody has, under the provider's own name for it."""
+    manifest = replace(_manifest(source), name=name, public_embedding=True)
+    release.mkdir(mode=0o700, parents=True)
+    for file in (*RELEASE_FILES, CURVE):
+        write_atomically(release / file, read_file(source / file))
+    write_atomically(release / MANIFEST, manifest.to_bytes())
+
+
+def _manifest(release: Path) -> Manifest:
+    return Manifest.from_bytes(read_file(release / MANIFEST))
+
+
 def read_curve(release: Path) -> list[dict[str, Any]]:
     """The training curve that the provider wrote beside the release."""
-    curve: list[dict[str, Any]] = json.loads((release / "curve.json").read_text())
+    curve: list[dict[str, Any]] = json.loads((release / CURVE).read_text())
     return curve
 
 
@@ -144,12 +179,15 @@ def _cache() -> Path:
 
 def _recipe_digest(model: ModelSection, data_digest: str) -> str:
     alone = {"federated"} if model.federated is None else set[str]()
-    recipe = {**model.model_dump(exclude={"provider", *alone}), "data": data_digest}
+    recipe = {
+        **model.model_dump(exclude={"provider", "release", *alone}),
+        "data": data_digest,
+    }
     return hashlib.sha256(canonical(recipe)).hexdigest()[:24]
 
 
 def _complete(cached: Path) -> bool:
-    return all((cached / name).is_file() for name in (*RELEASE_FILES, "curve.json"))
+    return all((cached / name).is_file() for name in (*RELEASE_FILES, CURVE))
 
 
 def _remember(release: Path, cached: Path) -> None:

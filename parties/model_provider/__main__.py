@@ -64,6 +64,7 @@ def train_command(
     patience: options.Patience = 0,
     validation: options.Validation = 0.0,
     seed: options.Seed = None,
+    public: options.Public = False,
     restart: options.Restart = False,
     progress: options.Progress = "bar",
 ) -> None:
@@ -94,7 +95,7 @@ def train_command(
         seed=seed,
     )
     with reporter(progress) as tell:
-        train_alone(plan, data, folder, tell, restart=restart)
+        train_alone(plan, data, folder, tell, restart=restart, public=public)
 
 
 @app.command()

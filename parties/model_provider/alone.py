@@ -27,12 +27,21 @@ def plan_of(**options: Any) -> Plan:
 
 
 def train_alone(
-    plan: Plan, data: str, folder: Path, tell: Reporter, *, restart: bool = False
+    plan: Plan,
+    data: str,
+    folder: Path,
+    tell: Reporter,
+    *,
+    restart: bool = False,
+    public: bool = False,
 ) -> tuple[Release, Path]:
     """Train and write a signed release to FOLDER/releases/NAME; returns both.
 
     An unfinished training of the same plan and images goes on after its last whole
     epoch, and ends with the weights it would have had.
+
+    Args:
+        public: The release will be published, and its manifest is to say so.
 
     Raises:
         TrainingChangedError: the unfinished one had another plan or other images.
@@ -51,7 +60,7 @@ def train_alone(
         )
         target = folder / "releases" / plan.name
         key = ensure_signing_key(folder)
-        release = release_of(trained)
+        release = release_of(trained, public=public)
         write_release(target, release, trained.curve, key)
         place.clear()
     tell.done(release=str(target), accuracy=trained.accuracy)

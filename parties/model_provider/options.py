@@ -100,6 +100,14 @@ Validation = Annotated[
     ),
 ]
 
+Public = Annotated[
+    bool,
+    typer.Option(
+        "--public",
+        help="The release will be published: keys for it hide nothing from a server.",
+    ),
+]
+
 # Over several sites.
 Sites = Annotated[
     int | None,

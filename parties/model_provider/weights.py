@@ -32,8 +32,12 @@ class Facts:
     public_embedding: bool = False
 
 
-def release_of(trained: Trained) -> Release:
-    """Cut a trained model in two and describe it."""
+def release_of(trained: Trained, *, public: bool = False) -> Release:
+    """Cut a trained model in two and describe it.
+
+    Args:
+        public: Others will have the plain embedding, too: a release to be published.
+    """
     facts = Facts(
         name=trained.name,
         architecture=trained.model.architecture,
@@ -41,6 +45,7 @@ def release_of(trained: Trained) -> Release:
         classes=trained.classes,
         metrics=trained.metrics,
         lineage=trained.lineage,
+        public_embedding=public,
     )
     return cut(*take_apart(trained.model), facts)
 
