@@ -6,12 +6,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help simulate bench bench-keys test test-light test-heavy lint format protos clean
+.PHONY: help simulate bench bench-keys model test test-light test-heavy lint format protos clean
 
 help:
 	@echo "make simulate   a whole federation on CIFAR-10, then a report with pictures"
 	@echo "make bench      encrypting, the audit log, and answers a second beside other servers: what they take"
 	@echo "make bench-keys the keys of 1,000 owners, rotated: what it takes"
+	@echo "make model      train the model that the default scenario takes, again"
 	@echo "make test       every test: test-light, then test-heavy (fuzzing, then minutes of killed servers)"
 	@echo "make lint       style, types, import rules, protos and their stubs"
 	@echo "make protos     generate the stubs again"
@@ -28,6 +29,13 @@ bench: $(VENV)/simulation
 
 bench-keys: $(VENV)/simulation
 	$(RUN) orchestrator.cli bench keys $(ARGS)
+
+# The model beside the default scenario: deploy/models/cifar10/README.md.
+model: $(VENV)/simulation
+	mkdir -p runs/model
+	OMP_NUM_THREADS=1 $(RUN) parties.model_provider train --folder runs/model --name cifar10 --data cifar10 \
+	    --hidden 128 --depth 4 --epochs 12 --weight-decay 0.02 --label-smoothing 0.05 --ema 0.998 \
+	    --seed 0 --public --progress json >> runs/model/log.jsonl
 
 test: test-light test-heavy
 

@@ -39,8 +39,9 @@ def obtain_release(
     *,
     retrain: bool,
 ) -> None:
-    """Put a trained release into the provider's folder: one that is beside the scenario,
-    that of an earlier run, or a new one.
+    """Put a trained release into the provider's folder.
+
+    It is the one beside the scenario, that of an earlier run, or a new one.
 
     Args:
         data: `spec`, what the provider loads, and `digest`, what it holds: a cached
