@@ -102,7 +102,7 @@ class TrainingSection(Section):
     """How the provider trains; the defaults suit CIFAR-10 on two cores."""
 
     # What only one who has all images can do.
-    ALONE: ClassVar = frozenset({"ema", "patience", "validation"})
+    ALONE: ClassVar[tuple[str, ...]] = ("ema", "patience", "validation")
 
     epochs: Annotated[int, Field(ge=1)] = 6
     batch: Annotated[int, Field(ge=1)] = 128
@@ -161,7 +161,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _sites_can_train_so(self) -> Self:
-        for name in sorted(TrainingSection.ALONE) if self.federated else ():
+        for name in TrainingSection.ALONE if self.federated else ():
             if getattr(self.training, name):
                 raise ValueError(f"training.{name}: several sites cannot; leave it out")
         return self

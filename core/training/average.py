@@ -1,13 +1,14 @@
 """The average of a model's weights over its last steps, which often answers better."""
 
-from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from core.convmixer import ConvMixer
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 _WARM: Final = 10
 
@@ -23,7 +24,7 @@ def averaged(model: ConvMixer, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def move(averages: Sequence[Tensor], current: Sequence[Tensor], t: Tensor) -> None:
+    def move(averages: _Tensors, current: _Tensors, t: Tensor | int) -> None:
         kept = min(decay, (1 + int(t)) / (_WARM + int(t)))
         for average, now in zip(averages, current, strict=True):
             if average.is_floating_point():
@@ -36,5 +37,4 @@ def averaged(model: ConvMixer, decay: float) -> AveragedModel:
 
 def module_of(average: AveragedModel) -> ConvMixer:
     """The averaged model itself."""
-    module: ConvMixer = average.module
-    return module
+    return cast("ConvMixer", average.module)

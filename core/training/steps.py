@@ -108,5 +108,5 @@ def _step(
 
 
 def _optimiser(name: OptimiserName, model: ConvMixer, recipe: Recipe) -> Optimizer:
-    kind = {"adamw": AdamW, "sgd": SGD}[name]
+    kind: type[AdamW | SGD] = AdamW if name == "adamw" else SGD
     return kind(model.parameters(), lr=recipe.max_lr, weight_decay=recipe.weight_decay)

@@ -133,8 +133,8 @@ def _train(
 def _options(model: ModelSection) -> list[str]:
     """Shape and recipe, as the provider's commands take them."""
     shape, recipe = model.architecture, model.training
-    alone = TrainingSection.ALONE if model.federated else frozenset[str]()
-    options = {**shape.model_dump(), **recipe.model_dump(exclude=alone)}
+    alone = TrainingSection.ALONE if model.federated else ()
+    options = {**shape.model_dump(), **recipe.model_dump(exclude=set(alone))}
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part

@@ -48,7 +48,8 @@ def training_curve(curve: Sequence[Mapping[str, float]]) -> str:
         right = axes.twinx()
         accuracy = [100 * point["accuracy"] for point in curve]
         right.plot(epochs, accuracy, "o-", color=BLUE)
-        if None not in (held := [point.get("validation") for point in curve]):
+        held = [v for point in curve if (v := point.get("validation")) is not None]
+        if len(held) == len(epochs):
             right.plot(epochs, [100 * v for v in held], "--", color=BLUE, alpha=0.5)
         right.set_ylabel("test accuracy, %", color=BLUE)
         right.set_ylim(0, 100)

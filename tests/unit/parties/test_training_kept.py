@@ -18,7 +18,7 @@ from core.datasets import Dataset, load
 from core.datasets.source import dataset
 from core.errors import ConfigurationError, CorruptFileError, DataError
 from core.manifest import Manifest
-from core.wire import load_tensors
+from core.wire import load_tensors, write_atomically
 from parties.model_provider import place
 from parties.model_provider.alone import plan_of, train_alone
 from parties.model_provider.errors import TrainingChangedError, TrainingRunsError
@@ -73,14 +73,14 @@ def digests(manifest: Manifest) -> tuple[str, str]:
 @contextmanager
 def killed_at(write: int, *, after: bool) -> Iterator[None]:
     """Die at so many writes into the place, before or after it is on disk."""
-    real, writes = place.write_atomically, 0
+    writes = 0
 
     def dying(path: Path, data: bytes, mode: int = 0o600) -> None:
         nonlocal writes
         writes += 1
         if writes == write and not after:
             raise Killed
-        real(path, data, mode)
+        write_atomically(path, data, mode)
         if writes == write:
             raise Killed
 
