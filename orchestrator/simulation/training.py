@@ -72,25 +72,26 @@ def obtain_release(
         _remember(release, cached)
 
 
+def read_manifest(release: Path) -> Manifest:
+    """What a release says of itself."""
+    return Manifest.from_bytes(read_file(release / MANIFEST))
+
+
 def _is_tested_on(release: Path | None, digest: str) -> TypeGuard[Path]:
     """Whether there is a release at hand that was tested on these very images."""
     if release is None:
         return False
-    lineage = _manifest(release).lineage
+    lineage = read_manifest(release).lineage
     return bool(lineage.get("data", {}).get("test_digest") == digest)
 
 
 def _take(source: Path, release: Path, name: str) -> None:
     """Copy a release that everybody has, under the provider's own name for it."""
-    manifest = replace(_manifest(source), name=name, public_embedding=True)
+    manifest = replace(read_manifest(source), name=name, public_embedding=True)
     release.mkdir(mode=0o700, parents=True)
     for file in (*RELEASE_FILES, CURVE):
         write_atomically(release / file, read_file(source / file))
     write_atomically(release / MANIFEST, manifest.to_bytes())
-
-
-def _manifest(release: Path) -> Manifest:
-    return Manifest.from_bytes(read_file(release / MANIFEST))
 
 
 def read_curve(release: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from orchestrator.simulation.report.versions import versions
 from orchestrator.simulation.setup import Stage
-from orchestrator.simulation.training import read_curve, release_folder
+from orchestrator.simulation.training import read_curve, read_manifest, release_folder
 
 
 def build_report(stage: Stage) -> dict[str, Any]:
     """Put together what the phases left on the stage."""
+    release = release_folder(stage.workspace, stage.model)
     return {
         "run": stage.workspace.root.name,
         "started": _started(stage),
@@ -28,7 +29,8 @@ def build_report(stage: Stage) -> dict[str, Any]:
         ],
         "audit": stage.reports["audit"],
         "seconds": {**stage.narrator.seconds, "total": round(stage.narrator.now(), 3)},
-        "training": read_curve(release_folder(stage.workspace, stage.model)),
+        "training": read_curve(release),
+        "public_embedding": read_manifest(release).public_embedding,
         "story": sorted(map(asdict, stage.narrator.story), key=itemgetter("at_s")),
         "versions": versions(),
     }
