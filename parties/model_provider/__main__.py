@@ -22,7 +22,7 @@ from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
 from parties.model_provider import commands, options
-from parties.model_provider.registry import connect
+from parties.model_provider.registry import CHAMPION, connect
 from parties.model_provider.release import read_release, signature_of, write_release
 from parties.model_provider.reporting import emit, reporter
 from parties.model_provider.settings import ProviderSettings
@@ -59,6 +59,7 @@ def train_command(
     pad: options.Pad = 4,
     flip: options.Flip = True,
     seed: options.Seed = None,
+    release: options.Target = None,
     progress: options.Progress = "bar",
 ) -> None:
     """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
@@ -74,7 +75,7 @@ def train_command(
         trained = train(
             (training, test), plan, lambda step: tell.step(step, epochs), tell.epoch
         )
-        target = folder / "releases" / name
+        target = release or folder / "releases" / name
         key = ensure_signing_key(folder)
         write_release(target, release_of(trained), trained.curve, key)
         tell.done(release=str(target), accuracy=trained.accuracy)
@@ -105,16 +106,23 @@ def site(
 
 
 @app.command()
-def register(folder: Folder, release: ReleaseFolder) -> None:
-    """Register a release, deliver both halves, and make it the champion."""
+def register(
+    folder: Folder,
+    release: ReleaseFolder,
+    alias: Annotated[
+        str, typer.Option(help='candidate: it is tried first; "": it has none.')
+    ] = CHAMPION,
+) -> None:
+    """Register a release, deliver both halves, and make it the champion, or another."""
     settings = ProviderSettings.read(folder)
     key = ensure_signing_key(folder)
     content = read_release(release)
     signature = signature_of(release, content, key)
     with ExitStack() as stack:
         delivery = connect(stack, settings, load_identity(folder))
-        version = delivery.register(content, signature, key)
-    emit("registered", model=content.manifest.name, version=version)
+        version = delivery.register(content, signature, key, alias)
+    name = content.manifest.name
+    emit("registered", model=name, version=version, alias=alias)
 
 
 @app.command()
