@@ -1,9 +1,9 @@
 """`federation.yaml`: who takes part, which models, which policies; read and checked."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -80,6 +80,9 @@ class Section(BaseModel):
     """A part of the file: unknown fields are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionOf = TypeVar("SectionOf", bound=Section)
 
 
 class Organisation(Section):
@@ -311,26 +314,69 @@ class Resume(Section):
     owner: Name
 
 
+class Release(Section):
+    """Registers another version of the model, and makes it the candidate.
+
+    It was trained before anybody asked; what is left out of its settings is as the
+    model has it.
+    """
+
+    event: Literal["release"]
+    architecture: ArchitectureSection = ArchitectureSection()
+    training: TrainingSection = TrainingSection()
+
+    def of(self, model: ModelSection) -> ModelSection:
+        """The model as this release trains it."""
+        changed = {
+            "architecture": _overlaid(model.architecture, self.architecture),
+            "training": _overlaid(model.training, self.training),
+        }
+        return model.model_copy(update=changed)
+
+
+class Promote(Section):
+    """Makes the candidate the champion."""
+
+    event: Literal["promote"]
+
+
+class RollBack(Section):
+    """Makes the champion the candidate, too: nothing is tried any more."""
+
+    event: Literal["roll_back"]
+
+
 class Wait(Section):
     """Lets the owners go on asking until all of this is true."""
 
     event: Literal["wait"]
     seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
-    # So many requests were made since the first key changed.
+    # So many requests were made since the first order.
     requests: Annotated[int, Field(ge=0)] = 0
-    # `live`: every new version answers; `rotated`: and every former one is refused;
-    # `destroyed`: and every seed that has ended is gone.
-    until: Literal["live", "rotated", "destroyed"] | None = None
+    # So many answers of the newest release has every owner that asks.
+    tried: Annotated[int, Field(ge=0)] = 0
+    # `live`: every new version of a key answers; `rotated`: and every former one is
+    # refused; `destroyed`: and every seed that has ended is gone. `issued`: the newest
+    # release is live under every key in use.
+    until: Literal["live", "rotated", "destroyed", "issued"] | None = None
 
 
 TrafficEvent = Annotated[
-    Rotate | RotateAll | Suspend | Resume | Revoke | Wait,
+    Rotate
+    | RotateAll
+    | Suspend
+    | Resume
+    | Revoke
+    | Release
+    | Promote
+    | RollBack
+    | Wait,
     Field(discriminator="event"),
 ]
 
 
 class UnderTraffic(Section):
-    """Owners ask without pause while their keys change, and no request may fail."""
+    """Owners ask without pause while keys and models change, and no request fails."""
 
     event: Literal["under_traffic"]
     # Who asks; empty: every owner that may.
@@ -346,6 +392,13 @@ Event = Annotated[
 ]
 
 
+def _flat(timeline: Sequence[Event]) -> Iterator[Event | TrafficEvent]:
+    for event in timeline:
+        yield event
+        if isinstance(event, UnderTraffic):
+            yield from event.events
+
+
 class Simulation(Section):
     """What a simulation adds: data, how it is dealt out, and what happens when."""
 
@@ -355,6 +408,23 @@ class Simulation(Section):
     shares: dict[Name, Annotated[float, Field(gt=0, le=1)]] = {}
     batch: Annotated[int, Field(ge=1, le=4096)] = 100
     timeline: list[Event] = []
+
+    @property
+    def releases(self) -> list[Release]:
+        """What the timeline releases, in its order."""
+        return [each for each in _flat(self.timeline) if isinstance(each, Release)]
+
+    @model_validator(mode="after")
+    def _one_release_at_a_time(self) -> Self:
+        tried = False
+        for each in _flat(self.timeline):
+            if isinstance(each, Release) and tried:
+                raise ValueError("timeline: release: another one is still tried")
+            if isinstance(each, Promote | RollBack) and not tried:
+                raise ValueError(f"timeline: {each.event}: no release is tried")
+            if isinstance(each, Release | Promote | RollBack):
+                tried = isinstance(each, Release)
+        return self
 
 
 class Federation(Section):
@@ -389,6 +459,7 @@ class Federation(Section):
         _known("policies.grants.model", {g.model for g in self.policies.grants}, models)
         _known("simulation.shares", set(self.simulation.shares), owners)
         _known("simulation.timeline", _owners_named(self.simulation.timeline), owners)
+        _releasable(self.models[0], self.simulation.releases)
         return self
 
     def organisations_with(self, role: str) -> list[str]:
@@ -488,11 +559,29 @@ def _known(where: str, names: set[str], known: set[str]) -> None:
         raise ValueError(f"{where}: {sorted(unknown)} not among {sorted(known)}")
 
 
-def _owners_named(timeline: Sequence[Event | TrafficEvent]) -> set[str]:
+def _overlaid(whole: SectionOf, changes: SectionOf) -> SectionOf:
+    """The one, with what was said in the other."""
+    return whole.model_copy(update=changes.model_dump(exclude_unset=True))
+
+
+def _releasable(model: ModelSection, releases: Sequence[Release]) -> None:
+    """A new version must fit the keys, and be trained by the provider alone."""
+    if releases and model.federated is not None:
+        raise ValueError("simulation.timeline: release: the model has sites")
+    for release in releases:
+        mine, its = model.architecture, release.of(model).architecture
+        if mine.patch_size != its.patch_size:
+            raise ValueError(
+                "simulation.timeline: release: the keys are for patches of "
+                f"{mine.patch_size}, not {its.patch_size}"
+            )
+
+
+def _owners_named(timeline: Sequence[Event]) -> set[str]:
     named: set[str] = set()
-    for event in timeline:
+    for event in _flat(timeline):
         if isinstance(event, UnderTraffic):
-            named |= {*event.owners} | _owners_named(event.events)
+            named |= {*event.owners}
         names = (getattr(event, field, None) for field in ("owner", "other"))
         named |= {name for name in names if name is not None}
     return named

@@ -9,6 +9,7 @@ from orchestrator.audit.kept import log_of
 from orchestrator.audit.verify import verify_log
 from orchestrator.simulation.measure import (
     Answers,
+    Labels,
     Logits,
     max_logit_difference,
     read_answers,
@@ -19,14 +20,17 @@ from orchestrator.simulation.requests import read_requests
 from orchestrator.simulation.rotation import Traffic
 from orchestrator.simulation.rotation_figures import measure
 from orchestrator.simulation.setup import Stage
-from orchestrator.simulation.training import release_folder
+from orchestrator.simulation.trial_figures import Tried, measure_trials
 from orchestrator.simulation.world import write_benchmark
 
 
 def compare(stage: Stage) -> None:
-    """Compare the owners' answers with the plain model's, in the provider's process."""
+    """Compare the owners' answers with the plain model's, in the provider's process.
+
+    They are those of the first release: no other was there when all images were asked.
+    """
     _ask_plain(stage)
-    plain = _plain_answers(stage)
+    plain = _plain_answers(stage, min(stage.releases))
     keyed = _answers(stage, "answers.npz")
     figures = {
         "images": len(keyed.labels),
@@ -41,43 +45,58 @@ def compare(stage: Stage) -> None:
 
 
 def judge(stage: Stage) -> None:
-    """Measure what the changes of keys cost the owners; `compare` comes first."""
+    """Measure what changes of keys and models cost the owners; `compare` comes first.
+
+    And, if a release was tried beside another, what that showed.
+    """
     if not stage.traffic:
         return
     requests = {
         owner: [request for file in files for request in read_requests(file)]
         for owner, files in stage.traffic.items()
     }
-    plain = _plain_by_owner(stage)
+    plain = {version: _plain_by_owner(stage, version) for version in stage.releases}
     traffic = Traffic(requests, stage.orders, plain, stage.log_bodies())
     figures = measure(traffic)
     stage.reports["rotation"] = figures
     stage.narrator.says(OPERATOR, stage.operator_name, _rotation_sentence(figures))
+    share = stage.workspace.federation.policies.candidate_share
+    canary = measure_trials(Tried(traffic, _labels_by_owner(stage)), share)
+    stage.reports["canary"] = canary
+    for trial in canary.get("trials", ()):
+        stage.narrator.says(OPERATOR, stage.operator_name, _trial_sentence(trial))
 
 
-def _plain_answers(stage: Stage) -> Answers:
-    return read_answers(_provider_folder(stage) / "plain.npz")
+def _plain_answers(stage: Stage, version: int) -> Answers:
+    return read_answers(_provider_folder(stage) / f"plain-{version}.npz")
 
 
-def _plain_by_owner(stage: Stage) -> dict[str, Logits]:
-    plain = _plain_answers(stage).logits
+def _plain_by_owner(stage: Stage, version: int) -> dict[str, Logits]:
+    plain = _plain_answers(stage, version).logits
     parts = stage.require_dealt().parts
     return {owner: plain[part.start : part.stop] for owner, part in parts.items()}
 
 
+def _labels_by_owner(stage: Stage) -> dict[str, Labels]:
+    labels, parts = stage.require_data().labels, stage.require_dealt().parts
+    return {owner: labels[part.start : part.stop] for owner, part in parts.items()}
+
+
 def _ask_plain(stage: Stage) -> None:
+    """Have every version of the model asked, each in a process of the provider."""
     folder = _provider_folder(stage)
-    benchmark, plain = folder / "benchmark.npz", folder / "plain.npz"
+    benchmark = folder / "benchmark.npz"
     write_benchmark(stage.require_data(), stage.require_dealt(), benchmark)
-    stage.running.run(
-        f"{stage.model.provider}-evaluate",
-        MODEL_PROVIDER,
-        [
-            *("parties.model_provider", "evaluate", "--folder", str(folder)),
-            *("--release", str(release_folder(stage.workspace, stage.model))),
-            *("--images", str(benchmark), "--out", str(plain)),
-        ],
-    )
+    for version, release in stage.releases.items():
+        stage.running.run(
+            f"{stage.model.provider}-evaluate",
+            MODEL_PROVIDER,
+            [
+                *("parties.model_provider", "evaluate", "--folder", str(folder)),
+                *("--release", str(release), "--images", str(benchmark)),
+                *("--out", str(folder / f"plain-{version}.npz")),
+            ],
+        )
 
 
 def _provider_folder(stage: Stage) -> Path:
@@ -108,6 +127,18 @@ def _rotation_sentence(figures: dict[str, Any]) -> str:
         f"{figures['misrouted']} misrouted, "
         f"{figures['old_version_served_after_retire']} served by a version that had "
         "ended"
+    )
+
+
+def _trial_sentence(trial: dict[str, Any]) -> str:
+    share, same = trial["share_seen"] or 0.0, trial["agreement"] or 0.0
+    right = (each["plain_accuracy"] for each in trial["versions"])
+    champion, candidate = (f"{each:.1%}" for each in right)
+    return (
+        f"version {trial['candidate']} was tried beside version {trial['champion']} on "
+        f"{share:.1%} of {trial['requests']:,} requests, and "
+        f"{trial['ended'] or 'still is'}: {candidate} right against {champion}, "
+        f"the same class for {same:.1%} of {trial['same_pictures']} pictures"
     )
 
 

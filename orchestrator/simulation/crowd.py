@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +26,13 @@ class TooSlow(Unavailable):
 
 @dataclass
 class Crowd:
-    """The owners that ask, and how many requests each has made so far."""
+    """The owners that ask, how many requests each has made so far, and who answered."""
 
     stage: Stage
     on_progress: Callable[[float, float | None], None]
     made: Counter[str] = field(default_factory=Counter)
+    # Each owner's answers by the version of the model that gave them, in digits.
+    answered: dict[str, Mapping[str, int]] = field(default_factory=dict)
     _asks: dict[str, Future[list[Event]]] = field(default_factory=dict)
 
     def join(self, owner: str, batch: int, pool: ThreadPoolExecutor) -> None:
@@ -76,6 +78,7 @@ class Crowd:
     def _follow(self, owner: str, event: Event) -> None:
         if event["event"] in {"progress", "done"}:
             self.made[owner] = event["requests"]
+            self.answered[owner] = event["model_versions"]
             self.on_progress(self.made.total(), None)
 
     def _require_asking(self) -> None:

@@ -24,6 +24,7 @@ class Released:
     audit_index: int
     request_id: str
     key_version: int
+    model_version: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +40,9 @@ class Request:
     # The owner's images it was about: `images` of them from number `first` on.
     first: int
     images: int
-    # The version that answered; 0: none did.
+    # The versions that answered; 0: none did.
     key_version: int
+    model_version: int
     released: tuple[Released, ...]
     logits: Logits
 

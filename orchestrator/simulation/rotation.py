@@ -1,4 +1,4 @@
-"""What keys that change cost the requests under way, told by three witnesses.
+"""What a change of keys or models costs requests under way, told by three witnesses.
 
 What the owners wrote down of every request, what the operator ordered and when, and the
 audit log, whose own order says which version was in use when an answer was recorded.
@@ -25,6 +25,7 @@ from orchestrator.simulation.requests import (
     ANSWERED,
     FAILED,
     REFUSED,
+    Released,
     Request,
     overlapping,
 )
@@ -38,6 +39,7 @@ TOLERANCE: Final = 1e-3
 SETTLED_MS: Final = 1000.0
 
 ROTATE, SUSPEND, RESUME, REVOKE = "rotate", "suspend", "resume", "revoke"
+RELEASE, PROMOTE, ROLL_BACK = "release", "promote", "roll back"
 _BARS: Final = frozenset({SUSPEND, REVOKE})
 
 
@@ -46,7 +48,7 @@ class Order:
     """What the operator ordered; times in milliseconds since the epoch.
 
     `owner` is empty for an order about all owners; `rotations` is how many keys it had
-    rotated.
+    rotated; `version` the model's that it is about, 0 if it is about keys.
     """
 
     action: str
@@ -54,18 +56,19 @@ class Order:
     called_ms: float
     acknowledged_ms: float
     rotations: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Everything the figures come from.
 
-    `plain` holds the plain model's logits for each owner's images.
+    `plain` holds each model version's own logits for each owner's images.
     """
 
     requests: Requests
     orders: Sequence[Order]
-    plain: Mapping[str, Logits] = field(repr=False)
+    plain: Mapping[int, Mapping[str, Logits]] = field(repr=False)
     bodies: Sequence[Body] = field(repr=False)
 
     @property
@@ -138,27 +141,39 @@ def failures(traffic: Traffic, owner: str) -> list[Request]:
 
 
 def misrouted(traffic: Traffic, owner: str) -> int:
-    """How many answers are not the plain model's for the very images asked about."""
-    plain = traffic.plain[owner]
+    """How many answers are not those of the plain model that is said to have answered.
+
+    For the very images asked about.
+    """
     return sum(
-        not _same(plain[request.first : request.first + request.images], request.logits)
+        not _same(plain_answer(traffic, owner, request), request.logits)
         for request in traffic.requests[owner]
         if request.outcome == ANSWERED
     )
 
 
+def plain_answer(traffic: Traffic, owner: str, request: Request) -> Logits:
+    """What the plain model of the version that answered says; nothing if none is it."""
+    rows = slice(request.first, request.first + request.images)
+    plain = traffic.plain.get(request.model_version)
+    return request.logits[:0] if plain is None else plain[owner][rows]
+
+
 def unrecorded(traffic: Traffic, owner: str) -> int:
     """How many answers the log does not hold, each once, where they say it does."""
     recorded = Counter(
-        (body["subject"]["request_id"], body["index"], body["subject"]["key_version"])
+        Released(
+            body["index"],
+            body["subject"]["request_id"],
+            body["subject"]["key_version"],
+            body["subject"]["model_version"],
+        )
         for body in traffic.bodies
         if body["kind"] == "inference"
         and organisation(body["subject"]["owner"]) == owner
     )
     released = Counter(
-        (released.request_id, released.audit_index, released.key_version)
-        for request in traffic.requests[owner]
-        for released in request.released
+        released for request in traffic.requests[owner] for released in request.released
     )
     without = sum(
         not request.released

@@ -51,7 +51,7 @@ _ZERO: Final = (
 
 
 class RotationBroken(KeymixerError):
-    """Keys changed under traffic, and something happened that never may."""
+    """Keys or models changed under traffic, and something happened that never may."""
 
     hint = "see `rotation` in the run's report.json, and the owners' traffic files"
 
@@ -121,6 +121,22 @@ def requests_during(traffic: Traffic, found: Sequence[Life]) -> list[Request]:
     return [r for r in traffic.every() if first <= r.started_ms <= last]
 
 
+def percentiles(requests: Sequence[Request]) -> dict[str, Any]:
+    """How many they are, and how long half and 99 % of them took at most, in ms."""
+    times = [request.milliseconds for request in requests]
+    p50, p99 = np.percentile(times, (50, 99)).tolist() if times else (None, None)
+    return {"requests": len(times), "p50": _rounded(p50), "p99": _rounded(p99)}
+
+
+def counted(ends_ms: Sequence[float], traffic: Traffic) -> list[int]:
+    """How many of these moments lie in each bin of the time in which owners asked."""
+    begin = traffic.begin_ms
+    bins = int(_seconds(traffic.end_ms, begin) / BIN_S) + 1
+    numbers = [int(_seconds(end, begin) / BIN_S) for end in ends_ms]
+    found: list[int] = np.bincount(np.array(numbers, np.int64), minlength=bins).tolist()
+    return found
+
+
 def _rightly_refused(traffic: Traffic, failed: Mapping[str, Sequence[Request]]) -> int:
     refused = [r for r in traffic.every() if r.outcome == REFUSED]
     wrongly = {r for each in failed.values() for r in each}
@@ -145,15 +161,9 @@ def _latencies(traffic: Traffic, rotations: Sequence[Succession]) -> dict[str, A
     spans = [(r.begin_ms, r.end_ms or traffic.end_ms) for r in rotations]
     within = {r for span in spans for r in overlapping(answered, *span)}
     return {
-        "during": _percentiles([r for r in answered if r in within]),
-        "outside": _percentiles([r for r in answered if r not in within]),
+        "during": percentiles([r for r in answered if r in within]),
+        "outside": percentiles([r for r in answered if r not in within]),
     }
-
-
-def _percentiles(requests: Sequence[Request]) -> dict[str, Any]:
-    times = [request.milliseconds for request in requests]
-    p50, p99 = np.percentile(times, (50, 99)).tolist() if times else (None, None)
-    return {"requests": len(times), "p50": _rounded(p50), "p99": _rounded(p99)}
 
 
 def _rounded(milliseconds: float | None) -> float | None:
@@ -176,7 +186,7 @@ def _of_owner(
         "sent_again": sum(request.sent > 1 for request in answered),
         "key_versions": sorted({request.key_version for request in answered}),
         "barred": [time.action for time in barred(traffic, owner)],
-        "latency_ms": _percentiles(answered),
+        "latency_ms": percentiles(answered),
     }
 
 
@@ -210,21 +220,18 @@ def _drawn_order(order: Order, begin_ms: float) -> dict[str, Any]:
         "at_s": _seconds(order.called_ms, begin_ms),
         "action": order.action,
         "owner": order.owner,
+        "version": order.version,
     }
 
 
 def _rate(traffic: Traffic) -> dict[str, Any]:
     """Requests that ended in each bin, by outcome."""
-    begin, every = traffic.begin_ms, traffic.every()
-    bins = int(_seconds(traffic.end_ms, begin) / BIN_S) + 1
-    counted: dict[str, Any] = {"bin_s": BIN_S}
-    for outcome in (ANSWERED, REFUSED, FAILED):
-        ends = [r.ended_ms for r in every if r.outcome == outcome]
-        numbers = [int(_seconds(end, begin) / BIN_S) for end in ends]
-        counted[outcome] = np.bincount(
-            np.array(numbers, np.int64), minlength=bins
-        ).tolist()
-    return counted
+    ends = {
+        outcome: [r.ended_ms for r in traffic.every() if r.outcome == outcome]
+        for outcome in (ANSWERED, REFUSED, FAILED)
+    }
+    each = {outcome: counted(ends[outcome], traffic) for outcome in ends}
+    return {"bin_s": BIN_S, **each}
 
 
 def _seconds(at_ms: float, begin_ms: float) -> float:

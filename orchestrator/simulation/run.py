@@ -21,6 +21,7 @@ from orchestrator.simulation.report.page import write_page
 from orchestrator.simulation.rotation_figures import require_unbroken
 from orchestrator.simulation.setup import Stage, bring_up
 from orchestrator.simulation.timeline import play
+from orchestrator.simulation.trial_figures import require_tried
 from orchestrator.simulation.workspace import (
     Workspace,
     create_workspace,
@@ -39,8 +40,8 @@ def simulate(
     """Run a scenario to its end and return the run's folder with its report.
 
     Raises:
-        RotationBroken: it ran to its end, but its report has a figure of `rotation`
-            that never may be.
+        RotationBroken, TrialBroken: it ran to its end, but its report has a figure of
+            `rotation` or `canary` that never may be.
         KeymixerError: a part of it failed; every process was stopped, and the message
             says where the logs are.
     """
@@ -48,7 +49,8 @@ def simulate(
     narrator = Narrator(console)
     spec = data or workspace.federation.simulation.data
     with running(workspace, narrator, spec) as stage:
-        bring_up(stage, retrain=retrain)
+        later = workspace.federation.simulation.releases
+        bring_up(stage, retrain=retrain, later=later)
         with narrator.phase("inference", "Owners encrypt and ask"):
             ask(stage)
         with narrator.phase("events", "Rotation, revocation, refusals"):
@@ -65,6 +67,7 @@ def simulate(
     write_report(stage)
     point_latest(workspace)
     require_unbroken(stage.reports.get("rotation", {}))
+    require_tried(stage.reports.get("canary", {}))
     return workspace.root
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from core.rpc.identity import (
     load_identity,
 )
 from orchestrator.audit.reading import record_of
-from orchestrator.federation import ModelSection
+from orchestrator.federation import ModelSection, Release
 from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
@@ -65,6 +65,8 @@ class Stage:
     # What owners that ask without pause write down, and what is ordered meanwhile.
     traffic: dict[str, list[Path]] = field(default_factory=dict)
     orders: list[Order] = field(default_factory=list)
+    # The model's registered versions, each with the folder of its release.
+    releases: dict[int, Path] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -135,17 +137,26 @@ def fetch_data(stage: Stage) -> None:
         stage.narrator.says("data-owner", owner, f"has {len(part):,} images of its own")
 
 
-def train(stage: Stage, *, retrain: bool) -> None:
-    """Have the provider train its model, or reuse the cached release."""
+def train(stage: Stage, *, retrain: bool, later: Sequence[Release] = ()) -> None:
+    """Have the provider train its model, or reuse the cached release.
+
+    Args:
+        stage: where.
+        retrain: train even if a release is cached.
+        later: what is to be released besides, while owners ask.
+    """
     data = {"spec": stage.data_spec, "digest": stage.require_data().digest}
-    obtain_release(
-        stage.workspace,
-        stage.running,
-        stage.model,
-        data,
-        stage.narrator,
-        retrain=retrain,
-    )
+    models = [stage.model, *(each.of(stage.model) for each in later)]
+    for number, model in enumerate(models, start=1):
+        obtain_release(
+            stage.workspace,
+            stage.running,
+            model,
+            data,
+            stage.narrator,
+            retrain=retrain,
+            number=number,
+        )
 
 
 def start_servers(stage: Stage) -> None:
@@ -186,19 +197,27 @@ def wait_until_ready(stage: Stage, server: str) -> None:
             return
 
 
-def release(stage: Stage) -> None:
-    """The provider registers its release and delivers its two halves."""
+def release(stage: Stage, alias: str = "champion") -> int:
+    """The provider registers its next release and delivers its two halves.
+
+    Returns the version that the registry gave it; `alias` names it from now on.
+    """
     provider = stage.workspace.federation.spiffe(stage.model.provider, MODEL_PROVIDER)
-    stage.running.run(
+    number = len(stage.releases) + 1
+    folder = release_folder(stage.workspace, stage.model, number)
+    *_, registered = stage.running.run(
         f"{stage.model.provider}-register",
         MODEL_PROVIDER,
         [
-            *("parties.model_provider", "register"),
+            *("parties.model_provider", "register", "--alias", alias),
             *("--folder", str(stage.workspace.folder(provider))),
-            *("--release", str(release_folder(stage.workspace, stage.model))),
+            *("--release", str(folder)),
         ],
     )
+    version = int(registered["version"])
+    stage.releases[version] = folder
     stage.tell_news()
+    return version
 
 
 def issue_keys(stage: Stage) -> None:
@@ -255,13 +274,13 @@ def acts_of(stage: Stage, count: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def bring_up(stage: Stage, *, retrain: bool) -> None:
-    """All of the above, as phases a person can follow."""
+def bring_up(stage: Stage, *, retrain: bool, later: Sequence[Release] = ()) -> None:
+    """All of the above, as phases a person can follow; `later` as `train` has it."""
     narrator = stage.narrator
     with narrator.phase("data", "Images"):
         fetch_data(stage)
     with narrator.phase("train", "Training"):
-        train(stage, retrain=retrain)
+        train(stage, retrain=retrain, later=later)
     with narrator.phase("start", "Parties, each in a process of its own, mutual TLS"):
         start_servers(stage)
     with narrator.phase("release", "Release"):

@@ -1,15 +1,15 @@
-"""Keys change while their owners ask without pause."""
+"""Keys and models change while the owners ask without pause."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from core.errors import Unavailable
-from core.rpc.identity import OPERATOR
 from orchestrator.federation import (
+    Promote,
+    Release,
     Resume,
     Revoke,
+    RollBack,
     Rotate,
     RotateAll,
     Suspend,
@@ -17,26 +17,19 @@ from orchestrator.federation import (
     UnderTraffic,
     Wait,
 )
-from orchestrator.operator import Operator
-from orchestrator.registry.lifecycle import JobState, KeyState
-from orchestrator.simulation.crowd import Crowd, TooSlow, asking
+from orchestrator.registry.store import CANDIDATE, CHAMPION
+from orchestrator.simulation.crowd import asking
 from orchestrator.simulation.rotation import (
+    PROMOTE,
+    RELEASE,
     RESUME,
     REVOKE,
+    ROLL_BACK,
     ROTATE,
     SUSPEND,
-    Order,
 )
-from orchestrator.simulation.setup import Stage, agree
-
-# What is left of a change of keys: the states that no version may be in any more.
-_LIVE: Final = frozenset({KeyState.PRE_ACTIVE})
-_ROTATED: Final = _LIVE | {KeyState.RETIRING}
-_UNDER_WAY: Final = {
-    "live": _LIVE,
-    "rotated": _ROTATED,
-    "destroyed": _ROTATED | {KeyState.DESTROY_SCHEDULED},
-}
+from orchestrator.simulation.scene import Scene
+from orchestrator.simulation.setup import Stage, agree, release
 
 
 def under_traffic(stage: Stage, event: UnderTraffic) -> None:
@@ -49,73 +42,8 @@ def under_traffic(stage: Stage, event: UnderTraffic) -> None:
             _PLAYERS[type(each)](scene, each)
             stage.tell_news()
     for owner, made in crowd.made.items():
-        told = f"made {made:,} requests while keys changed"
+        told = f"made {made:,} requests meanwhile"
         stage.narrator.says("data-owner", owner, told)
-
-
-@dataclass
-class Scene:
-    """What the events happen to."""
-
-    stage: Stage
-    connected: Operator
-    crowd: Crowd
-    # How many requests had been made when the first key changed.
-    before: int | None = None
-
-    def order(
-        self, action: str, owner: str, call: Callable[[], int], told: str
-    ) -> None:
-        """Have the operator order something, and note when and how much."""
-        if self.before is None:
-            self.before = self.crowd.made.total()
-        called_ms = _now_ms()
-        rotations = call()
-        order = Order(action, owner, called_ms, _now_ms(), rotations)
-        self.stage.orders.append(order)
-        self.stage.narrator.says(OPERATOR, self.stage.operator_name, told)
-
-    def wait_for_states(self, until: str) -> None:
-        """Wait until no key version is in the middle of what `until` names."""
-        left: list[str] = []
-
-        def done() -> bool:
-            left[:] = [
-                f"{k.key_id} v{k.version} {k.state}"
-                for k in self.connected.key_versions()
-                if k.state in _UNDER_WAY[until]
-            ]
-            return not left
-
-        try:
-            self.crowd.wait(done, until)
-        except TooSlow as error:
-            raise TooSlow(f"{error}: {', '.join(left + self._stuck())}") from error
-
-    def rotate(self, owner: str = "") -> int:
-        """Rotate one owner's key, or all; returns how many are rotated."""
-        policies = self.stage.workspace.federation.policies
-        spiffe = str(self.stage.workspace.owner(owner)) if owner else ""
-        answer = self.connected.rotate_keys(
-            self.stage.model.name, policies.rotation_overlap_s, owner=spiffe
-        )
-        agree(self.stage, answer.approval_id)
-        left_out = {r.owner: r.left_out for r in answer.rotations if r.left_out}
-        for other in self._good_standing():
-            if why := left_out.get(str(self.stage.workspace.owner(other))):
-                raise Unavailable(f"the key of {other} is not rotated: {why}")
-        return len(answer.rotations) - len(left_out)
-
-    def _good_standing(self) -> list[str]:
-        last = {order.owner: order.action for order in self.stage.orders}
-        return [o for o in self.stage.owners if last.get(o) not in {SUSPEND, REVOKE}]
-
-    def _stuck(self) -> list[str]:
-        return [
-            f"job {job.id} ({job.kind} {job.subject}): {job.why}"
-            for job in self.connected.jobs(open_only=True)
-            if job.state == JobState.NEEDS_OPERATOR
-        ]
 
 
 def _rotate(scene: Scene, event: Rotate) -> None:
@@ -160,11 +88,36 @@ def _revoke(scene: Scene, event: Revoke) -> None:
     scene.order(REVOKE, event.owner, call, told)
 
 
+def _release(scene: Scene, _: Release) -> None:
+    scene.order_model(RELEASE, lambda: release(scene.stage, CANDIDATE))
+
+
+def _promote(scene: Scene, _: Promote) -> None:
+    tried = max(scene.stage.releases)
+    scene.order_model(PROMOTE, lambda: _alias(scene, CHAMPION, tried, tried))
+
+
+def _roll_back(scene: Scene, _: RollBack) -> None:
+    tried = max(scene.stage.releases)
+    to = scene.champion
+    scene.order_model(ROLL_BACK, lambda: _alias(scene, CANDIDATE, to, tried))
+
+
+def _alias(scene: Scene, name: str, version: int, tried: int) -> int:
+    """Let an alias name a version; returns the version that is not tried any more."""
+    scene.connected.set_alias(scene.stage.model.name, name, version)
+    return tried
+
+
 def _wait(scene: Scene, event: Wait) -> None:
     end = time.monotonic() + event.seconds
     scene.crowd.wait(lambda: time.monotonic() >= end, f"{event.seconds} s")
-    if event.until is not None:
+    if event.until == "issued":
+        scene.wait_until_issued()
+    elif event.until is not None:
         scene.wait_for_states(event.until)
+    if event.tried:
+        scene.wait_until_tried(event.tried)
     enough = (scene.before or 0) + event.requests
     scene.crowd.wait(
         lambda: scene.crowd.made.total() >= enough, f"{event.requests} requests"
@@ -177,10 +130,8 @@ _PLAYERS: Final[Mapping[type[TrafficEvent], Callable[[Scene, Any], None]]] = {
     Suspend: _suspend,
     Resume: _resume,
     Revoke: _revoke,
+    Release: _release,
+    Promote: _promote,
+    RollBack: _roll_back,
     Wait: _wait,
 }
-
-
-def _now_ms() -> float:
-    """By the clock on the wall, which the owners' lines and the log go by too."""
-    return round(time.time() * 1000, 2)

@@ -24,10 +24,11 @@ CURVE: Final = "curve.json"
 RELEASE_FILES: Final = ("embedding.safetensors", "backbone.safetensors", MANIFEST)
 
 
-def release_folder(workspace: Workspace, model: ModelSection) -> Path:
-    """Where the provider's release of a model is."""
+def release_folder(workspace: Workspace, model: ModelSection, number: int = 1) -> Path:
+    """Where the provider's release of a model is, the first or a later one."""
     provider = workspace.federation.spiffe(model.provider, MODEL_PROVIDER)
-    return workspace.folder(provider) / "releases" / model.name
+    name = model.name if number == 1 else f"{model.name}-{number}"
+    return workspace.folder(provider) / "releases" / name
 
 
 def obtain_release(
@@ -38,6 +39,7 @@ def obtain_release(
     narrator: Narrator,
     *,
     retrain: bool,
+    number: int = 1,
 ) -> None:
     """Put a trained release into the provider's folder.
 
@@ -46,11 +48,13 @@ def obtain_release(
     Args:
         data: `spec`, what the provider loads, and `digest`, what it holds: a cached
             release is used only for the very same images and recipe.
+        number: which of the model's releases it is; no two have the same weights.
     """
-    release = release_folder(workspace, model)
-    cached = _cache() / _recipe_digest(model, data["digest"])
-    if not retrain and _is_tested_on(model.release, data["digest"]):
-        _take(model.release, release, model.name)
+    release = release_folder(workspace, model, number)
+    cached = _cache() / _recipe_digest(model, data["digest"], number)
+    shipped = model.release if number == 1 else None
+    if not retrain and _is_tested_on(shipped, data["digest"]):
+        _take(shipped, release, model.name)
         narrator.says(
             MODEL_PROVIDER,
             model.provider,
@@ -68,7 +72,7 @@ def obtain_release(
             f"{_described(release)}",
         )
     else:
-        _train(workspace, running, model, data["spec"], narrator)
+        _train(workspace, running, model, data["spec"], narrator, release=release)
         _remember(release, cached)
 
 
@@ -106,6 +110,8 @@ def _train(
     model: ModelSection,
     spec: str,
     narrator: Narrator,
+    *,
+    release: Path,
 ) -> None:
     with narrator.bar("training") as bar:
 
@@ -125,6 +131,7 @@ def _train(
                 *("parties.model_provider", "train"),
                 *("--folder", str(workspace.folder(provider))),
                 *("--name", model.name, "--data", spec, "--progress", "json"),
+                *("--release", str(release)),
                 *options,
             ],
             on_event=tell,
@@ -179,12 +186,14 @@ def _cache() -> Path:
     return Path(base) / "keymixer" / "releases"
 
 
-def _recipe_digest(model: ModelSection, data_digest: str) -> str:
+def _recipe_digest(model: ModelSection, data_digest: str, number: int) -> str:
     alone = {"federated"} if model.federated is None else set[str]()
     recipe = {
         **model.model_dump(exclude={"provider", "release", *alone}),
         "data": data_digest,
     }
+    if number > 1:
+        recipe["release"] = number
     return hashlib.sha256(canonical(recipe)).hexdigest()[:24]
 
 

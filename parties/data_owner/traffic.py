@@ -16,7 +16,7 @@ from typing import IO, Any, Final, Literal
 
 from core.errors import BudgetSpent, KeymixerError
 from core.rpc.errors import RemoteRefusedError
-from parties.data_owner.answers import Answers
+from parties.data_owner.answers import Answers, Receipt
 from parties.data_owner.errors import NoKeyError
 from parties.data_owner.inference import Pixels
 
@@ -36,6 +36,7 @@ class Released:
     audit_index: int
     request_id: str
     key_version: int
+    model_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class Asked:
 
     `refused`: somebody said no. `failed`: nobody said anything of use. `first` is the
     first of the `images` in the owner's file that it was about; `sent` counts the
-    requests that went over the wire for it; `key_version` is the version that answered,
-    0 if none did.
+    requests that went over the wire for it; `key_version` and `model_version` are the
+    versions that answered, 0 if none did.
     """
 
     started_ms: float
@@ -56,6 +57,7 @@ class Asked:
     first: int
     images: int
     key_version: int = 0
+    model_version: int = 0
     released: tuple[Released, ...] = ()
     logits: tuple[tuple[float, ...], ...] = ()
 
@@ -107,6 +109,8 @@ class Log:
 
     file: IO[str]
     counts: Counter[str] = field(default_factory=Counter)
+    # Answers by the version of the model that gave them.
+    models: Counter[int] = field(default_factory=Counter)
     key_version: int = 0
 
     def write(self, asked: Asked) -> None:
@@ -114,15 +118,18 @@ class Log:
         self.file.write(asked.line())
         self.file.flush()
         self.counts[asked.outcome] += 1
+        if asked.model_version:
+            self.models[asked.model_version] += 1
         self.key_version = asked.key_version or self.key_version
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """Give the counts, for an event."""
         outcomes = ("answered", "refused", "failed")
         return {
             "requests": self.counts.total(),
             **{outcome: self.counts[outcome] for outcome in outcomes},
             "key_version": self.key_version,
+            "model_versions": {str(version): n for version, n in self.models.items()},
         }
 
 
@@ -166,13 +173,20 @@ def _outcome(error: KeymixerError) -> Outcome:
     return "refused" if refusal else "failed"
 
 
+def _released(receipt: Receipt) -> Released:
+    return Released(
+        receipt.audit_index,
+        receipt.request_id,
+        receipt.key_version,
+        receipt.model_version,
+    )
+
+
 def _answered(answers: Answers) -> dict[str, Any]:
     return {
         "key_version": answers.receipts[-1].key_version,
-        "released": tuple(
-            Released(receipt.audit_index, receipt.request_id, receipt.key_version)
-            for receipt in answers.receipts
-        ),
+        "model_version": answers.receipts[-1].model_version,
+        "released": tuple(map(_released, answers.receipts)),
         "logits": tuple(
             tuple(round(float(logit), _DECIMALS) for logit in row)
             for row in answers.logits

@@ -21,7 +21,7 @@ from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
 from parties.model_provider import commands, options
-from parties.model_provider.registry import connect
+from parties.model_provider.registry import CHAMPION, connect
 from parties.model_provider.release import read_release, signature_of
 from parties.model_provider.reporting import emit, reporter
 from parties.model_provider.settings import ProviderSettings
@@ -64,6 +64,7 @@ def train_command(
     patience: options.Patience = 0,
     validation: options.Validation = 0.0,
     seed: options.Seed = None,
+    release: options.Target = None,
     public: options.Public = False,
     restart: options.Restart = False,
     progress: options.Progress = "bar",
@@ -95,7 +96,15 @@ def train_command(
         seed=seed,
     )
     with reporter(progress) as tell:
-        train_alone(plan, data, folder, tell, restart=restart, public=public)
+        train_alone(
+            plan,
+            data,
+            folder,
+            tell,
+            target=release,
+            restart=restart,
+            public=public,
+        )
 
 
 @app.command()
@@ -123,16 +132,23 @@ def site(
 
 
 @app.command()
-def register(folder: Folder, release: ReleaseFolder) -> None:
-    """Register a release, deliver both halves, and make it the champion."""
+def register(
+    folder: Folder,
+    release: ReleaseFolder,
+    alias: Annotated[
+        str, typer.Option(help='candidate: it is tried first; "": it has none.')
+    ] = CHAMPION,
+) -> None:
+    """Register a release, deliver both halves, and make it the champion, or another."""
     settings = ProviderSettings.read(folder)
     key = ensure_signing_key(folder)
     content = read_release(release)
     signature = signature_of(release, content, key)
     with ExitStack() as stack:
         delivery = connect(stack, settings, load_identity(folder))
-        version = delivery.register(content, signature, key)
-    emit("registered", model=content.manifest.name, version=version)
+        version = delivery.register(content, signature, key, alias)
+    name = content.manifest.name
+    emit("registered", model=name, version=version, alias=alias)
 
 
 @app.command()

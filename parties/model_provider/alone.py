@@ -32,15 +32,17 @@ def train_alone(
     folder: Path,
     tell: Reporter,
     *,
+    target: Path | None = None,
     restart: bool = False,
     public: bool = False,
 ) -> tuple[Release, Path]:
-    """Train and write a signed release to FOLDER/releases/NAME; returns both.
+    """Train and write a signed release; returns it, and where it is.
 
     An unfinished training of the same plan and images goes on after its last whole
     epoch, and ends with the weights it would have had.
 
     Args:
+        target: Where the release goes; by default FOLDER/releases/NAME.
         public: The release will be published, and its manifest is to say so.
 
     Raises:
@@ -58,7 +60,7 @@ def train_alone(
             tell.epoch,
             place,
         )
-        target = folder / "releases" / plan.name
+        target = target or folder / "releases" / plan.name
         key = ensure_signing_key(folder)
         release = release_of(trained, public=public)
         write_release(target, release, trained.curve, key)

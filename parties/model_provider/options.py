@@ -16,6 +16,12 @@ Folder = Annotated[
     Path, typer.Option("--folder", help="The provider's own; it gets the release.")
 ]
 Name = Annotated[str, typer.Option("--name", help="The model's name.")]
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        "--release", help="Where the release goes; default: FOLDER/releases/NAME."
+    ),
+]
 Progress = Annotated[
     Literal["bar", "json"], typer.Option("--progress", help="json: an event a line.")
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,7 +24,7 @@ from protos import (
     registry_pb2_grpc,
 )
 
-CHAMPION = "champion"
+CHAMPION: Final = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +38,30 @@ class Delivery:
     chunk_bytes: int
 
     def register(
-        self, release: Release, signature: bytes, key: Ed25519PrivateKey
+        self,
+        release: Release,
+        signature: bytes,
+        key: Ed25519PrivateKey,
+        alias: str = CHAMPION,
     ) -> int:
         """Register and deliver a release; return the version the registry gave.
 
         May be repeated after a crash: a manifest that is registered already keeps its
         version, and the stores take the same file twice. The alias moves last, when
-        both halves are in place.
+        both halves are in place; an empty one does not.
         """
         name = release.manifest.name
         version = self._version_of(release, signature, key)
         self._store_embedding(name, version, release.embedding)
         self._store_backbone(name, version, release.backbone)
-        with remote_errors("orchestrator"):
-            self.registry.SetAlias(
-                registry_pb2.SetAliasRequest(name=name, alias=CHAMPION, version=version)
-            )
+        if alias:
+            self._point(alias, name, version)
         return version
+
+    def _point(self, alias: str, name: str, version: int) -> None:
+        request = registry_pb2.SetAliasRequest(name=name, alias=alias, version=version)
+        with remote_errors("orchestrator"):
+            self.registry.SetAlias(request)
 
     def _version_of(
         self, release: Release, signature: bytes, key: Ed25519PrivateKey

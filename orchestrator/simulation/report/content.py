@@ -24,6 +24,7 @@ def build_report(stage: Stage) -> dict[str, Any]:
         **_requests(stage),
         "refused": stage.reports.get("refused", {}),
         "rotation": stage.reports.get("rotation", {}),
+        "canary": stage.reports.get("canary", {}),
         "processes": [
             {"name": p.name, "pid": p.pid, "role": p.role} for p in stage.running.seen
         ],

@@ -22,6 +22,7 @@ from orchestrator.simulation.report.drawing import (
     quiet,
     ruled,
 )
+from orchestrator.simulation.report.orders import draw_orders, tell_orders
 
 COLOURS: Final[Mapping[str, str]] = {
     KeyState.PRE_ACTIVE: "#9dc3e6",
@@ -37,16 +38,6 @@ _OUTCOMES: Final = {"answered": BLUE, "refused": AMBER, "failed": RED}
 _BAR, _THIN = 0.72, 0.16
 _ROW_INCHES, _RATE_INCHES, _AROUND_INCHES = 0.19, 1.5, 1.25
 _WIDTH_INCHES = 10.5
-# Orders that come closer than this share of the figure are told above one another.
-_CLOSE: Final = 0.11
-_LEVEL_POINTS: Final = 12
-# From this share of the figure on, there is no room for words to the right.
-_LATE: Final = 0.84
-_ORDER_LINE: Final[Mapping[str, Any]] = {
-    "color": INK,
-    "linewidth": 0.8,
-    "linestyle": (0, (2, 3)),
-}
 
 Life = Mapping[str, Any]
 Lanes = Mapping[str, Sequence[Life]]
@@ -64,10 +55,10 @@ def key_lives(rotation: Mapping[str, Any]) -> str:
     _draw_lanes(upper, lanes, rotation)
     _draw_rate(lower, rotation["rate"])
     for axes in (upper, lower):
-        _draw_orders(axes, rotation["orders"])
+        draw_orders(axes, rotation["orders"])
         quiet(axes)
     lower.set_xlim(0, rotation["seconds"])
-    _tell_orders(upper, rotation)
+    tell_orders(upper, rotation["orders"], rotation["seconds"])
     _tell_states(figure, rotation["lives"])
     return as_svg(figure, "The life of every key version, above the request rate")
 
@@ -149,46 +140,6 @@ def _draw_rate(axes: Axes, rate: Mapping[str, Any]) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=3, borderpad=0.2
     )
-
-
-def _draw_orders(axes: Axes, orders: Sequence[Mapping[str, Any]]) -> None:
-    for order in orders:
-        axes.axvline(order["at_s"], zorder=3, **_ORDER_LINE)
-
-
-def _tell_orders(axes: Axes, rotation: Mapping[str, Any]) -> None:
-    """Name the orders above the lanes; close ones so that no mast crosses a word."""
-    for group in _close_together(rotation["orders"], _CLOSE * rotation["seconds"]):
-        late = group[-1]["at_s"] > _LATE * rotation["seconds"]
-        for level, order in enumerate(group if late else reversed(group)):
-            told = f"{order['action']} {order['owner'] or 'all'}"
-            _flag(axes, order["at_s"], _LEVEL_POINTS * level, told, late=late)
-
-
-def _close_together(
-    orders: Sequence[Mapping[str, Any]], closer_s: float
-) -> list[list[Mapping[str, Any]]]:
-    groups: list[list[Mapping[str, Any]]] = []
-    for order in orders:
-        if groups and order["at_s"] - groups[-1][-1]["at_s"] < closer_s:
-            groups[-1].append(order)
-        else:
-            groups.append([order])
-    return groups
-
-
-def _flag(axes: Axes, at_s: float, points: float, text: str, *, late: bool) -> None:
-    """A word on a thin mast above the axes; a late one stands left of its mast."""
-    foot: dict[str, Any] = {
-        "xy": (at_s, 1.0),
-        "xycoords": ("data", "axes fraction"),
-        "textcoords": "offset points",
-    }
-    mast = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **_ORDER_LINE}
-    aside: dict[str, Any] = {"xytext": (-2 if late else 2, points + 3)}
-    aside["ha"] = "right" if late else "left"
-    axes.annotate(text, color=INK, fontsize=8, **aside, **foot)
-    axes.annotate("", xytext=(0, points + 12), arrowprops=mast, **foot)
 
 
 def _tell_states(figure: Figure, lives: Sequence[Life]) -> None:

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from core.rpc.identity import DATA_OWNER
 from core.wire import write_atomically
 from orchestrator.simulation.report import figures
+from orchestrator.simulation.report.canary import versions_over_time
 from orchestrator.simulation.report.key_lives import key_lives
 from orchestrator.simulation.report.pictures import PictureRow, picture_rows
 from orchestrator.simulation.report.seen import COLUMNS, PROMISE, party_views
@@ -41,8 +42,17 @@ def render(workspace: Workspace, report: Mapping[str, Any]) -> str:
         accuracies=figures.accuracies(report),
         timeline=figures.timeline(report["story"], report["seconds"]),
         key_lives=key_lives(report["rotation"]) if report["rotation"] else "",
+        tried=_tried(report),
         milliseconds=_milliseconds,
+        percent=_percent,
     )
+
+
+def _tried(report: Mapping[str, Any]) -> str:
+    if not report["canary"]:
+        return ""
+    orders, seconds = (report["rotation"][name] for name in ("orders", "seconds"))
+    return versions_over_time(report["canary"]["rate"], orders, seconds)
 
 
 def _samples(workspace: Workspace) -> list[tuple[str, list[PictureRow]]]:
@@ -52,6 +62,10 @@ def _samples(workspace: Workspace) -> list[tuple[str, list[PictureRow]]]:
         if path.is_file():
             return [(owner, picture_rows(path))]
     return []
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -66,11 +66,11 @@ _KINDS = {
     "backbones/*": "backbones",
     "issued/*": "issued embeddings",
     "benchmark.npz": "test images, for the comparison",
-    "plain.npz": "plain answers to them",
+    "plain-*.npz": "plain answers to them",
     "images.npz": "its own images",
     "samples.npz": "sample pictures",
     "answers.npz": "its answers",
-    "traffic-*.ndjson": "what it asked while keys changed",
+    "traffic-*.ndjson": "what it asked without pause",
     "wrong-key.npz": "its answers under a wrong key",
 }
 

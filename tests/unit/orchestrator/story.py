@@ -12,9 +12,9 @@ CLASSES = 3
 IMAGES = 6
 
 
-def plain_logits(owner: str) -> np.ndarray:
-    """Every image of every owner has an answer of its own."""
-    seed = sum(map(ord, owner))
+def plain_logits(owner: str, model: int = 1) -> np.ndarray:
+    """Every image of every owner has an answer of its own, from each model version."""
+    seed = sum(map(ord, owner)) + 1000 * model
     drawn = np.random.default_rng(seed).normal(size=(IMAGES, CLASSES))
     return drawn.astype(np.float32)
 
@@ -49,16 +49,25 @@ class Story:
         self.record(at, f"key.{state}", owner, version, state=state, **more)
 
     def answer(
-        self, at: int, owner: str, version: int, *, first: int = 0, **changes: Any
+        self,
+        at: int,
+        owner: str,
+        version: int,
+        *,
+        first: int = 0,
+        model: int = 1,
+        **changes: Any,
     ) -> None:
         """Let an owner's request of two images be answered, 40 ms after it began."""
         number = f"{owner}-{len(self.requests.get(owner, []))}"
-        recorded = self.record(at - 5, "inference", owner, version, request_id=number)
+        named = {"request_id": number, "model_version": model}
+        recorded = self.record(at - 5, "inference", owner, version, **named)
         facts: dict[str, Any] = {
             "outcome": "answered",
             "key_version": version,
-            "released": (Released(recorded, number, version),),
-            "logits": plain_logits(owner)[first : first + 2],
+            "model_version": model,
+            "released": (Released(recorded, number, version, model),),
+            "logits": plain_logits(owner, model)[first : first + 2],
         }
         self._ask(at, owner, first, **facts | changes)
 
@@ -68,14 +77,23 @@ class Story:
         self._ask(at, owner, 0, **facts | changes)
 
     def order(
-        self, at: float, action: str, owner: str = "", rotations: int = 0
+        self,
+        at: float,
+        action: str,
+        owner: str = "",
+        rotations: int = 0,
+        version: int = 0,
     ) -> None:
         """Let the operator order something; the answer comes 10 ms later."""
-        self.orders.append(Order(action, owner, at, at + 10, rotations))
+        self.orders.append(Order(action, owner, at, at + 10, rotations, version))
 
     def told(self) -> Traffic:
         """The witnesses' evidence."""
-        plain = {owner: plain_logits(owner) for owner in self.requests}
+        models = {1, *(order.version for order in self.orders if order.version)}
+        plain = {
+            model: {owner: plain_logits(owner, model) for owner in self.requests}
+            for model in models
+        }
         return Traffic(self.requests, self.orders, plain, self.bodies)
 
     def _ask(self, at: int, owner: str, first: int, **changes: Any) -> None:
@@ -87,6 +105,7 @@ class Story:
             "first": first,
             "images": 2,
             "key_version": 0,
+            "model_version": 0,
             "released": (),
             "logits": np.zeros((0,), np.float32),
         }

@@ -260,8 +260,8 @@ def test_float32_rounding_is_not_misrouted(story: Story) -> None:
     "released",
     [
         (),
-        (Released(9999, "anna-40", 2),),
-        (Released(0, "another", 2),),
+        (Released(9999, "anna-40", 2, 1),),
+        (Released(0, "another", 2, 1),),
     ],
     ids=["no receipt", "another index", "another request"],
 )

@@ -28,8 +28,9 @@ from orchestrator.simulation.crowd import Crowd, TooSlow
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Processes
 from orchestrator.simulation.requests import read_requests
+from orchestrator.simulation.scene import Scene
 from orchestrator.simulation.setup import Stage
-from orchestrator.simulation.traffic import _PLAYERS, Scene
+from orchestrator.simulation.traffic import _PLAYERS
 from orchestrator.simulation.workspace import Workspace
 from parties.data_owner.traffic import Asked, Released
 from protos import registry_pb2
@@ -230,16 +231,16 @@ def test_an_owner_that_fails_is_the_error(scene: Scene) -> None:
 
 
 def test_a_line_is_read_as_it_was_written(tmp_path: Path) -> None:
-    released = (Released(7, "r-1", 2),)
-    asked = Asked(1.5, 2.5, "answered", "", 2, 4, 1, 2, released, ((0.25, -1.0),))
+    released = (Released(7, "r-1", 2, 3),)
+    asked = Asked(1.5, 2.5, "answered", "", 2, 4, 1, 2, 3, released, ((0.25, -1.0),))
     path = tmp_path / "traffic-1.ndjson"
     path.write_text(asked.line())
 
     (read,) = read_requests(path)
 
-    assert (1.0, 2, 4, 1, 2) == (
+    assert (1.0, 2, 4, 1, 2, 3) == (
         *(read.milliseconds, read.sent, read.first),
-        *(read.images, read.key_version),
+        *(read.images, read.key_version, read.model_version),
     )
     assert [[0.25, -1.0]] == read.logits.tolist()
     assert [asdict(each) for each in released] == [asdict(r) for r in read.released]

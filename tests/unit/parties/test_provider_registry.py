@@ -163,6 +163,24 @@ def test_registering_again_keeps_the_version(
     assert len(seen.versions) == 1
 
 
+@pytest.mark.parametrize(("alias", "moved"), [("candidate", ["candidate"]), ("", [])])
+def test_a_release_need_not_become_the_champion(
+    delivery: Delivery,
+    release: Release,
+    key: Ed25519PrivateKey,
+    seen: Seen,
+    *,
+    alias: str,
+    moved: list[str],
+) -> None:
+    """It could not be tried beside the champion if registering it had replaced that."""
+    signature = sign(key, MANIFEST, release.manifest.to_bytes())
+    delivery.register(release, signature, key, alias)
+
+    assert moved == [request.alias for request in seen.alias]
+    assert len(seen.chunks) == len(seen.embeddings) == 1
+
+
 def test_the_alias_does_not_move_before_both_halves_are_in_place(
     delivery: Delivery, release: Release, key: Ed25519PrivateKey, seen: Seen
 ) -> None:
