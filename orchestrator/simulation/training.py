@@ -98,6 +98,8 @@ def _options(model: ModelSection) -> list[str]:
     """Shape and recipe, as the provider's commands take them."""
     shape, recipe = model.architecture, model.training
     options = {**shape.model_dump(), **recipe.model_dump()}
+    if (images := model.images) is not None:
+        options |= {"image_size": images.size, "resize": images.resize or 0}
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part
@@ -141,8 +143,8 @@ def _cache() -> Path:
 
 
 def _recipe_digest(model: ModelSection, data_digest: str) -> str:
-    alone = {"federated"} if model.federated is None else set[str]()
-    recipe = {**model.model_dump(exclude={"provider", *alone}), "data": data_digest}
+    unsaid = {part for part in ("federated", "images") if getattr(model, part) is None}
+    recipe = {**model.model_dump(exclude={"provider", *unsaid}), "data": data_digest}
     return hashlib.sha256(canonical(recipe)).hexdigest()[:24]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from core.console import exit_code, print_error
-from core.datasets import Split, load
+from core.datasets import Split, image_size, load
 from core.datasets.npz import load_arrays
 from core.errors import KeymixerError
 from core.rpc.identity import load_identity
@@ -22,6 +22,7 @@ from core.rpc.logs import configure
 from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
 from parties.model_provider import commands
+from parties.model_provider.commands import Data, ImageSize, Resize
 from parties.model_provider.registry import connect
 from parties.model_provider.release import read_release, signature_of, write_release
 from parties.model_provider.reporting import emit, reporter
@@ -46,7 +47,9 @@ ReleaseFolder = Annotated[Path, typer.Option("--release", help="A release's fold
 def train_command(
     *,
     folder: Folder,
-    data: Annotated[str, typer.Option(help="cifar10, digits, a folder, or an .npz.")],
+    data: Data,
+    size: ImageSize = "",
+    resize: Resize = 0,
     name: Annotated[str, typer.Option(help="The model's name.")] = "classifier",
     hidden: int = 128,
     depth: int = 4,
@@ -73,10 +76,14 @@ def train_command(
     from parties.model_provider.weights import release_of
 
     recipe = Recipe(epochs, batch, max_lr, weight_decay, pad, flip)
-    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed)
+    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed, resize)
+    fitted = image_size(size)
     with reporter(progress) as tell:
         splits: tuple[Split, ...] = ("train", "test")
-        training, test = (load(data, split, tell.preparing) for split in splits)
+        training, test = (
+            load(data, split, tell.preparing, size=fitted, resize=resize or None)
+            for split in splits
+        )
         trained = train(
             (training, test), plan, lambda step: tell.step(step, epochs), tell.epoch
         )
@@ -102,7 +109,7 @@ def site(
     folder: Annotated[Path, typer.Option(help="The site's own, with its certificate.")],
     link: Annotated[str, typer.Option(help="The SuperLink's HOST:PORT.")],
     name: Annotated[str, typer.Option(help="The site's name.")],
-    data: Annotated[str, typer.Option(help="Its images: a folder, or an .npz.")],
+    data: Annotated[str, typer.Option(help="Its images, as train takes them.")],
 ) -> None:
     """Run a site's node, which trains on its images, until it is ended."""
     from parties.model_provider.federated.deployment import serve_site

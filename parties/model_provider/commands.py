@@ -32,6 +32,25 @@ How = Annotated[
         "which --data is a folder with a subfolder or .npz for each organisation.",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(help="cifar10, digits, a folder, an .npz, or your own MODULE:CLASS."),
+]
+ImageSize = Annotated[
+    str,
+    typer.Option(
+        "--image-size",
+        help="What pictures are fitted to: pixels a side, or HEIGHTxWIDTH.",
+    ),
+]
+Resize = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="What a picture's shorter side is scaled to before its centre is cut out; "
+        "0: what just covers --image-size.",
+    ),
+]
 Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
 
@@ -40,9 +59,9 @@ def train(
     sites: Sites = None,
     *,
     partition: How = "iid",
-    data: Annotated[
-        str, typer.Option(help="cifar10, digits, a folder, or an .npz.")
-    ] = "digits",
+    data: Data = "digits",
+    image_size: ImageSize = "",
+    resize: Resize = 0,
     folder: Annotated[
         Path, typer.Option(help="The provider's own folder; it gets the release.")
     ] = Path("provider"),
@@ -117,6 +136,8 @@ def train(
     plan = FederatedPlan(
         name=name,
         data=data,
+        image_size=image_size,
+        resize=resize,
         sites=_count(sites, partition, data, bool(link)),
         partition=partition,
         partition_seed=partition_seed,

@@ -38,12 +38,17 @@ NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One point of the training curve; `loss` is the mean over the epoch's steps."""
+    """One point of the training curve; `loss` is the mean over the epoch's steps.
+
+    `seconds` are those since training began, `cpu_seconds` those that processors have
+    spent on training steps alone, of all sites together.
+    """
 
     epoch: int
     loss: float
     accuracy: float
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -40,6 +40,9 @@ class Plan:
     patch_size: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
+    # What a picture's shorter side is scaled to before its centre is cut out; 0: to
+    # what just covers it.
+    resize: int = 0
 
 
 class PixelSums(NamedTuple):
@@ -75,7 +78,8 @@ def train(
 ) -> Trained:
     """Train on the first dataset and evaluate on the second after every epoch."""
     training, test = data
-    preprocessing = preprocessing_of(training.images)
+    found = preprocessing_of(training.images)
+    preprocessing = replace(found, resize=plan.resize or None)
     architecture = _architecture(plan, training)
     seed = chosen_seed(plan.seed)
     model = first_model(architecture, plan.seed, seed)
@@ -165,17 +169,40 @@ class _Curve:
         self._losses: list[float] = []
         self._on_step, self._on_epoch = on_step, on_epoch
         self._started = time.monotonic()
+        self._work = _Work()
 
     def __call__(self, progress: Progress) -> None:
         self._losses.append(progress.loss)
+        self._work.step_done(evaluated=progress.accuracy is not None)
         self._on_step(progress)
         if progress.accuracy is None:
             return
         loss = sum(self._losses) / len(self._losses)
         seconds = round(time.monotonic() - self._started, 3)
-        self.epochs.append(Epoch(progress.epoch, loss, progress.accuracy, seconds))
+        cpu = round(self._work.seconds, 3)
+        self.epochs.append(Epoch(progress.epoch, loss, progress.accuracy, seconds, cpu))
         self._losses.clear()
         self._on_epoch(self.epochs[-1])
+
+
+class _Work:
+    """Processor seconds of the steps so far, without those of evaluating.
+
+    An epoch's last step is told of after the evaluation; it is taken to have cost what
+    the steps before it did on average.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._steps = 0
+        self._since = time.process_time()
+
+    def step_done(self, *, evaluated: bool) -> None:
+        now = time.process_time()
+        alone = evaluated and self._steps > 0
+        self.seconds += self.seconds / self._steps if alone else now - self._since
+        self._steps += 1
+        self._since = now
 
 
 def _architecture(plan: Plan, dataset: Dataset) -> Architecture:

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from core.canonical import canonical
+from core.datasets import name_of
 from core.datasets.partition import united
 from core.preprocessing import Preprocessing
 from core.rpc.party import ensure_signing_key
@@ -74,10 +75,11 @@ class _Agreed:
     sites: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def on(cls, cards: Sequence[Card]) -> "_Agreed":
+    def on(cls, cards: Sequence[Card], resize: int) -> "_Agreed":
         size, classes = cards[0].size, united([card.classes for card in cards])
         added = [_added(sums) for sums in zip(*(c.sums for c in cards), strict=True)]
-        preprocessing = preprocessing_from(size[:2], added)
+        found = preprocessing_from(size[:2], added)
+        preprocessing = replace(found, resize=resize or None)
         return cls(size, classes, preprocessing, tuple(map(_described, cards)))
 
     @classmethod
@@ -92,7 +94,7 @@ class _Agreed:
         dealt = {"partition": plan.partition, "partition_seed": plan.partition_seed}
         return {
             **({} if plan.partition == "by-organisation" else dealt),
-            "data": Path(plan.data).stem,
+            "data": name_of(plan.data),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "sites": [dict(site) for site in self.sites],
@@ -183,7 +185,7 @@ def task_of(plan: FederatedPlan, agreed: _Agreed, seed: int, number: int) -> Tas
 def _agree(grid: Grid, plan: FederatedPlan, place: Place) -> _Agreed:
     """Have the sites introduce themselves, or check that they are who they were."""
     if (split := place.split()) is None:
-        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)))
+        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)), plan.resize)
         place.keep_split(canonical(agreed.manifest(plan)))
         return agreed
     for card in introduce(grid, plan.quorum):
@@ -258,7 +260,7 @@ def _lineage(
     return {
         "code": f"{code_version()}, flwr {version('flwr')}",
         "data": {
-            "name": Path(plan.data).stem,
+            "name": name_of(plan.data),
             "split_digest": split_digest,
             "sites": [{name: site[name] for name in named} for site in agreed.sites],
         },
@@ -280,10 +282,11 @@ def _absent(agreed: _Agreed, rounds: Iterable[Round]) -> dict[str, list[str]]:
 
 
 def _curve(rounds: Iterable[Round]) -> tuple[Epoch, ...]:
-    curve, seconds = [], 0.0
+    curve, seconds, cpu = [], 0.0, 0.0
     for each in rounds:
-        seconds += each.seconds
-        curve.append(Epoch(each.number, each.loss, each.accuracy, round(seconds, 3)))
+        seconds, cpu = seconds + each.seconds, cpu + each.cpu_seconds
+        taken = (round(seconds, 3), round(cpu, 3))
+        curve.append(Epoch(each.number, each.loss, each.accuracy, *taken))
     return tuple(curve)
 
 
@@ -294,6 +297,7 @@ def _told(done: Round, rounds: int) -> dict[str, Any]:
         "loss": done.loss,
         "accuracy": done.accuracy,
         "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "sites": [asdict(site) for site in done.sites],
     }
 
