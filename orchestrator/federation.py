@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.datasets import image_size
 from core.datasets.partition import Partition
 from core.duration import parse_duration
 from core.errors import ConfigurationError
@@ -58,6 +59,16 @@ def _seconds(text: object) -> object:
         return parse_duration(text) if isinstance(text, str) else text
     except ConfigurationError as error:
         raise ValueError(str(error)) from None
+
+
+def _size(value: object) -> str:
+    """`224`, which YAML reads as a number, or `192x256`."""
+    try:
+        if image_size(text := str(value)):
+            return text
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    raise ValueError("expected a number of pixels, or HEIGHTxWIDTH")
 
 
 def _dealt(text: str) -> str:
@@ -123,6 +134,21 @@ class TrainingSection(Section):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class ImagesSection(Section):
+    """What pictures are fitted to, by the trainer and by every owner's client."""
+
+    # Pixels a side, or HEIGHTxWIDTH.
+    size: Annotated[str, BeforeValidator(_size)]
+    # What the shorter side is scaled to before the centre is cut out; none: what just
+    # covers `size`.
+    resize: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def fitted(self) -> tuple[int, int] | None:
+        """Height and width, in pixels."""
+        return image_size(self.size)
+
+
 class FederatedSection(Section):
     """Sites that train the model together, each with a node of its own.
 
@@ -156,6 +182,8 @@ class ModelSection(Section):
     provider: Name
     architecture: ArchitectureSection = ArchitectureSection()
     training: TrainingSection = TrainingSection()
+    # None: as the data has them.
+    images: ImagesSection | None = None
     # None: the provider trains alone.
     federated: FederatedSection | None = None
     # A release's folder, beside this file: a simulation on the images it was tested on

@@ -27,6 +27,14 @@ def read_image(path: Path, p: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
         raise NotAnImageError(f"{path}: {error}") from error
 
 
+def open_image(path: Path) -> Image.Image:
+    """Decode a PNG or JPEG file, in its own size; errors are those of `read_image`."""
+    try:
+        return _opened(path)
+    except NotAnImageError as error:
+        raise NotAnImageError(f"{path}: {error}") from error
+
+
 def _opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():

@@ -5,6 +5,7 @@ test split, or `FOLDER/train/<class>/*` and `FOLDER/test/<class>/*`.
 """
 
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from core.datasets.files import SUFFIXES, read_image
 from core.datasets.source import Dataset, OnProgress, Split, dataset, held_out
 from core.errors import DataError
 from core.preprocessing import Preprocessing
+
+# What pictures are fitted to if nobody says a size.
+FOLDER_SIZE: Final = (32, 32)
 
 
 def load_folder(

@@ -13,6 +13,7 @@ from core.preprocessing import Preprocessing
 MAX_PIXELS: Final = 80_000_000
 
 _MODES: Final = {1: "L", 3: "RGB"}
+_CUT_SHORT: Final = "the picture cannot be decoded; it may be cut short"
 
 
 def fit(image: Image.Image, p: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
@@ -27,14 +28,19 @@ def fit(image: Image.Image, p: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
             f"channels: pictures have 1 or 3, the model has {p.channels}"
         )
     try:
-        upright = ImageOps.exif_transpose(image)
-        converted = _to_8_bit(upright).convert(_MODES[p.channels])
+        converted = _to_8_bit(upright(image)).convert(_MODES[p.channels])
     except (OSError, ValueError, SyntaxError) as error:
-        raise NotAnImageError(
-            "the picture cannot be decoded; it may be cut short"
-        ) from error
+        raise NotAnImageError(_CUT_SHORT) from error
     fitted = _scaled(converted, p)
     return np.asarray(fitted, dtype=np.uint8).reshape(p.height, p.width, p.channels)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as the camera was held that took it."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise NotAnImageError(_CUT_SHORT) from error
 
 
 def _scaled(image: Image.Image, p: Preprocessing) -> Image.Image:

@@ -1,9 +1,10 @@
 """A dataset: labelled 8-bit images, with a digest that says exactly which."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -17,6 +18,24 @@ Labels = Int64[ndarray, " n"]
 
 # What is being done, how much of it is done, and of how much (None: nobody knows).
 OnProgress = Callable[[str, int, int | None], None]
+# A PNG or JPEG file, or uint8 pixels [height, width] or [height, width, 1 or 3].
+Picture = Path | UInt8[ndarray, "..."]
+
+
+class Source(Protocol):
+    """What a user writes to bring a dataset of their own; it is made without arguments.
+
+    `core.datasets.own` has an example, in ten lines.
+    """
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes, in the order of their numbers."""
+        ...
+
+    def examples(self, split: Split) -> Iterable[tuple[Picture, int]]:
+        """Each picture of one split, of any size, with the number of its class."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -373,6 +373,113 @@ def fairness(
         _print_fairness(report)
 
 
+@app.command(epilog=EXIT_CODES)
+def federated(
+    data: Annotated[
+        str, typer.Option(help="As for `keymixer train`; all sites' together.")
+    ] = "cifar10",
+    sites: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="The budget: passes over all sites' images.")
+    ] = 8,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How often all is trained, from other seeds.")
+    ] = 3,
+    partitions: Annotated[
+        str, typer.Option(help="How images are dealt out to the sites.")
+    ] = "iid,dirichlet:0.3",
+    *,
+    trial: Annotated[
+        int, typer.Option(min=1, help="Passes after which the best site is chosen.")
+    ] = 1,
+    hidden: int = 64,
+    depth: int = 4,
+    patch_size: int = 4,
+    batch: int = 64,
+    pad: int = 4,
+    flip: bool = True,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many seeds are trained at a time.")
+    ] = 1,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it, as SVG, into this file.")
+    ] = None,
+    keep: Keep = None,
+    json_: AsJson = False,
+) -> None:
+    """Train over several sites, on all images in one place, and at each site alone.
+
+    All have the same budget, and a processor each. It takes an hour or more; with
+    --keep a second call goes on where the first was ended. docs/training.md explains
+    the figures.
+
+    Example: keymixer bench federated --keep worth --figure worth.svg
+    """
+    from orchestrator.bench.federated import Plan, measure_federated
+    from orchestrator.bench.trainings import Shape
+    from orchestrator.simulation.narrator import Narrator
+
+    plan = Plan(
+        data=data,
+        sites=sites,
+        epochs=epochs,
+        seeds=seeds,
+        partitions=tuple(partitions.split(",")),
+        trial=trial,
+        jobs=jobs,
+        shape=Shape(
+            hidden=hidden,
+            depth=depth,
+            patch_size=patch_size,
+            batch=batch,
+            pad=pad,
+            flip=flip,
+        ),
+    )
+    try:
+        with _folder(keep) as folder:
+            told = Narrator(Console(stderr=True))
+            report = measure_federated(plan, folder, told)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if figure is not None:
+        from orchestrator.bench.federated_figure import write_figure
+
+        write_figure(report, figure)
+    if json_:
+        print_json(report)
+    else:
+        _print_federated(report)
+
+
+def _print_federated(report: dict[str, Any]) -> None:
+    rows = [
+        {
+            "what": row["what"],
+            "partition": row["partition"] or "all in one place",
+            "accuracy": f"{row['mean']:.1%} ({row['least']:.1%} to {row['most']:.1%})",
+            "cpu_seconds": f"{row['cpu_seconds']:,.0f}",
+        }
+        for row in report["rows"]
+    ]
+    columns = {
+        "what": "trained",
+        "partition": "images",
+        "accuracy": "accuracy, over the seeds",
+        "cpu_seconds": "CPU-seconds",
+    }
+    print_rows("On all test images", rows, columns, as_json=False)
+    told = {
+        f"{partition}: {what.replace('_', ' ')}, points": ", ".join(
+            f"{point:+.1f}" for point in points
+        )
+        for partition, worth in report["worth"].items()
+        for what, points in worth.items()
+    }
+    machine = {word: str(fact) for word, fact in report["machine"].items()}
+    print_facts("Seed by seed", {**told, **machine})
+
+
 def _peer_names(text: str) -> tuple[str, ...] | None:
     if text == "all":
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.datasets import Dataset, load
+from core.datasets import Dataset
 from core.errors import Unavailable
 from core.rpc.channel import wait_ready
 from core.rpc.identity import (
@@ -26,6 +26,7 @@ from orchestrator.operator import Operator, operator
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import Event, Processes
 from orchestrator.simulation.rotation import Order
+from orchestrator.simulation.sites import load_for
 from orchestrator.simulation.training import obtain_release, release_folder
 from orchestrator.simulation.workspace import Workspace, assign_ports
 from orchestrator.simulation.world import Dealt, deal, split
@@ -123,7 +124,7 @@ def fetch_data(stage: Stage) -> None:
         def progress(what: str, done: int, total: int | None) -> None:
             bar(done, total, what)
 
-        stage.data = load(stage.data_spec, "test", progress)
+        stage.data = load_for(stage.model, stage.data_spec, "test", progress)
     scenario = stage.workspace.federation.simulation
     shares = scenario.shares or dict.fromkeys(stage.owners, 1.0)
     count = min(scenario.images, len(stage.data.images))

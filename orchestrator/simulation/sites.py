@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from core.datasets import Dataset, Split, load
+from core.datasets import Dataset, OnProgress, Split, load
 from core.datasets.partition import Partition, take
 from core.rpc.identity import (
     CERTIFICATE_FILE,
@@ -72,7 +72,7 @@ class Sites:
     def train(self, spec: str, options: Sequence[str], tell: OnEvent) -> None:
         """Start a SuperLink and the sites, train, and end them again."""
         certify(self.workspace, self.provider, self.folders)
-        deal_to_sites(spec, self.federated, self.folders)
+        deal_to_sites(self.model, spec, self.federated, self.folders)
         address = f"{_HOST}:{_free_port()}"
         folder = str(self.workspace.folder(self.provider))
         link = [_PROVIDER, "link", "--folder", folder, "--listen", address]
@@ -129,19 +129,32 @@ class Sites:
 
 
 def deal_to_sites(
-    spec: str, federated: FederatedSection, folders: Mapping[str, Path]
+    model: ModelSection,
+    spec: str,
+    federated: FederatedSection,
+    folders: Mapping[str, Path],
 ) -> None:
     """Write each site's images into its own folder."""
-    train, test = (load(spec, split) for split in _SPLITS)
+    train, test = (load_for(model, spec, split) for split in _SPLITS)
     partition = Partition.parse(federated.partition)
     dealt = partition.deal(
         (train.labels, test.labels), len(folders), federated.partition_seed
     )
     for folder, (learn, unseen) in zip(folders.values(), dealt, strict=True):
-        _write(folder / IMAGES, take(train, learn), take(test, unseen))
+        write_images(folder / IMAGES, take(train, learn), take(test, unseen))
 
 
-def _write(path: Path, train: Dataset, test: Dataset) -> None:
+def load_for(
+    model: ModelSection, spec: str, split: Split, on_progress: OnProgress | None = None
+) -> Dataset:
+    """Load one split as the model's provider does."""
+    images = model.images
+    size, resize = (images.fitted, images.resize) if images else (None, None)
+    return load(spec, split, on_progress, size=size, resize=resize)
+
+
+def write_images(path: Path, train: Dataset, test: Dataset) -> None:
+    """Write both splits as an .npz file, in a folder that nobody else can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez(

@@ -143,6 +143,8 @@ def _options(model: ModelSection) -> list[str]:
     shape, recipe = model.architecture, model.training
     alone = TrainingSection.ALONE if model.federated else ()
     options = {**shape.model_dump(), **recipe.model_dump(exclude=set(alone))}
+    if (images := model.images) is not None:
+        options |= {"image_size": images.size, "resize": images.resize or 0}
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part
@@ -187,9 +189,9 @@ def _cache() -> Path:
 
 
 def _recipe_digest(model: ModelSection, data_digest: str, number: int) -> str:
-    alone = {"federated"} if model.federated is None else set[str]()
+    unsaid = {part for part in ("federated", "images") if getattr(model, part) is None}
     recipe = {
-        **model.model_dump(exclude={"provider", "release", *alone}),
+        **model.model_dump(exclude={"provider", "release", *unsaid}),
         "data": data_digest,
     }
     if number > 1:

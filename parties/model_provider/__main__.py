@@ -46,6 +46,8 @@ def train_command(
     *,
     folder: options.Folder,
     data: options.Data,
+    image_size: options.ImageSize = "",
+    resize: options.Resize = 0,
     name: options.Name = "classifier",
     hidden: options.Hidden = 128,
     depth: options.Depth = 4,
@@ -94,6 +96,8 @@ def train_command(
         patience=patience,
         validation=validation,
         seed=seed,
+        image_size=image_size,
+        resize=resize,
     )
     with reporter(progress) as tell:
         train_alone(
@@ -123,7 +127,7 @@ def site(
     folder: Annotated[Path, typer.Option(help="The site's own, with its certificate.")],
     link: Annotated[str, typer.Option(help="The SuperLink's HOST:PORT.")],
     name: Annotated[str, typer.Option(help="The site's name.")],
-    data: Annotated[str, typer.Option(help="Its images: a folder, or an .npz.")],
+    data: Annotated[str, typer.Option(help="Its images, as train takes them.")],
 ) -> None:
     """Run a site's node, which trains on its images, until it is ended."""
     from parties.model_provider.federated.deployment import serve_site

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from core.datasets import Split, load
+from core.datasets import Split, image_size, load
 from core.rpc.party import ensure_signing_key
 from core.training import Recipe
 from parties.model_provider.place import place_of
@@ -51,7 +51,11 @@ def train_alone(
     """
     splits: tuple[Split, ...] = ("train", "test")
     with place_of(folder, plan.name, restart=restart) as place:
-        training, test = (load(data, split, tell.preparing) for split in splits)
+        size, resize = image_size(plan.image_size), plan.resize or None
+        training, test = (
+            load(data, split, tell.preparing, size=size, resize=resize)
+            for split in splits
+        )
         epochs = plan.recipe.epochs
         trained = train(
             (training, test),

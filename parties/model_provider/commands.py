@@ -41,6 +41,8 @@ def train(
     *,
     partition: options.How = "iid",
     data: options.Data = "digits",
+    image_size: options.ImageSize = "",
+    resize: options.Resize = 0,
     folder: options.Folder = Path("provider"),
     name: options.Name = "classifier",
     rounds: options.Rounds = 6,
@@ -88,6 +90,8 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     shared = {
         "name": name,
+        "image_size": image_size,
+        "resize": resize,
         "hidden": hidden,
         "depth": depth,
         "kernel_size": kernel_size,

@@ -10,7 +10,27 @@ import typer
 
 # Where it comes from, and where it goes.
 Data = Annotated[
-    str, typer.Option("--data", help="cifar10, digits, a folder, or an .npz.")
+    str,
+    typer.Option(
+        "--data",
+        help="cifar10, digits, a folder, an .npz, or your own MODULE:CLASS.",
+    ),
+]
+ImageSize = Annotated[
+    str,
+    typer.Option(
+        "--image-size",
+        help="What pictures are fitted to: pixels a side, or HEIGHTxWIDTH.",
+    ),
+]
+Resize = Annotated[
+    int,
+    typer.Option(
+        "--resize",
+        min=0,
+        help="What a picture's shorter side is scaled to before its centre is cut out; "
+        "0: what just covers --image-size.",
+    ),
 ]
 Folder = Annotated[
     Path, typer.Option("--folder", help="The provider's own; it gets the release.")

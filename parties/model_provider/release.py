@@ -42,6 +42,9 @@ class Epoch:
 
     `accuracy` is of the test images, `validation` of those held out to decide by. The
     release has the weights of the last epoch that is `kept`.
+
+    `seconds` are those since training began, `cpu_seconds` those that processors have
+    spent on training steps alone, of all sites together.
     """
 
     epoch: int
@@ -50,6 +53,7 @@ class Epoch:
     seconds: float
     validation: float | None = None
     kept: bool = True
+    cpu_seconds: float = 0.0
 
 
 def kept_epoch(curve: Sequence[Epoch]) -> Epoch:

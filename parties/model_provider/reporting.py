@@ -80,6 +80,7 @@ class JsonReporter:
             loss=epoch.loss,
             accuracy=epoch.accuracy,
             seconds=epoch.seconds,
+            cpu_seconds=epoch.cpu_seconds,
         )
 
     def done(self, **facts: Any) -> None:

@@ -55,6 +55,11 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
     validation: float = 0.0
+    # What pictures are fitted to, as `core.datasets` reads it; empty: their own size.
+    image_size: str = ""
+    # What a picture's shorter side is scaled to before its centre is cut out; 0: to
+    # what just covers it.
+    resize: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
@@ -114,7 +119,8 @@ def train(
     training, test = data
     _require_learnable(training)
     seed, kept = _begun(place, data, plan)
-    preprocessing = preprocessing_of(training.images)
+    found = preprocessing_of(training.images)
+    preprocessing = replace(found, resize=plan.resize or None)
     model = first_model(_architecture(plan, training), plan.seed, seed)
     learned, held_out = hold_out(training, plan.validation, seed)
     curve = _Curve(on_step, on_epoch, kept.curve if kept else ())
@@ -225,9 +231,12 @@ class _Curve:
         self._on_step, self._on_epoch = on_step, on_epoch
         earlier = before[-1].seconds if before else 0.0
         self._started = time.monotonic() - earlier
+        self._earlier_cpu = before[-1].cpu_seconds if before else 0.0
+        self._work = _Work()
 
     def __call__(self, progress: Progress) -> None:
         self._losses.append(progress.loss)
+        self._work.step_done(evaluated=progress.accuracy is not None)
         self._on_step(progress)
         if progress.accuracy is None:
             return
@@ -239,6 +248,7 @@ class _Curve:
                 round(time.monotonic() - self._started, 3),
                 progress.validation,
                 progress.kept,
+                round(self._earlier_cpu + self._work.seconds, 3),
             )
         )
         self._losses.clear()
@@ -299,6 +309,26 @@ def _examples(part: Dataset, preprocessing: Preprocessing) -> Examples:
 def _part(whole: Dataset, rows: ndarray) -> Dataset:
     rows = np.sort(rows)
     return dataset(whole.name, whole.images[rows], whole.labels[rows], whole.classes)
+
+
+class _Work:
+    """Processor seconds of the steps so far, without those of evaluating.
+
+    An epoch's last step is told of after the evaluation; it is taken to have cost what
+    the steps before it did on average.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._steps = 0
+        self._since = time.process_time()
+
+    def step_done(self, *, evaluated: bool) -> None:
+        now = time.process_time()
+        alone = evaluated and self._steps > 0
+        self.seconds += self.seconds / self._steps if alone else now - self._since
+        self._steps += 1
+        self._since = now
 
 
 def _architecture(plan: Plan, dataset: Dataset) -> Architecture:

@@ -3,12 +3,15 @@
 Flower finds `app` here by `[tool.flwr.app.components]` in `pyproject.toml`.
 """
 
+import time
+
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from parties.model_provider.federated.moments import to_moments
 from parties.model_provider.federated.records import (
     ARRAYS,
+    CPU_SECONDS,
     EXAMPLES,
     METRICS,
     SITE,
@@ -38,12 +41,14 @@ def introduce(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the round's weights on the site's images; send back what they became."""
     site, task = _site(context), read_task(message.content)
+    began = time.process_time()
     state, losses = train_site(site, task, read_state(message.content))
     metrics = MetricRecord(
         {
             EXAMPLES: len(site.train),
             "batches": len(losses),
             "loss": sum(losses) / len(losses),
+            CPU_SECONDS: time.process_time() - began,
         }
     )
     arrays = pack_state(to_moments(state))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
-from core.architecture import Architecture
+from core.architecture import MAX_SIZE, Architecture
+from core.datasets import image_size
 from core.datasets.partition import Partition
 from core.errors import ConfigurationError
 from core.training import OptimiserName, Recipe
@@ -54,11 +55,17 @@ class FederatedPlan:
     cutmix: float = 0.0
     label_smoothing: float = 0.0
     seed: int = NO_SEED
+    # What pictures are fitted to, as `core.datasets.image_size` reads it, and by way of
+    # what; nothing said: as the data has it.
+    image_size: str = ""
+    resize: int = 0
 
     def __post_init__(self) -> None:
         _require_range("sites", self.sites, 2, MOST_SITES)
         _require_range("min_sites", self.min_sites, 0, self.sites)
         _require_range("rounds", self.rounds, 1, 100_000)
+        _require_range("resize", self.resize, 0, MAX_SIZE)
+        image_size(self.image_size)
         _require_range("partition_seed", self.partition_seed, 0, 2**63 - 1)
         _require_one_of("strategy", self.strategy, STRATEGIES)
         _require_one_of("optimiser", self.optimiser, ("adamw", "sgd"))

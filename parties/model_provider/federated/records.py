@@ -21,6 +21,7 @@ CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SITE: Final = "site"
 EXAMPLES: Final = "num-examples"
+CPU_SECONDS: Final = "cpu-seconds"
 
 _SIZES: Final = tuple(
     field.name for field in fields(Architecture) if field.name != "activation"

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy import ndarray
 
 from core.architecture import Architecture
 from core.convmixer import EMBEDDING_WEIGHT, ConvMixer, put_together, take_apart
-from core.datasets import Dataset, Split, load
+from core.datasets import Dataset, Split, image_size, load
 from core.datasets.partition import Partition, organisations, relabelled, take
 from core.errors import ConfigurationError
 from core.preprocessing import Preprocessing, normalise
@@ -58,8 +57,9 @@ def open_site(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     Raises:
         ConfigurationError: the node was told neither.
     """
+    form = _Form.of(run)
     if "data" in node and "site" in node:
-        return _own(str(node["site"]), str(node["data"]))
+        return _own(str(node["site"]), str(node["data"]), form)
     if "partition-id" not in node or "num-partitions" not in node:
         raise ConfigurationError(
             "expected `site` and `data` in this node's own settings (--node-config)"
@@ -68,10 +68,9 @@ def open_site(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     partition = Partition.parse(str(run["partition"]))
     if partition.kind == "by-organisation":
         name, path = list(organisations(str(run["data"])).items())[number]
-        return _own(name, str(path))
-    return _dealt(
-        str(run["data"]), partition, int(run["partition-seed"]), number, count
-    )
+        return _own(name, str(path), form)
+    seed = int(run["partition-seed"])
+    return _dealt(str(run["data"]), form, partition, seed, number, count)
 
 
 def train_site(
@@ -124,22 +123,36 @@ def mixed_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8]) >> (64 - _SEED_BITS)
 
 
-def _own(name: str, spec: str) -> Site:
-    return Site(name, *(_load(spec, split) for split in _SPLITS))
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What every site fits its pictures to: the model's manifest will say so."""
+
+    size: tuple[int, int] | None
+    resize: int | None
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> "_Form":
+        size = image_size(str(run.get("image-size", "")))
+        return cls(size, int(run.get("resize", 0)) or None)
+
+
+def _own(name: str, spec: str, form: _Form) -> Site:
+    return Site(name, *(_load(spec, split, form) for split in _SPLITS))
 
 
 @lru_cache(maxsize=128)
-def _dealt(spec: str, partition: Partition, seed: int, number: int, count: int) -> Site:
-    train, test = (_load(spec, split) for split in _SPLITS)
+def _dealt(
+    spec: str, form: _Form, partition: Partition, seed: int, number: int, count: int
+) -> Site:
+    train, test = (_load(spec, split, form) for split in _SPLITS)
     rows = partition.deal((train.labels, test.labels), count, seed)[number]
     return Site(f"site-{number + 1}", take(train, rows[0]), take(test, rows[1]))
 
 
 @lru_cache(maxsize=128)
-def _load(spec: str, split: Split) -> Dataset:
+def _load(spec: str, split: Split, form: _Form) -> Dataset:
     """Read it once: in one process a site is called twice a round."""
-    known = spec in {"cifar10", "digits"}
-    return load(spec if known else Path(spec).expanduser(), split)
+    return load(spec, split, size=form.size, resize=form.resize)
 
 
 def _examples(part: Dataset, task: Task) -> Examples:

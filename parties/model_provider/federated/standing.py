@@ -63,7 +63,7 @@ def last_round(place: Place) -> tuple[Standing, tuple[Round, ...]] | None:
 
 def _round(told: Mapping[str, Any]) -> Round:
     sites = tuple(SiteRound(**each) for each in told["sites"])
-    return Round(told["number"], sites, told["seconds"])
+    return Round(told["number"], sites, told["seconds"], told.get("cpu_seconds", 0.0))
 
 
 def _standing(number: int, tensors: Mapping[str, ndarray]) -> Standing:

@@ -28,6 +28,7 @@ from parties.model_provider.federated.plan import FederatedPlan
 from parties.model_provider.federated.records import (
     ARRAYS,
     CONFIG,
+    CPU_SECONDS,
     EXAMPLES,
     METRICS,
     pack_state,
@@ -59,6 +60,8 @@ class Round:
     number: int
     sites: tuple[SiteRound, ...]
     seconds: float = 0.0
+    # What training took of the sites' processors, in all.
+    cpu_seconds: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -107,6 +110,7 @@ class Rounds(Strategy):
         self._done, self._configure, self._tell = begin.round, configure, tell
         self._state: Arrays = begin.state
         self._trained: tuple[SiteRound, ...] = ()
+        self._cpu_seconds = 0.0
         self._started = 0.0
 
     def summary(self) -> None:
@@ -131,6 +135,7 @@ class Rounds(Strategy):
         number = self._done + server_round
         answers = _in_order(replies, number)
         self._trained = tuple(_trained(answer.content) for answer in answers)
+        self._cpu_seconds = sum(_cpu_seconds(answer.content) for answer in answers)
         parts = {
             kind: [_part(answer, kind) for answer in answers] for kind in (False, True)
         }
@@ -160,7 +165,8 @@ class Rounds(Strategy):
         sites = _with_scores(self._trained, [answer.content for answer in answers])
         seconds = round(time.monotonic() - self._started, 3)
         standing = Standing(number, self._state, _memory(self._weights))
-        self._tell(standing, Round(number, sites, seconds))
+        cpu = round(self._cpu_seconds, 3)
+        self._tell(standing, Round(number, sites, seconds, cpu))
         return metrics
 
 
@@ -223,6 +229,11 @@ def _trained(content: RecordDict) -> SiteRound:
         loss=float(metrics["loss"]),
         batches=int(metrics["batches"]),
     )
+
+
+def _cpu_seconds(content: RecordDict) -> float:
+    metrics: Mapping[str, Any] = content.metric_records[METRICS]
+    return float(metrics.get(CPU_SECONDS, 0.0))
 
 
 def _with_scores(

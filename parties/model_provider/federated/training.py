@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from core.canonical import canonical
+from core.datasets import name_of
 from core.datasets.partition import united
 from core.preprocessing import Preprocessing
 from core.rpc.party import ensure_signing_key
@@ -83,10 +84,11 @@ class _Agreed:
     sites: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def on(cls, cards: Sequence[Card]) -> "_Agreed":
+    def on(cls, cards: Sequence[Card], resize: int) -> "_Agreed":
         size, classes = cards[0].size, united([card.classes for card in cards])
         added = [_added(sums) for sums in zip(*(c.sums for c in cards), strict=True)]
-        preprocessing = preprocessing_from(size[:2], added)
+        found = preprocessing_from(size[:2], added)
+        preprocessing = replace(found, resize=resize or None)
         require_every_class([_count(cards, name) for name in classes], classes)
         return cls(size, classes, preprocessing, tuple(map(_described, cards)))
 
@@ -102,7 +104,7 @@ class _Agreed:
         dealt = {"partition": plan.partition, "partition_seed": plan.partition_seed}
         return {
             **({} if plan.partition == "by-organisation" else dealt),
-            "data": Path(plan.data).stem,
+            "data": name_of(plan.data),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "sites": [dict(site) for site in self.sites],
@@ -193,7 +195,7 @@ def task_of(plan: FederatedPlan, agreed: _Agreed, seed: int, number: int) -> Tas
 def _agree(grid: Grid, plan: FederatedPlan, place: Place) -> _Agreed:
     """Have the sites introduce themselves, or check that they are who they were."""
     if (split := read_split(place)) is None:
-        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)))
+        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)), plan.resize)
         keep_split(place, canonical(agreed.manifest(plan)))
         return agreed
     for card in introduce(grid, plan.quorum):
@@ -275,7 +277,7 @@ def _lineage(
     return {
         "code": f"{code_version()}, flwr {version('flwr')}",
         "data": {
-            "name": Path(plan.data).stem,
+            "name": name_of(plan.data),
             "split_digest": split_digest,
             "sites": [{name: site[name] for name in named} for site in agreed.sites],
         },
@@ -297,10 +299,18 @@ def _absent(agreed: _Agreed, rounds: Iterable[Round]) -> dict[str, list[str]]:
 
 
 def _curve(rounds: Iterable[Round]) -> tuple[Epoch, ...]:
-    curve, seconds = [], 0.0
+    curve, seconds, cpu = [], 0.0, 0.0
     for each in rounds:
-        seconds += each.seconds
-        curve.append(Epoch(each.number, each.loss, each.accuracy, round(seconds, 3)))
+        seconds, cpu = seconds + each.seconds, cpu + each.cpu_seconds
+        curve.append(
+            Epoch(
+                each.number,
+                each.loss,
+                each.accuracy,
+                round(seconds, 3),
+                cpu_seconds=round(cpu, 3),
+            )
+        )
     return tuple(curve)
 
 
@@ -311,6 +321,7 @@ def _told(done: Round, rounds: int) -> dict[str, Any]:
         "loss": done.loss,
         "accuracy": done.accuracy,
         "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "sites": [asdict(site) for site in done.sites],
     }
 

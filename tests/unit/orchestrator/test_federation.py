@@ -268,3 +268,34 @@ def test_sites_that_cannot_train_are_refused_by_name(
 
     with pytest.raises(ConfigurationError, match=message):
         read_federation(_written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "resize"),
+    [
+        ({"size": 224}, (224, 224), None),
+        ({"size": "192x256", "resize": 300}, (192, 256), 300),
+    ],
+)
+def test_a_model_says_what_its_pictures_are_fitted_to(
+    content: Any,
+    tmp_path: Path,
+    written: dict[str, object],
+    size: tuple[int, int],
+    resize: int | None,
+) -> None:
+    content["models"][0]["images"] = written
+    images = read_federation(_written(tmp_path, content)).models[0].images
+
+    assert images is not None
+    assert (images.fitted, images.resize) == (size, resize)
+
+
+@pytest.mark.parametrize("size", [0, "", "big", "32x32x3", None])
+def test_a_size_that_is_none_is_refused(
+    content: Any, tmp_path: Path, size: object
+) -> None:
+    content["models"][0]["images"] = {"size": size}
+
+    with pytest.raises(ConfigurationError, match=r"images\.size"):
+        read_federation(_written(tmp_path, content))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from parties.model_provider.training import (
 )
 
 RECIPE = Recipe(epochs=1, batch=32, pad=1, flip=False)
-SMALL = {"hidden": 8, "depth": 1, "kernel_size": 3, "patch_size": 2}
+SMALL: dict[str, Any] = {"hidden": 8, "depth": 1, "kernel_size": 3, "patch_size": 2}
 
 
 def few(split: Dataset, count: int) -> Dataset:
