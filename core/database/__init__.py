@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from sqlalchemy import URL, Engine, make_url
+from sqlalchemy import URL, Engine, PoolProxiedConnection, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from core.database.connections import (
     waiting,
 )
 from core.database.failures import typed_errors
-from core.database.fixed import Driver, Fixed, Given, Rows
+from core.database.fixed import Driver, Fixed, Given, Rows, as_usual
 from core.database.place import unmoved
 from core.database.schema import upgrade
 from core.database.shared import SharedTransactions
@@ -124,7 +124,7 @@ class Database:
     def look(self, query: Fixed, given: Given) -> Rows:
         """Return what one query finds at this instant: a transaction of its own."""
         with typed_errors():
-            connection = self._reader.raw_connection()
+            connection = self._checked_out()
             try:
                 driver = Driver(connection.dbapi_connection, self._reader.dialect)
                 return query.rows_on(driver, given)
@@ -151,6 +151,17 @@ class Database:
         """Close every connection."""
         self._reader.dispose()
         self._engine.dispose()
+
+    def _checked_out(self) -> PoolProxiedConnection:
+        """A connection of the pool's; what the driver raises when it connects is typed.
+
+        Of what a session does SQLAlchemy sees to that, and not here.
+        """
+        dialect = self._reader.dialect
+        try:
+            return self._reader.raw_connection()
+        except dialect.loaded_dbapi.Error as error:
+            raise as_usual(error, dialect) from error
 
     @contextmanager
     def _only_writer(self) -> Iterator[float]:

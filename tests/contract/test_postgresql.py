@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.orm import Session
 
 from core.database import Database, open_existing
 from core.database import open_database as open_any
+from core.database.fixed import Fixed
 from core.errors import (
     ConfigurationError,
     DatabaseBusyError,
@@ -19,6 +20,7 @@ from core.errors import (
 )
 from orchestrator.registry.database import MIGRATIONS, open_database
 from tests.contract.conftest import migrate
+from tests.partitioned.proxy import network
 from tests.postgresql import PostgreSQL
 
 # Of seconds, for a slow machine may well be silent for less.
@@ -73,6 +75,28 @@ def lose_the_server(postgresql: PostgreSQL, session: Session) -> None:
 def test_a_server_that_is_not_there_is_worth_another_try(tmp_path: Path) -> None:
     with pytest.raises(DatabaseBusyError):
         open_database(f"postgresql://postgres@/test?host={tmp_path}")
+
+
+@pytest.mark.parametrize("ask", ["reading", "transaction", "look"])
+def test_a_server_that_cannot_be_reached_any_more_is_worth_another_try(
+    url: str, ask: str
+) -> None:
+    """Whichever way it is asked; the pool has to connect anew, and nobody listens."""
+    ways = {"reading": read, "transaction": write, "look": look}
+    with network(url) as between:
+        database = open_database(between.url(url))
+
+    with database, pytest.raises(DatabaseBusyError):
+        ways[ask](database)
+
+
+def read(database: Database) -> None:
+    with database.reading() as session:
+        session.scalar(PID)
+
+
+def look(database: Database) -> None:
+    database.look(Fixed(select(func.pg_backend_pid())), {})
 
 
 def test_tables_that_are_not_ours_are_corrupt(
