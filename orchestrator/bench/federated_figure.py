@@ -86,7 +86,12 @@ def _curve(
         at, right.min(axis=0), right.max(axis=0), color=line.colour, alpha=0.18, lw=0
     )
     axes.plot(
-        at, right.mean(axis=0), "o-", color=line.colour, label=line.label, markersize=3.5
+        at,
+        right.mean(axis=0),
+        "o-",
+        color=line.colour,
+        label=line.label,
+        markersize=3.5,
     )
 
 

@@ -29,11 +29,11 @@ class Shape:
     """The network and the recipe, the same for every training."""
 
     hidden: int = 64
-    depth: int = 4
-    kernel_size: int = 5
-    patch_size: int = 4
+    depth: int = 2
+    kernel_size: int = 3
+    patch_size: int = 8
     batch: int = 64
-    max_lr: float = 0.01
+    max_lr: float = 0.003
     weight_decay: float = 0.01
     pad: int = 4
     flip: bool = True
@@ -100,7 +100,9 @@ class Trainer:
         """How many training images of each class the site has that is alone."""
         train = self.splits[0]
         labels = train.labels[self._rows(training)]
-        return [int(count) for count in np.bincount(labels, minlength=len(train.classes))]
+        return [
+            int(count) for count in np.bincount(labels, minlength=len(train.classes))
+        ]
 
     def _asked(self, training: Training) -> dict[str, Any]:
         counted = {"images_by_class": self.counts(training)} if training.site else {}
@@ -112,7 +114,9 @@ class Trainer:
         work = self.folder / "work" / training.name
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = self._command(training, work)
-        self.running.run(training.name, MODEL_PROVIDER, [*command, "--progress", "json"])
+        self.running.run(
+            training.name, MODEL_PROVIDER, [*command, "--progress", "json"]
+        )
         release = work / "releases" / _NAME
         curve = json.loads(read_file(release / "curve.json"))
         manifest = json.loads(read_file(release / "manifest.json"))

@@ -40,8 +40,8 @@ def test_sites_get_fitted_pixels_that_are_not_fitted_again(
     photos: Path, tmp_path: Path
 ) -> None:
     """A second scaling would make other pixels than an owner's client makes."""
-    model = FITTED.model_copy(update={"federated": {"sites": ["north", "south"]}})
-    model = ModelSection.model_validate(model.model_dump())
+    two = {"federated": {"sites": ["north", "south"]}}
+    model = ModelSection.model_validate({**FITTED.model_dump(), **two})
     assert model.federated is not None
     folders = {name: tmp_path / name for name in model.federated.sites}
     deal_to_sites(model, str(photos), model.federated, folders)

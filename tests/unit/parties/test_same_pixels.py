@@ -17,7 +17,7 @@ from core.datasets import Dataset
 from core.datasets.source import dataset
 from core.manifest import Manifest
 from core.preprocessing import normalise
-from core.training import Examples
+from core.training import Examples, fit
 from orchestrator.cli.__main__ import build
 from parties.data_owner.images import read_images
 from parties.model_provider import training
@@ -69,7 +69,6 @@ def test_the_trainers_arrays_are_the_clients(
     """The very arrays that are trained on, and what the lineage says was seen."""
     files = photos(tmp_path / "photos", seed=1)
     seen: list[Examples] = []
-    fit = training.fit
 
     def spied(model: Any, train: Examples, test: Examples, *rest: Any) -> Any:
         seen.extend((train, test))
