@@ -91,7 +91,7 @@ def _made(spec: str) -> Source:
             made = getattr(importlib.import_module(module), name)()
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{spec}: no module {error.name}; it must lie in this folder, or be installed"
+            f"{spec}: no module {error.name}; it must lie here, or be installed"
         ) from error
     except AttributeError as error:
         raise DataError(f"{spec}: {error}") from error
@@ -103,7 +103,7 @@ def _made(spec: str) -> Source:
 
 @contextmanager
 def _here_last() -> Iterator[None]:
-    """Find modules in the current folder too, but never in place of an installed one."""
+    """Find modules in the current folder too, but never before those installed."""
     before = list(sys.path)
     sys.path.append(str(Path.cwd()))
     try:

@@ -1,4 +1,4 @@
-"""Is it worth it: several sites together, beside all images in one place, and one alone.
+"""Is it worth it: sites together, beside all images in one place, and one site alone.
 
 Everybody gets the same budget: so many passes over as many images as all sites have
 together. The federation makes a round of each pass, in which every site sees its own
@@ -6,8 +6,8 @@ images once; a site that trains alone sees its own images again and again instea
 it took of the processors is measured, and everybody is tested on all test images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -35,7 +35,7 @@ class Plan:
     """Which sites, and the budget: `epochs` are passes over all images.
 
     `trial` is how many passes each site makes to be chosen as the best one. `jobs` is
-    how many seeds are trained at the same time.
+    how many are trained at the same time.
     """
 
     data: str = "cifar10"
@@ -63,22 +63,40 @@ def measure_federated(plan: Plan, folder: Path, told: Narrator) -> dict[str, Any
     record = folder / "processes.json"
     with terminate_like_interrupt(), processes(logs, record, _ONE_THREAD) as running:
         trainer = Trainer(folder, plan.data, splits, plan.shape, running, told)
-        pool = ThreadPoolExecutor(plan.jobs)
-        try:
-            parts = pool.map(lambda seed: _seed(plan, trainer, seed), range(plan.seeds))
-            runs = [run for part in parts for run in part]
-        finally:
-            running.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
+        runs = trained(plan, lambda asked: _at_once(plan.jobs, trainer, asked))
     return report_of(plan, runs, len(splits[0]), folder)
+
+
+def _at_once(jobs: int, trainer: Trainer, asked: Sequence[Training]) -> list[Run]:
+    """Train several at the same time; if one fails, the others end too."""
+    pool = ThreadPoolExecutor(jobs)
+    futures = [pool.submit(trainer.run, each) for each in asked]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # One that was only about to start its process is ended in the next turn.
+        while not all(future.done() for future in futures):
+            trainer.running.stop()
+            wait(futures, timeout=1.0)
+
+
+def trained(
+    plan: Plan, train: Callable[[Sequence[Training]], Sequence[Run]]
+) -> list[Run]:
+    """Have everybody train: first those that can at once, then the best sites alone."""
+    seeds = range(plan.seeds)
+    runs = list(train([each for seed in seeds for each in _first(plan, seed)]))
+    alone = [each for seed in seeds for each in _best(plan, seed, runs)]
+    return [*runs, *train(alone)]
 
 
 def report_of(
     plan: Plan, runs: Sequence[Run], images: int, folder: Path
 ) -> dict[str, Any]:
     """Rows over the seeds, and what each training came to."""
-    keys = dict.fromkeys((run["what"], run["partition"]) for run in runs)
-    rows = [_row(key, runs) for key in keys if key[0] != "trial"]
+    dealt = [(what, p) for p in plan.partitions for what in ("federated", "one site")]
+    rows = [_row(key, runs) for key in [("centralised", ""), *dealt]]
     return {
         "rows": rows,
         "worth": {p: _worth(p, rows) for p in plan.partitions},
@@ -90,29 +108,33 @@ def report_of(
     }
 
 
-def _seed(plan: Plan, trainer: Trainer, seed: int) -> list[Run]:
-    return list(_trainings(plan, trainer, seed))
-
-
-def _trainings(plan: Plan, trainer: Trainer, seed: int) -> Iterator[Run]:
-    """All trainings of one seed, which deals the images out, too."""
-    yield trainer.run(Training(what="centralised", seed=seed, passes=plan.epochs))
+def _first(plan: Plan, seed: int) -> Iterator[Training]:
+    """What can be trained at once; the seed deals the images out, too."""
+    yield Training(what="centralised", seed=seed, passes=plan.epochs)
     for partition in plan.partitions:
-        whole = Training(
-            what="federated",
-            seed=seed,
-            passes=plan.epochs,
-            sites=plan.sites,
-            partition=partition,
-        )
-        yield trainer.run(whole)
-        trials = [
-            trainer.run(replace(whole, what="trial", passes=plan.trial, site=number))
-            for number in _tried(plan, partition)
-        ]
-        yield from trials
+        whole = _whole(plan, partition, seed)
+        yield whole
+        for site in _tried(plan, partition):
+            yield replace(whole, what="trial", passes=plan.trial, site=site)
+
+
+def _best(plan: Plan, seed: int, runs: Sequence[Run]) -> Iterator[Training]:
+    """The best site of each partition, alone; sites that are alike: the first."""
+    for partition in plan.partitions:
+        here = ("trial", partition, seed)
+        trials = [r for r in runs if (r["what"], r["partition"], r["seed"]) == here]
         best = max(trials, key=_accuracy)["site"] if trials else 1
-        yield trainer.run(replace(whole, what="one site", site=best))
+        yield replace(_whole(plan, partition, seed), what="one site", site=best)
+
+
+def _whole(plan: Plan, partition: str, seed: int) -> Training:
+    return Training(
+        what="federated",
+        seed=seed,
+        passes=plan.epochs,
+        sites=plan.sites,
+        partition=partition,
+    )
 
 
 def _accuracy(run: Run) -> float:

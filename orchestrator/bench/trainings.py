@@ -29,11 +29,11 @@ class Shape:
     """The network and the recipe, the same for every training."""
 
     hidden: int = 64
-    depth: int = 4
-    kernel_size: int = 5
-    patch_size: int = 4
+    depth: int = 2
+    kernel_size: int = 3
+    patch_size: int = 8
     batch: int = 64
-    max_lr: float = 0.01
+    max_lr: float = 0.003
     weight_decay: float = 0.01
     pad: int = 4
     flip: bool = True

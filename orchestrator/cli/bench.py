@@ -393,13 +393,15 @@ def federated(
         int, typer.Option(min=1, help="Passes after which the best site is chosen.")
     ] = 1,
     hidden: int = 64,
-    depth: int = 4,
-    patch_size: int = 4,
+    depth: int = 2,
+    kernel_size: int = 3,
+    patch_size: int = 8,
     batch: int = 64,
+    max_lr: float = 0.003,
     pad: int = 4,
     flip: bool = True,
     jobs: Annotated[
-        int, typer.Option(min=1, help="How many seeds are trained at a time.")
+        int, typer.Option(min=1, help="How many are trained at the same time.")
     ] = 1,
     figure: Annotated[
         Path | None, typer.Option(help="Draw it, as SVG, into this file.")
@@ -430,8 +432,10 @@ def federated(
         shape=Shape(
             hidden=hidden,
             depth=depth,
+            kernel_size=kernel_size,
             patch_size=patch_size,
             batch=batch,
+            max_lr=max_lr,
             pad=pad,
             flip=flip,
         ),

@@ -69,8 +69,8 @@ def open_site(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     if partition.kind == "by-organisation":
         name, path = list(organisations(str(run["data"])).items())[number]
         return _own(name, str(path), form)
-    seed = int(run["partition-seed"])
-    return _dealt(str(run["data"]), form, partition, seed, number, count)
+    dealing = _Dealing(str(run["data"]), form, partition, int(run["partition-seed"]))
+    return _dealt(dealing, number, count)
 
 
 def train_site(
@@ -140,12 +140,21 @@ def _own(name: str, spec: str, form: _Form) -> Site:
     return Site(name, *(_load(spec, split, form) for split in _SPLITS))
 
 
+@dataclass(frozen=True, slots=True)
+class _Dealing:
+    """What is dealt out, and how."""
+
+    spec: str
+    form: _Form
+    partition: Partition
+    seed: int
+
+
 @lru_cache(maxsize=128)
-def _dealt(
-    spec: str, form: _Form, partition: Partition, seed: int, number: int, count: int
-) -> Site:
-    train, test = (_load(spec, split, form) for split in _SPLITS)
-    rows = partition.deal((train.labels, test.labels), count, seed)[number]
+def _dealt(what: _Dealing, number: int, count: int) -> Site:
+    train, test = (_load(what.spec, split, what.form) for split in _SPLITS)
+    labels = (train.labels, test.labels)
+    rows = what.partition.deal(labels, count, what.seed)[number]
     return Site(f"site-{number + 1}", take(train, rows[0]), take(test, rows[1]))
 
 

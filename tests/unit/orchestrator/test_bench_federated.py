@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import numpy as np
@@ -59,11 +60,7 @@ class Recorder:
 
 def recorded(plan: Plan) -> tuple[list[Training], list[dict[str, Any]]]:
     recorder = Recorder()
-    runs = [
-        run
-        for seed in range(plan.seeds)
-        for run in federated._trainings(plan, cast("Trainer", recorder), seed)
-    ]
+    runs = federated.trained(plan, lambda asked: [recorder.run(each) for each in asked])
     return recorder.asked, runs
 
 
@@ -82,6 +79,34 @@ def test_sites_that_are_unlike_compete_and_the_best_gets_the_budget() -> None:
     assert tried == []
     assert [t.site for t in asked if t.what == "trial"] == [1, 2, 3, 4, 5]
     assert alone == {"iid": 1, "dirichlet:0.3": 3}
+
+
+class Failing:
+    """The first training fails; the others go on until they are ended."""
+
+    def __init__(self) -> None:
+        self.ended = Event()
+        self.running = self
+        self.begun: list[int] = []
+
+    def stop(self) -> None:
+        self.ended.set()
+
+    def run(self, training: Training) -> dict[str, Any]:
+        self.begun.append(training.seed)
+        if training.seed > 0:
+            self.ended.wait()
+        raise ConfigurationError(f"of seed {training.seed}")
+
+
+def test_one_that_fails_ends_the_others_and_none_begins_after_it() -> None:
+    trainer = Failing()
+    asked = [Training(what="centralised", seed=seed, passes=1) for seed in range(9)]
+
+    with pytest.raises(ConfigurationError, match="of seed 0"):
+        federated._at_once(2, cast("Trainer", trainer), asked)
+    assert trainer.ended.is_set()
+    assert len(trainer.begun) < len(asked)
 
 
 def test_every_seed_deals_the_images_out_anew(tmp_path: Path) -> None:
