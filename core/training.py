@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from core.convmixer import ConvMixer
 from core.errors import ConfigurationError, DataError, TrainingDivergedError
+from core.shielding import Shielding
 
 Images = Float32[np.ndarray, "n c h w"]
 Logits = Float32[np.ndarray, "n classes"]
@@ -25,10 +26,15 @@ Penalty = Callable[[ConvMixer], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Normalised images and the index of each one's class."""
+    """Normalised images and the index of each one's class.
+
+    With `shield` a model reads what it leaves of them: it is applied to every batch,
+    after the images were cropped and flipped.
+    """
 
     images: Images
     labels: Int64[np.ndarray, " n"]
+    shield: Shielding | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.float32 or self.images.ndim != len("nchw"):
@@ -180,25 +186,35 @@ def train_epoch(
         images = torch.from_numpy(train.images[chosen])
         labels = torch.from_numpy(train.labels[chosen])
         images = augment(images, recipe, generator)
+        if train.shield is not None:
+            images = train.shield(images, generator)
         yield _step(model, images, labels, optimisation, penalty)
 
 
 def evaluate(model: ConvMixer, examples: Examples, batch: int = 500) -> float:
     """Return the share of images, 0..1, whose class the model names."""
-    logits = predict_logits(model, examples.images, batch)
+    logits = predict_logits(model, examples.images, batch, examples.shield)
     return float((logits.argmax(axis=1) == examples.labels).mean())
 
 
-def predict_logits(model: ConvMixer, images: Images, batch: int = 500) -> Logits:
-    """Ask the plain model; its mode, training or not, is left as it was."""
+def predict_logits(
+    model: ConvMixer, images: Images, batch: int = 500, shield: Shielding | None = None
+) -> Logits:
+    """Ask the plain model; its mode, training or not, is left as it was.
+
+    A shield's noise is the same in each call.
+    """
     was_training = model.training
     # BatchNorm must use what it learned, not the images at hand.
     model.eval()
+    generator = Generator().manual_seed(0)
+    parts = []
     with torch.inference_mode():
-        parts = [
-            model(_channels_last(torch.tensor(images[start : start + batch]))).numpy()
-            for start in range(0, len(images), batch)
-        ]
+        for start in range(0, len(images), batch):
+            read = torch.tensor(images[start : start + batch])
+            if shield is not None:
+                read = shield(read, generator)
+            parts.append(model(_channels_last(read)).numpy())
     model.train(was_training)
     empty = np.zeros((0, model.architecture.classes), dtype=np.float32)
     return np.concatenate([empty, *parts])
@@ -268,12 +284,20 @@ def _require_usable(model: ConvMixer, train: Examples, recipe: Recipe) -> None:
     a = model.architecture
     if len(train) < 2:  # noqa: PLR2004  BatchNorm has no variance of one image
         raise DataError(f"expected at least 2 images to train on, got {len(train)}")
-    if train.images.shape[1:] != (a.channels, a.height, a.width):
+    if (got := _read_shape(train)) != (a.channels, a.height, a.width):
         raise DataError(
-            f"expected images of {(a.channels, a.height, a.width)}, "
-            f"got {train.images.shape[1:]}"
+            f"expected images of {(a.channels, a.height, a.width)}, got {got}"
         )
     if train.labels.min() < 0 or train.labels.max() >= a.classes:
         raise DataError(f"expected labels of 0 to {a.classes - 1}")
-    if recipe.pad >= min(a.height, a.width):
+    if recipe.pad >= min(train.images.shape[2:]):
         raise ConfigurationError(f"pad: expected less than the image, got {recipe.pad}")
+
+
+def _read_shape(train: Examples) -> tuple[int, ...]:
+    """What of an image the model reads: all of it, or what the shield leaves."""
+    channels, height, width = train.images.shape[1:]
+    if train.shield is None:
+        return channels, height, width
+    outputs, _, side, _ = train.shield.kernel.shape
+    return outputs, height // side, width // side

@@ -29,6 +29,7 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from core.shield import ShieldPlan
 from orchestrator.database_url import without_password
 from orchestrator.registry.lifecycle import Period
 
@@ -70,10 +71,20 @@ def _dealt(text: str) -> str:
     return text
 
 
+def _shield(text: str) -> str:
+    try:
+        ShieldPlan.parse(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 DatabaseUrl = Annotated[str, AfterValidator(without_password)]
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 ONE_OF_EACH = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
 TWO = 2
+# Events in which owners ask again and again.
+_UNDER_TRAFFIC: Final = ("rotate", "under_traffic")
 
 
 class Section(BaseModel):
@@ -142,6 +153,8 @@ class ModelSection(Section):
     provider: Name
     architecture: ArchitectureSection = ArchitectureSection()
     training: TrainingSection = TrainingSection()
+    # What owners do to each block before the key: none, highpass:K or noise:SIGMA.
+    shield: Annotated[str, AfterValidator(_shield)] = "none"
     # None: the provider trains alone.
     federated: FederatedSection | None = None
 
@@ -368,6 +381,7 @@ class Federation(Section):
         _known("policies.grants.model", {g.model for g in self.policies.grants}, models)
         _known("simulation.shares", set(self.simulation.shares), owners)
         _known("simulation.timeline", _owners_named(self.simulation.timeline), owners)
+        _comparable(self.models[0], self.simulation.timeline)
         return self
 
     def organisations_with(self, role: str) -> list[str]:
@@ -453,6 +467,20 @@ def _enough_approvers(policies: Policies, operators: list[str]) -> None:
 def _known(where: str, names: set[str], known: set[str]) -> None:
     if unknown := names - known:
         raise ValueError(f"{where}: {sorted(unknown)} not among {sorted(known)}")
+
+
+def _comparable(model: ModelSection, timeline: Sequence[Event]) -> None:
+    """Under traffic each answer is held against the plain model's for its images.
+
+    With noise there is no such answer: it is another one every time.
+    """
+    busy = [event.event for event in timeline if event.event in _UNDER_TRAFFIC]
+    if busy and ShieldPlan.parse(model.shield).kind == "noise":
+        raise ValueError(
+            f"simulation.timeline: {busy[0]}: the noise of {model.shield} gives every "
+            "request another answer, so that answers under traffic cannot be "
+            "compared; take highpass:K, or leave it out"
+        )
 
 
 def _owners_named(timeline: Sequence[Event | TrafficEvent]) -> set[str]:

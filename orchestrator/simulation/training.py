@@ -97,7 +97,7 @@ def _train(
 def _options(model: ModelSection) -> list[str]:
     """Shape and recipe, as the provider's commands take them."""
     shape, recipe = model.architecture, model.training
-    options = {**shape.model_dump(), **recipe.model_dump()}
+    options = {**shape.model_dump(), **recipe.model_dump(), "shield": model.shield}
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part
@@ -141,8 +141,10 @@ def _cache() -> Path:
 
 
 def _recipe_digest(model: ModelSection, data_digest: str) -> str:
-    alone = {"federated"} if model.federated is None else set[str]()
-    recipe = {**model.model_dump(exclude={"provider", *alone}), "data": data_digest}
+    # What is not used is left out: the name of an earlier release stays as it was.
+    unused = {"federated"} if model.federated is None else set[str]()
+    unused |= {"shield"} if model.shield == "none" else set[str]()
+    recipe = {**model.model_dump(exclude={"provider", *unused}), "data": data_digest}
     return hashlib.sha256(canonical(recipe)).hexdigest()[:24]
 
 

@@ -16,6 +16,7 @@ import typer
 from core.console import exit_code, print_error
 from core.datasets import Split, load
 from core.datasets.npz import load_arrays
+from core.draws import repeated
 from core.errors import KeymixerError
 from core.rpc.identity import load_identity
 from core.rpc.logs import configure
@@ -58,6 +59,7 @@ def train_command(
     weight_decay: float = 0.01,
     pad: int = 4,
     flip: bool = True,
+    shield: commands.ShieldSpec = "none",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -68,12 +70,14 @@ def train_command(
     progress: Literal["bar", "json"] = "bar",
 ) -> None:
     """Train a ConvMixer and write a signed release to FOLDER/releases/NAME."""
+    from core.shield import ShieldPlan
     from core.training import Recipe
     from parties.model_provider.training import Plan, train
     from parties.model_provider.weights import release_of
 
     recipe = Recipe(epochs, batch, max_lr, weight_decay, pad, flip)
-    plan = Plan(name, hidden, depth, kernel_size, patch_size, recipe, seed)
+    sizes = (hidden, depth, kernel_size, patch_size)
+    plan = Plan(name, *sizes, recipe, seed, shield=ShieldPlan.parse(shield))
     with reporter(progress) as tell:
         splits: tuple[Split, ...] = ("train", "test")
         training, test = (load(data, split, tell.preparing) for split in splits)
@@ -129,13 +133,18 @@ def evaluate(
     images: Annotated[Path, typer.Option(help="An .npz with images and labels.")],
     out: Annotated[Path, typer.Option(help="Where logits and labels go, as .npz.")],
     folder: Folder = Path(),
+    draws: Annotated[
+        Path | None,
+        typer.Option(help="An .npz with the noise to take; default: drawn now."),
+    ] = None,
 ) -> None:
     """Ask the plain model in this process; nothing goes over the wire."""
     from parties.model_provider.weights import plain_logits
 
     del folder  # every command takes it; this one needs nothing of it
     pixels, labels = load_arrays(images)
-    logits = plain_logits(read_release(release), pixels)
+    entropy = os.urandom if draws is None else repeated(draws)
+    logits = plain_logits(read_release(release), pixels, entropy)
     file = io.BytesIO()
     np.savez(file, logits=logits, labels=labels)
     write_atomically(out, file.getvalue())

@@ -32,6 +32,14 @@ How = Annotated[
         "which --data is a folder with a subfolder or .npz for each organisation.",
     ),
 ]
+ShieldSpec = Annotated[
+    str,
+    typer.Option(
+        "--shield",
+        help="What owners do to each block before the key: none, highpass:K or "
+        "noise:SIGMA; docs/shields.md has what it costs.",
+    ),
+]
 Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
 

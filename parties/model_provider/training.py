@@ -17,6 +17,9 @@ from core.architecture import Architecture
 from core.convmixer import ConvMixer, initialise
 from core.datasets import Dataset
 from core.preprocessing import Preprocessing, normalise
+from core.principal import moments_of
+from core.shield import Shield, ShieldPlan, shielded
+from core.shielding import Shielding
 from core.training import Examples, Progress, Recipe, fit
 from parties.model_provider.release import Epoch
 
@@ -40,6 +43,8 @@ class Plan:
     patch_size: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
+    # What owners apply before the key.
+    shield: ShieldPlan = field(default_factory=ShieldPlan)
 
 
 class PixelSums(NamedTuple):
@@ -60,6 +65,7 @@ class Trained:
     classes: tuple[str, ...]
     curve: tuple[Epoch, ...]
     lineage: Mapping[str, Any]
+    shield: Shield | None = None
 
     @property
     def accuracy(self) -> float:
@@ -76,12 +82,14 @@ def train(
     """Train on the first dataset and evaluate on the second after every epoch."""
     training, test = data
     preprocessing = preprocessing_of(training.images)
-    architecture = _architecture(plan, training)
+    whole = _architecture(plan, training)
+    shield = _shield(plan, training, preprocessing)
     seed = chosen_seed(plan.seed)
-    model = first_model(architecture, plan.seed, seed)
+    model = first_model(shielded(whole, shield), plan.seed, seed)
     curve = _Curve(on_step, on_epoch)
+    front = None if shield is None else Shielding.of(shield)
     examples, unseen = (
-        Examples(normalise(part.images, preprocessing), part.labels.copy())
+        Examples(normalise(part.images, preprocessing), part.labels.copy(), front)
         for part in data
     )
     fit(model, examples, unseen, replace(plan.recipe, seed=seed), curve)
@@ -92,6 +100,7 @@ def train(
         classes=training.classes,
         curve=tuple(curve.epochs),
         lineage=_lineage(plan, training, test),
+        shield=shield,
     )
 
 
@@ -190,6 +199,16 @@ def _architecture(plan: Plan, dataset: Dataset) -> Architecture:
         width=width,
         classes=len(dataset.classes),
     )
+
+
+def _shield(
+    plan: Plan, training: Dataset, preprocessing: Preprocessing
+) -> Shield | None:
+    """What is asked for, made for the training set."""
+    if plan.shield.kind == "none":
+        return None
+    moments = moments_of(training.images, plan.patch_size)
+    return plan.shield.make(preprocessing, plan.patch_size, moments)
 
 
 def _lineage(plan: Plan, training: Dataset, test: Dataset) -> dict[str, Any]:
