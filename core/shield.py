@@ -221,11 +221,19 @@ class ShieldPlan:
         _require_short(self.dropped * dimension)
 
     def make(
-        self, preprocessing: Preprocessing, patch_size: int, moments: BlockMoments
+        self,
+        preprocessing: Preprocessing,
+        patch_size: int,
+        moments: BlockMoments | None = None,
     ) -> Shield | None:
-        """The shield for a training set with these moments; None for `none`."""
+        """The shield for a training set; None for `none`.
+
+        A high-pass is made from the moments of the set's blocks, and needs them.
+        """
         self.require_fit(patch_size, preprocessing.channels)
         if self.kind == "highpass":
+            if moments is None:
+                raise ConfigurationError("shield: no moments of blocks were given")
             found = strongest(moments, preprocessing, self.dropped)
             return HighPass.of(found, patch_size)
         if self.kind == "noise":

@@ -85,6 +85,7 @@ def train(
     weight_decay: float = 0.01,
     pad: int = 4,
     flip: bool = True,
+    shield: ShieldSpec = "none",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +147,7 @@ def train(
         pad=pad,
         flip=flip,
         seed=NO_SEED if seed is None else seed,
+        shield=shield,
     )
     tell = tell_json if progress == "json" else tell_people
     if link:

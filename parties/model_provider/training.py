@@ -205,9 +205,8 @@ def _shield(
     plan: Plan, training: Dataset, preprocessing: Preprocessing
 ) -> Shield | None:
     """What is asked for, made for the training set."""
-    if plan.shield.kind == "none":
-        return None
-    moments = moments_of(training.images, plan.patch_size)
+    asked = plan.shield.kind == "highpass"
+    moments = moments_of(training.images, plan.patch_size) if asked else None
     return plan.shield.make(preprocessing, plan.patch_size, moments)
 
 

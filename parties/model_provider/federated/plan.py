@@ -7,6 +7,7 @@ from typing import Final, Self
 from core.architecture import Architecture
 from core.datasets.partition import Partition
 from core.errors import ConfigurationError
+from core.shield import ShieldPlan
 from core.training import OptimiserName, Recipe
 
 Scalar = bool | int | float | str
@@ -51,6 +52,7 @@ class FederatedPlan:
     pad: int = 4
     flip: bool = True
     seed: int = NO_SEED
+    shield: str = "none"
 
     def __post_init__(self) -> None:
         _require_range("sites", self.sites, 2, MOST_SITES)
@@ -64,6 +66,7 @@ class FederatedPlan:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: expected a number above 0")
         Partition.parse(self.partition)
+        ShieldPlan.parse(self.shield)
         self.recipe(self.max_lr, 0)
 
     @classmethod
@@ -100,7 +103,10 @@ class FederatedPlan:
         )
 
     def architecture(self, size: tuple[int, int, int], classes: int) -> Architecture:
-        """The network for images of this height, width and number of channels."""
+        """The network for images of this height, width and number of channels.
+
+        It reads pictures; `shielded` makes it one that reads what a shield leaves.
+        """
         height, width, channels = size
         return Architecture(
             hidden=self.hidden,

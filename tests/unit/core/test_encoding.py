@@ -11,6 +11,7 @@ from core.encoding import DATATYPES, WIDTHS, decode, encode, uint8_step
 from core.errors import DtypeError, NonFiniteError, TooLargeError, TruncatedError
 from core.keys import derive_key
 from core.preprocessing import Preprocessing, normalise
+from core.shield import HighPass, Noise
 
 CIFAR = Preprocessing(32, 32, 3, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 STEP = uint8_step(CIFAR, 48)
