@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from core.errors import DtypeError
 from core.preprocessing import Preprocessing
+from core.shield import Shield
 from core.wire import (
     MAX_TENSOR_BYTES,
     Buffer,
@@ -39,7 +40,9 @@ _LARGEST: Final = 127
 _DEVIATIONS: Final = 3.0
 
 
-def uint8_step(preprocessing: Preprocessing, dimension: int) -> float:
+def uint8_step(
+    preprocessing: Preprocessing, dimension: int, shield: Shield | None = None
+) -> float:
     """How much one byte value is: `step = min(3, sqrt(D)) r / 127`.
 
     `r = sqrt(mean over channels of (max(m, 1 - m) / s)^2)` is the largest root mean
@@ -48,13 +51,20 @@ def uint8_step(preprocessing: Preprocessing, dimension: int) -> float:
     deviation of `x`'s root mean square, at most `r`; so even of the most extreme block
     about 3 in 1000 numbers are clipped, and of ordinary ones next to none. No
     coordinate is larger than `sqrt(D) r`.
+
+    What a shield leaves is a block of `dimension` numbers that is no longer than the
+    picture's; its noise adds to the mean square what it has on average.
     """
-    largest = (
-        max(mean, 1 - mean) / std
-        for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
-    )
-    squares = [each * each for each in largest]
+    p = preprocessing
+    deviations = (0.0,) * p.channels if shield is None else shield.deviations
+    squares = [
+        (max(mean, 1 - mean) / std) ** 2 + deviation**2
+        for mean, std, deviation in zip(p.mean, p.std, deviations, strict=True)
+    ]
     r = math.sqrt(sum(squares) / len(squares))
+    if shield is not None:
+        whole = shield.channels * shield.patch_size**2
+        r *= math.sqrt(whole / shield.outputs)
     return min(_DEVIATIONS, math.sqrt(dimension)) * r / _LARGEST
 
 

@@ -9,6 +9,7 @@ from core.architecture import Architecture
 from core.canonical import canonical, parse, take_fields
 from core.errors import CorruptFileError, InvalidInput, TooLargeError
 from core.preprocessing import Preprocessing
+from core.shield import Shield, shield_from
 
 # A thousand class names fit; a megabyte of lineage, kept for good, does not.
 MAX_BYTES: Final = 64 * 1024
@@ -28,6 +29,11 @@ class Manifest:
 
     `public_embedding` says that others have the plain embedding, or can have it: from
     a public `W` and an issued `W A^T` the key follows. It is written only if it is so.
+
+    With a `shield` the architecture is of a network that reads what the shield leaves
+    of each block: `channels` are its numbers, `patch_size` is 1, and `height` and
+    `width` count blocks. `preprocessing` is of the pictures. It is left out if there
+    is none.
     """
 
     name: str
@@ -39,15 +45,22 @@ class Manifest:
     embedding_digest: str
     backbone_digest: str
     public_embedding: bool = False
+    shield: Shield | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_classes(self.classes, self.architecture.classes)
-        _check_input(self.architecture, self.preprocessing)
+        _check_input(self.architecture, self.preprocessing, self.shield)
         _check_metrics(self.metrics)
         for digest in (self.embedding_digest, self.backbone_digest):
             if not _SHA256_HEX.fullmatch(digest):
                 raise CorruptFileError("digest: expected 64 hex digits")
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """The side in pixels, and the channels, of a picture's blocks."""
+        form = self.architecture if self.shield is None else self.shield
+        return form.patch_size, form.channels
 
     def to_bytes(self) -> bytes:
         """Write it as canonical JSON (RFC 8785), the bytes that are signed."""
@@ -56,6 +69,9 @@ class Manifest:
         entries["preprocessing"] = self.preprocessing.to_dict()
         if not self.public_embedding:
             del entries["public_embedding"]
+        del entries["shield"]
+        if self.shield is not None:
+            entries["shield"] = self.shield.to_dict()
         return canonical(entries)
 
     @classmethod
@@ -72,6 +88,11 @@ class Manifest:
         try:
             architecture = Architecture.from_dict(entries["architecture"])
             preprocessing = Preprocessing.from_dict(entries["preprocessing"])
+            shield = (
+                shield_from(entries["shield"], preprocessing)
+                if "shield" in entries
+                else None
+            )
         except InvalidInput as error:
             raise CorruptFileError(f"manifest: {error}") from error
         return cls(
@@ -80,6 +101,7 @@ class Manifest:
                 "architecture": architecture,
                 "preprocessing": preprocessing,
                 "classes": tuple(entries["classes"]),
+                "shield": shield,
             }
         )
 
@@ -96,12 +118,15 @@ _FIELDS: Mapping[str, type] = {
 }
 
 
+_OPTIONAL: Mapping[str, type] = {"public_embedding": bool, "shield": dict}
+
+
 def _taken(document: Any) -> dict[str, Any]:
     """The fields by name; what may be left out must then say something."""
-    if type(document) is not dict or "public_embedding" not in document:
-        return take_fields(document, _FIELDS)
-    entries = take_fields(document, {**_FIELDS, "public_embedding": bool})
-    if not entries["public_embedding"]:
+    there = document if type(document) is dict else {}
+    said = {name: form for name, form in _OPTIONAL.items() if name in there}
+    entries = take_fields(document, {**_FIELDS, **said})
+    if not entries.get("public_embedding", True):
         raise CorruptFileError(
             "public_embedding: a secret one is said by leaving it out"
         )
@@ -125,14 +150,39 @@ def _check_classes(classes: tuple[str, ...], count: int) -> None:
         raise CorruptFileError(f"classes: expected {count} names, got {len(classes)}")
 
 
-def _check_input(architecture: Architecture, preprocessing: Preprocessing) -> None:
+def _check_input(
+    architecture: Architecture, preprocessing: Preprocessing, shield: Shield | None
+) -> None:
     """Refuse a preprocessing that makes images of another size than the model reads."""
-    for name in ("height", "width", "channels"):
-        wanted, got = getattr(architecture, name), getattr(preprocessing, name)
-        if wanted != got:
+    side, channels = 1, architecture.channels
+    if shield is not None:
+        _check_shield(architecture, preprocessing, shield)
+        side, channels = shield.patch_size, shield.channels
+    expected = {
+        "height": architecture.height * side,
+        "width": architecture.width * side,
+        "channels": channels,
+    }
+    for name, wanted in expected.items():
+        if wanted != (got := getattr(preprocessing, name)):
             raise CorruptFileError(
                 f"preprocessing.{name}: expected {wanted}, got {got}"
             )
+
+
+def _check_shield(
+    architecture: Architecture, preprocessing: Preprocessing, shield: Shield
+) -> None:
+    expected = (shield.outputs, 1)
+    got = (architecture.channels, architecture.patch_size)
+    if got != expected:
+        raise CorruptFileError(
+            f"shield: expected an architecture of channels and patch {expected}, "
+            f"got {got}"
+        )
+    # Of noise the deviation depends on it.
+    if shield != shield_from(shield.to_dict(), preprocessing):
+        raise CorruptFileError("shield: it is for pictures of another preprocessing")
 
 
 def _check_metrics(metrics: Mapping[str, float]) -> None:

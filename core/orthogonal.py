@@ -88,18 +88,18 @@ def _grow(corner: Matrix, vector: Vector) -> None:
     if vector.size == 1:
         corner[0, 0] = sign
         return
-    length = np.sqrt(_sum(vector * vector))
+    length = np.sqrt(sum_in_order(vector * vector))
     reflector = vector.copy()
     reflector[0] = first + sign * length
     corner[0, 0] = 1.0
-    projection = _sum(reflector[:, None] * corner)
+    projection = sum_in_order(reflector[:, None] * corner)
     projection /= length * (length + np.abs(first))
     corner -= reflector[:, None] * projection
     corner *= -sign
 
 
-def _sum(terms: np.ndarray) -> np.ndarray | np.float64:
-    """Sum along the first axis, in place: the second half is added to the first."""
+def sum_in_order(terms: np.ndarray) -> np.ndarray | np.float64:
+    """Sum along the first axis: the second half is added to the first, in place."""
     while len(terms) > 1:
         half = (len(terms) + 1) // 2
         terms[: len(terms) - half] += terms[half:]

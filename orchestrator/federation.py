@@ -30,6 +30,7 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from core.shield import ShieldPlan
 from orchestrator.database_url import without_password
 from orchestrator.registry.lifecycle import Period
 
@@ -81,10 +82,20 @@ def _dealt(text: str) -> str:
     return text
 
 
+def _shield(text: str) -> str:
+    try:
+        ShieldPlan.parse(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 DatabaseUrl = Annotated[str, AfterValidator(without_password)]
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 ONE_OF_EACH = (ORCHESTRATOR, KEY_HOLDER, INFERENCE_SERVER)
 TWO = 2
+# Events in which owners ask again and again.
+_UNDER_TRAFFIC: Final = ("rotate", "under_traffic")
 
 
 class Section(BaseModel):
@@ -184,6 +195,8 @@ class ModelSection(Section):
     training: TrainingSection = TrainingSection()
     # None: as the data has them.
     images: ImagesSection | None = None
+    # What owners do to each block before the key: none, highpass:K or noise:SIGMA.
+    shield: Annotated[str, AfterValidator(_shield)] = "none"
     # None: the provider trains alone.
     federated: FederatedSection | None = None
     # A release's folder, beside this file: a simulation on the images it was tested on
@@ -488,6 +501,7 @@ class Federation(Section):
         _known("simulation.shares", set(self.simulation.shares), owners)
         _known("simulation.timeline", _owners_named(self.simulation.timeline), owners)
         _releasable(self.models[0], self.simulation.releases)
+        _comparable(self.models[0], self.simulation.timeline)
         return self
 
     def organisations_with(self, role: str) -> list[str]:
@@ -603,6 +617,20 @@ def _releasable(model: ModelSection, releases: Sequence[Release]) -> None:
                 "simulation.timeline: release: the keys are for patches of "
                 f"{mine.patch_size}, not {its.patch_size}"
             )
+
+
+def _comparable(model: ModelSection, timeline: Sequence[Event]) -> None:
+    """Under traffic each answer is held against the plain model's for its images.
+
+    With noise there is no such answer: it is another one every time.
+    """
+    busy = [event.event for event in timeline if event.event in _UNDER_TRAFFIC]
+    if busy and ShieldPlan.parse(model.shield).kind == "noise":
+        raise ValueError(
+            f"simulation.timeline: {busy[0]}: the noise of {model.shield} gives every "
+            "request another answer, so that answers under traffic cannot be "
+            "compared; take highpass:K, or leave it out"
+        )
 
 
 def _owners_named(timeline: Sequence[Event]) -> set[str]:

@@ -187,9 +187,8 @@ class _Fitting:
 def _require_usable(
     model: ConvMixer, train: Examples, unseen: Unseen, recipe: Recipe
 ) -> None:
-    a = model.architecture
-    require_fit(train, a)
-    if recipe.pad >= min(a.height, a.width):
+    require_fit(train, model.architecture)
+    if recipe.pad >= min(train.images.shape[2:]):
         raise ConfigurationError(f"pad: expected less than the image, got {recipe.pad}")
     if recipe.patience and unseen.validation is None:
         raise DataError("to stop early needs validation images, which none are")

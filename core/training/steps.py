@@ -58,6 +58,8 @@ def train_epoch(
     for step in range(steps_per_epoch(len(train), recipe.batch)):
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         images = augment(torch.from_numpy(train.images[chosen]), recipe, generator)
+        if train.shield is not None:
+            images = train.shield(images, generator)
         labels = torch.from_numpy(train.labels[chosen])
         images, targets = mix(images, labels, classes, recipe, generator)
         loss = cross_entropy(

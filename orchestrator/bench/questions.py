@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from core.errors import NotFound
+from core.errors import ConfigurationError, NotFound
 from core.manifest import Manifest
 from core.preprocessing import Pixels, normalise
 from core.wire import load_tensors
@@ -50,12 +50,18 @@ def answer_plainly(release: Path, pixels: Pixels) -> Answered:
 
     Raises:
         NotFound: there is no release in the folder.
+        ConfigurationError: it is shielded, and what is compared reads pictures.
     """
     import torch  # noqa: PLC0415 - a data owner's installation has none
 
     from core.convmixer import put_together  # noqa: PLC0415
 
     manifest = read_manifest(release)
+    if manifest.shield is not None:
+        raise ConfigurationError(
+            f"{release}: expected a release without a shield, got "
+            f"{manifest.shield.spec}; other servers read pictures"
+        )
     images = normalise(pixels, manifest.preprocessing)
     weight = load_tensors(release / "embedding.safetensors")["weight"]
     others = load_tensors(release / "backbone.safetensors")

@@ -63,10 +63,10 @@ def _logits(
         patch_size=sizes.patch_size,
         channels=sizes.channels,
     )
-    folded = PixelKey.of(key, manifest.preprocessing)
+    folded = PixelKey.of(key, manifest.preprocessing, manifest.shield)
     plain = load_tensors(release / "embedding.safetensors")["weight"]
     issued = transform_embedding(plain, key)
-    step = uint8_step(manifest.preprocessing, sizes.dimension)
+    step = uint8_step(manifest.preprocessing, sizes.dimension, manifest.shield)
     tensors = load_tensors(release / "backbone.safetensors")
     model = put_together(sizes, tensors)
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in WIDTHS}

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -70,6 +70,60 @@ def keys(
         print_json(report)
     else:
         _print(report)
+
+
+@app.command(epilog=EXIT_CODES)
+def shields(
+    log: Annotated[
+        Path, typer.Option("--log", help="Where every training is written down.")
+    ] = Path("shields.json"),
+    *,
+    shield: Annotated[
+        list[str] | None,
+        typer.Option("--shield", help="One of those to measure; again for more."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="cifar10, digits, a folder, or an .npz.")
+    ] = "cifar10",
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="Of the training set, the first.")
+    ] = 20_000,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 2,
+    hidden: Annotated[
+        int, typer.Option("--hidden", min=1, help="The width of the model's tokens.")
+    ] = 64,
+    patch: Annotated[
+        int, typer.Option("--patch", min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of each shield.")] = 3,
+    json_: AsJson = False,
+) -> None:
+    """Train the same small model under each shield, and say what accuracy it costs.
+
+    One thread. Ended and started again, it goes on after the last whole training.
+    docs/shields.md explains the figures.
+
+    Example: keymixer bench shields --shield none --shield highpass:9
+    """
+    from orchestrator.bench.shields import SHIELDS, Budget, measure_shields
+
+    budget = Budget(data, images, epochs, hidden, patch_size=patch, seeds=seeds)
+    console = Console(stderr=True)
+
+    def told(run: Mapping[str, Any], done: int, total: int) -> None:
+        said = f"{run['shield']}, seed {run['seed']}: {run['accuracy']:.2%}"
+        console.print(f"{done} of {total}: {said}, {run['cpu_s']} s", highlight=False)
+
+    rows = measure_shields(budget, shield or SHIELDS, log, told)
+    columns = {
+        "shield": "shield",
+        "outputs": "numbers a block",
+        "seeds": "seeds",
+        "accuracy": "accuracy %",
+        "deviation": "deviation",
+        "lost": "points lost",
+    }
+    print_rows("Accuracy under shields", rows, columns, as_json=json_)
 
 
 @app.command(epilog=EXIT_CODES)

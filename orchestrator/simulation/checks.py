@@ -4,6 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from core.draws import Draw, from_arrays, to_arrays
 from core.rpc.identity import MODEL_PROVIDER, OPERATOR, ORCHESTRATOR
 from orchestrator.audit.kept import log_of
 from orchestrator.audit.verify import verify_log
@@ -87,6 +90,9 @@ def _ask_plain(stage: Stage) -> None:
     folder = _provider_folder(stage)
     benchmark = folder / "benchmark.npz"
     write_benchmark(stage.require_data(), stage.require_dealt(), benchmark)
+    drawn = _draws(stage)
+    if drawn:
+        np.savez(folder / "draws.npz", allow_pickle=False, **to_arrays(drawn))
     for version, release in stage.releases.items():
         stage.running.run(
             f"{stage.model.provider}-evaluate",
@@ -95,8 +101,19 @@ def _ask_plain(stage: Stage) -> None:
                 *("parties.model_provider", "evaluate", "--folder", str(folder)),
                 *("--release", str(release), "--images", str(benchmark)),
                 *("--out", str(folder / f"plain-{version}.npz")),
+                *(("--draws", str(folder / "draws.npz")) if drawn else ()),
             ],
         )
+
+
+def _draws(stage: Stage) -> list[Draw]:
+    """The noise in the owners' requests, in the order of the images; none: no noise."""
+    drawn: list[Draw] = []
+    for owner in stage.require_dealt().parts:
+        answers = stage.workspace.owner_folder(owner) / "answers.npz"
+        with np.load(answers, allow_pickle=False) as file:
+            drawn += from_arrays(file)
+    return drawn
 
 
 def _provider_folder(stage: Stage) -> Path:

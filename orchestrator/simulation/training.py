@@ -145,6 +145,7 @@ def _options(model: ModelSection) -> list[str]:
     options = {**shape.model_dump(), **recipe.model_dump(exclude=set(alone))}
     if (images := model.images) is not None:
         options |= {"image_size": images.size, "resize": images.resize or 0}
+    options["shield"] = model.shield
     flip = "--flip" if options.pop("flip") else "--no-flip"
     named = [
         part
@@ -189,7 +190,9 @@ def _cache() -> Path:
 
 
 def _recipe_digest(model: ModelSection, data_digest: str, number: int) -> str:
+    # What is not used is left out: the name of an earlier release stays as it was.
     unsaid = {part for part in ("federated", "images") if getattr(model, part) is None}
+    unsaid |= {"shield"} if model.shield == "none" else set[str]()
     recipe = {
         **model.model_dump(exclude={"provider", "release", *unsaid}),
         "data": data_digest,

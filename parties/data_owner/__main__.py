@@ -16,18 +16,22 @@ from numpy import ndarray
 from core.blocks import decrypt
 from core.console import exit_code, print_error
 from core.datasets.npz import load_arrays
+from core.draws import RecordedEntropy, to_arrays
 from core.errors import KeymixerError, PeerUnavailable, Refused
 from core.keys import BlockKey, derive_key
+from core.manifest import Manifest
+from core.normals import bytes_for
 from core.orthogonal import SEED_BYTES
 from core.preprocessing import denormalise
 from core.rpc.logs import configure
+from core.shield import restore
 from core.wire import write_atomically
 from parties.data_owner.answers import Answers
 from parties.data_owner.asking import Tally, ask_about
 from parties.data_owner.client import Client, open_client
 from parties.data_owner.crowd import Errand, run_errands
 from parties.data_owner.errors import KeyNotReadyError, NoKeyError
-from parties.data_owner.inference import Pixels, Use
+from parties.data_owner.inference import Blocks, Pixels, Use
 from parties.data_owner.packed import write_requests
 from parties.data_owner.pictures import as_picture
 from parties.data_owner.traffic import Asker, Log, keep_asking, until_told
@@ -92,16 +96,26 @@ def crowd(
 
 @app.command()
 def ask(folder: Folder, images: Images, out: Out, batch: Batch = 100) -> None:
-    """Encrypt images in this process and ask about all of them, once."""
+    """Encrypt images in this process and ask about all of them, once.
+
+    The noise of a shield, if there is any, is written beside the answers: the referee
+    asks the plain model about the same.
+    """
     pixels, labels = load_arrays(images)
+    drawn = RecordedEntropy()
     with open_client(folder) as client:
-        tally = ask_about(
-            pixels,
-            batch,
-            lambda part: client.predict(part, batch),
-            Progress(len(pixels)),
-        )
-    _finish(out, labels, tally)
+        client.entropy = drawn
+        shield = client.use().manifest.shield
+        noisy = shield is not None and any(shield.deviations)
+
+        def ask_once(part: Pixels) -> Answers:
+            answers = client.predict(part, len(part))
+            drawn.keep(bytes_for(len(part), part[0].size) if noisy else 0)
+            return answers
+
+        size = client.fitting(batch)
+        tally = ask_about(pixels, size, ask_once, Progress(len(pixels)))
+    _finish(out, labels, tally, drawn)
 
 
 @app.command()
@@ -205,14 +219,20 @@ def samples(
 def pictures_of(images: Pixels, use: Use) -> dict[str, ndarray]:
     """Four views of the same images, uint8 [n, height, width, channels] each."""
     blocks = use.encrypt(images)
-    sizes, preprocessing = use.manifest.architecture, use.manifest.preprocessing
-    seen = [as_picture(one, sizes.patch_size, sizes.channels) for one in blocks]
     return {
         "plain": images,
-        "encrypted": np.stack(seen),
-        "decrypted": denormalise(decrypt(blocks, use.key), preprocessing),
-        "wrong": denormalise(decrypt(blocks, _another(use.key)), preprocessing),
+        "encrypted": np.stack([as_picture(one, *use.manifest.block) for one in blocks]),
+        "decrypted": _decrypted(blocks, use.key, use.manifest),
+        "wrong": _decrypted(blocks, _another(use.key), use.manifest),
     }
+
+
+def _decrypted(blocks: Blocks, key: BlockKey, manifest: Manifest) -> ndarray:
+    """What a key gives back: of a shielded picture, what the shield left of it."""
+    plain = decrypt(blocks, key)
+    if manifest.shield is not None:
+        plain = restore(plain, manifest.shield)
+    return denormalise(plain, manifest.preprocessing)
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -287,7 +307,8 @@ def _ask_blank(client: Client, key_id: str, version: int) -> None:
         patch_size=sizes.patch_size,
         channels=sizes.channels,
     )
-    blank = np.zeros((1, sizes.height, sizes.width, sizes.channels), dtype=np.uint8)
+    p = manifest.preprocessing
+    blank = np.zeros((1, p.height, p.width, p.channels), dtype=np.uint8)
     use = Use(key, model.name, model.version, manifest)
     client.ask(use.encrypt(blank), use)
 
@@ -303,9 +324,12 @@ def _another(key: BlockKey) -> BlockKey:
     )
 
 
-def _finish(out: Path, labels: ndarray, tally: Tally) -> None:
+def _finish(
+    out: Path, labels: ndarray, tally: Tally, drawn: RecordedEntropy | None = None
+) -> None:
     if tally.logits is not None:
-        _save(out, {"logits": tally.logits, "labels": labels})
+        draws = to_arrays(drawn.kept) if drawn is not None and drawn.kept else {}
+        _save(out, {"logits": tally.logits, "labels": labels, **draws})
     emit("done", **tally.facts())
 
 

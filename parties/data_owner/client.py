@@ -6,6 +6,7 @@ that attacks (see `docs/threat-model.md`).
 """
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from core.errors import KeymixerError, NotFound, ShapeError, Unavailable
 from core.manifest import Manifest
+from core.normals import Entropy
 from core.receipt import Receipt as Proof
 from core.rpc.channel import open_channel
 from core.rpc.errors import RemoteRefusedError, remote_errors
@@ -122,6 +124,8 @@ class Client:
         self.sent = 0
         # What encrypted images travel as.
         self.datatype = settings.datatype
+        # Where a shield's noise comes from.
+        self.entropy: Entropy = os.urandom
         self.in_flight = settings.in_flight
         self.settings = settings
         self._owner = owner
@@ -257,7 +261,7 @@ class Client:
 
     def encrypt(self, images: Pixels) -> Blocks:
         """Encrypt images under the primary key; nothing is sent."""
-        return self.use().encrypt(images)
+        return self.use().encrypt(images, self.entropy)
 
     def predict(
         self,
@@ -297,7 +301,8 @@ class Client:
         with ThreadPoolExecutor(in_flight, thread_name_prefix="request") as pool:
             for images in batches:
                 use = self.use()
-                asked = pool.submit(self.ask, use.encrypt(images), use)
+                blocks = use.encrypt(images, self.entropy)
+                asked = pool.submit(self.ask, blocks, use)
                 waiting.append((images, asked))
                 if len(waiting) >= in_flight:
                     yield self._answered(*waiting.popleft())
@@ -311,7 +316,7 @@ class Client:
     def ask_anew(self, images: Pixels) -> Answers:
         """Ask in one request, with the successor of a key that was just refused."""
         use = self.use(fresh=True)
-        return self.ask(use.encrypt(images), use)
+        return self.ask(use.encrypt(images, self.entropy), use)
 
     def send(self, request: pb.ModelInferRequest, use: Use) -> Answers:
         """Send a request that was made with `use`, again if that is safe."""

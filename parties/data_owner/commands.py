@@ -13,6 +13,7 @@ from core.console import EXIT_CODES, print_json, print_rows, progress_bar
 from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from core.manifest import Manifest
     from parties.data_owner.answers import Answers
     from parties.data_owner.client import Client
 
@@ -130,13 +131,12 @@ def encrypt(
     with open_client(find_owner(owner_folder, run, owner), model) as client:
         use = client.use()
         blocks = use.encrypt(_read(client, files))
-    sizes = use.manifest.architecture
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         {
             "file": str(path),
             "key": f"{use.key.key_id} v{use.key.version}",
-            **_write(out / name, one, sizes.patch_size, sizes.channels),
+            **_write(out / name, one, use.manifest),
         }
         for path, name, one in zip(files, _distinct(files), blocks, strict=True)
     ]
@@ -247,7 +247,7 @@ def _predictions(files: Sequence[Path], answers: "Answers") -> list[dict[str, An
     return rows
 
 
-def _write(path: Path, blocks: Any, patch_size: int, channels: int) -> dict[str, str]:
+def _write(path: Path, blocks: Any, manifest: "Manifest") -> dict[str, str]:
     from core.wire import save_tensors, write_atomically
     from parties.data_owner.pictures import as_picture, png
 
@@ -256,7 +256,7 @@ def _write(path: Path, blocks: Any, patch_size: int, channels: int) -> dict[str,
         path.with_name(f"{path.name}.png"),
     )
     save_tensors(tensors, {"encrypted_blocks": blocks})
-    write_atomically(view, png(as_picture(blocks, patch_size, channels)), mode=0o644)
+    write_atomically(view, png(as_picture(blocks, *manifest.block)), mode=0o644)
     return {"blocks": str(tensors), "view": str(view)}
 
 

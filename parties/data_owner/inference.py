@@ -1,6 +1,7 @@
 """One request to the inference server: written, and its answer read with suspicion."""
 
 import hmac
+import os
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from core.encoding import FP32, WIDTHS, encode, uint8_step
 from core.errors import BudgetSpent, KeyMismatchError, TooLargeError
 from core.keys import BlockKey
 from core.manifest import Manifest
+from core.normals import Entropy
 from core.pixels import PixelKey
 from core.rpc.errors import RemoteError
 from core.wire import from_bytes
@@ -52,18 +54,21 @@ class Use:
                 f"the key is for blocks of {key.patch_size} x {key.channels} channels"
                 f", the model for {sizes.patch_size} x {sizes.channels}"
             )
-        folded = PixelKey.of(key, self.manifest.preprocessing)
+        folded = PixelKey.of(key, self.manifest.preprocessing, self.manifest.shield)
         object.__setattr__(self, "_folded", folded)
 
     @property
     def uint8_step(self) -> float:
         """What one byte value stands for, if blocks travel as bytes."""
-        sizes = self.manifest.architecture
-        return uint8_step(self.manifest.preprocessing, sizes.dimension)
+        it = self.manifest
+        return uint8_step(it.preprocessing, it.architecture.dimension, it.shield)
 
-    def encrypt(self, images: Pixels) -> Blocks:
-        """Normalise as the manifest says, and replace every block `x` by `A x`."""
-        blocks: Blocks = self._folded.encrypt(images)
+    def encrypt(self, images: Pixels, entropy: Entropy = os.urandom) -> Blocks:
+        """Normalise and shield as the manifest says, and apply `A` to every block.
+
+        A shield's noise is drawn in each call: call it for every request.
+        """
+        blocks: Blocks = self._folded.encrypt(images, entropy)
         return blocks
 
     def fitting(self, max_message_bytes: int, datatype: str = FP32) -> int:

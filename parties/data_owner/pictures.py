@@ -21,9 +21,12 @@ def as_picture(
     """Lay encrypted blocks out as an image, and stretch its contrast to 0..255.
 
     What the server holds has no pixel range: each image is scaled by its own least and
-    greatest number. So this is a view, and nothing can be decrypted from it.
+    greatest number. So this is a view, and nothing can be decrypted from it. Where a
+    shield left fewer numbers of a block than it has pixels, the last pixels are grey.
     """
-    image = from_blocks(blocks[np.newaxis], patch_size, channels)[0]
+    missing = max(0, channels * patch_size**2 - blocks.shape[-1])
+    whole = np.pad(blocks, [(0, 0), (0, 0), (0, missing)])
+    image = from_blocks(whole[np.newaxis], patch_size, channels)[0]
     low, high = float(image.min()), float(image.max())
     scaled = (image - low) * (255 / (high - low) if high > low else 0.0)
     picture: Picture = np.rint(scaled).astype(np.uint8).transpose(1, 2, 0)

@@ -91,7 +91,7 @@ def read_blocks(
     shape = tuple(tensor.shape)
     require_known(tensor.datatype)
     _check_shape(shape, manifest.architecture, max_images)
-    step = uint8_step(manifest.preprocessing, manifest.architecture.dimension)
+    step = _step(manifest)
     blocks: Float32[np.ndarray, "n rows columns d"] = decode(
         _raw(request, tensor), shape, tensor.datatype, step, max_bytes=max_bytes
     )
@@ -161,13 +161,20 @@ def _check_shape(
 
 def _properties(manifest: Manifest) -> dict[str, str]:
     """What a caller must know besides: the protocol gives a tensor one datatype."""
-    step = uint8_step(manifest.preprocessing, manifest.architecture.dimension)
-    return {
+    said = {
         "datatypes": ",".join(WIDTHS),
-        "uint8_step": repr(step),
+        "uint8_step": repr(_step(manifest)),
         "key_parameters": KEY_PARAMETERS,
         "preprocessing": canonical(manifest.preprocessing.to_dict()).decode(),
     }
+    if manifest.shield is not None:
+        said["shield"] = canonical(manifest.shield.to_dict()).decode()
+    return said
+
+
+def _step(manifest: Manifest) -> float:
+    sizes = manifest.architecture
+    return uint8_step(manifest.preprocessing, sizes.dimension, manifest.shield)
 
 
 def _raw(request: _Infer, tensor: _Tensor) -> bytes:

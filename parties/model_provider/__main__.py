@@ -15,6 +15,7 @@ import typer
 
 from core.console import exit_code, print_error
 from core.datasets.npz import load_arrays
+from core.draws import repeated
 from core.errors import KeymixerError
 from core.rpc.identity import load_identity
 from core.rpc.logs import configure
@@ -65,6 +66,7 @@ def train_command(
     ema: options.Ema = 0.0,
     patience: options.Patience = 0,
     validation: options.Validation = 0.0,
+    shield: options.Shield = "none",
     seed: options.Seed = None,
     release: options.Target = None,
     public: options.Public = False,
@@ -98,6 +100,7 @@ def train_command(
         seed=seed,
         image_size=image_size,
         resize=resize,
+        shield=shield,
     )
     with reporter(progress) as tell:
         train_alone(
@@ -161,13 +164,18 @@ def evaluate(
     images: Annotated[Path, typer.Option(help="An .npz with images and labels.")],
     out: Annotated[Path, typer.Option(help="Where logits and labels go, as .npz.")],
     folder: Folder = Path(),
+    draws: Annotated[
+        Path | None,
+        typer.Option(help="An .npz with the noise to take; default: drawn now."),
+    ] = None,
 ) -> None:
     """Ask the plain model in this process; nothing goes over the wire."""
     from parties.model_provider.weights import plain_logits
 
     del folder  # every command takes it; this one needs nothing of it
     pixels, labels = load_arrays(images)
-    logits = plain_logits(read_release(release), pixels)
+    entropy = os.urandom if draws is None else repeated(draws)
+    logits = plain_logits(read_release(release), pixels, entropy)
     file = io.BytesIO()
     np.savez(file, logits=logits, labels=labels)
     write_atomically(out, file.getvalue())

@@ -6,6 +6,7 @@ from typing import Any
 
 from core.datasets import Split, image_size, load
 from core.rpc.party import ensure_signing_key
+from core.shield import ShieldPlan
 from core.training import Recipe
 from parties.model_provider.place import place_of
 from parties.model_provider.release import Release, write_release
@@ -23,7 +24,8 @@ def plan_of(**options: Any) -> Plan:
     recipe = {field.name for field in fields(Recipe)} - {"seed"}
     chosen = {name: value for name, value in options.items() if name in recipe}
     others = {name: value for name, value in options.items() if name not in recipe}
-    return Plan(**others, recipe=Recipe(**chosen))
+    shield = ShieldPlan.parse(others.pop("shield", "none"))
+    return Plan(**others, recipe=Recipe(**chosen), shield=shield)
 
 
 def train_alone(

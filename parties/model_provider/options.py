@@ -75,6 +75,14 @@ Pad = Annotated[
 Flip = Annotated[
     bool, typer.Option("--flip/--no-flip", help="Mirror half of the images, by chance.")
 ]
+Shield = Annotated[
+    str,
+    typer.Option(
+        "--shield",
+        help="What owners do to each block before the key: none, highpass:K or "
+        "noise:SIGMA; docs/shields.md has what it costs.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(

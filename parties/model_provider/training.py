@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from core.datasets import Dataset
 from core.datasets.source import dataset
 from core.errors import ConfigurationError, DataError
 from core.preprocessing import Preprocessing, normalise
+from core.principal import moments_of
+from core.shield import Shield, ShieldPlan, shielded
+from core.shielding import Shielding
 from core.training import (
     Examples,
     Progress,
@@ -60,6 +64,8 @@ class Plan:
     # What a picture's shorter side is scaled to before its centre is cut out; 0: to
     # what just covers it.
     resize: int = 0
+    # What owners apply before the key.
+    shield: ShieldPlan = field(default_factory=ShieldPlan)
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
@@ -86,6 +92,7 @@ class Trained:
     classes: tuple[str, ...]
     curve: tuple[Epoch, ...]
     lineage: Mapping[str, Any]
+    shield: Shield | None = None
 
     @property
     def accuracy(self) -> float:
@@ -121,16 +128,16 @@ def train(
     seed, kept = _begun(place, data, plan)
     found = preprocessing_of(training.images)
     preprocessing = replace(found, resize=plan.resize or None)
-    model = first_model(_architecture(plan, training), plan.seed, seed)
+    shield = _shield(plan, training, preprocessing)
+    architecture = shielded(_architecture(plan, training), shield)
+    model = first_model(architecture, plan.seed, seed)
+    ready = partial(_examples, preprocessing=preprocessing, shield=shield)
     learned, held_out = hold_out(training, plan.validation, seed)
     curve = _Curve(on_step, on_epoch, kept.curve if kept else ())
     fit(
         model,
-        _examples(learned, preprocessing),
-        Unseen(
-            _examples(test, preprocessing),
-            _examples(held_out, preprocessing) if held_out else None,
-        ),
+        ready(learned),
+        Unseen(ready(test), ready(held_out) if held_out else None),
         replace(plan.recipe, seed=seed),
         curve,
         keep=None if place is None else _Keeper(place, curve),
@@ -143,6 +150,7 @@ def train(
         classes=training.classes,
         curve=tuple(curve.epochs),
         lineage=_lineage(plan, data, held_out),
+        shield=shield,
     )
 
 
@@ -302,8 +310,11 @@ def _require_learnable(training: Dataset) -> None:
     require_every_class(counts.tolist(), training.classes)
 
 
-def _examples(part: Dataset, preprocessing: Preprocessing) -> Examples:
-    return Examples(normalise(part.images, preprocessing), part.labels.copy())
+def _examples(
+    part: Dataset, *, preprocessing: Preprocessing, shield: Shield | None
+) -> Examples:
+    front = None if shield is None else Shielding.of(shield)
+    return Examples(normalise(part.images, preprocessing), part.labels.copy(), front)
 
 
 def _part(whole: Dataset, rows: ndarray) -> Dataset:
@@ -343,6 +354,15 @@ def _architecture(plan: Plan, dataset: Dataset) -> Architecture:
         width=width,
         classes=len(dataset.classes),
     )
+
+
+def _shield(
+    plan: Plan, training: Dataset, preprocessing: Preprocessing
+) -> Shield | None:
+    """What is asked for, made for the training set."""
+    asked = plan.shield.kind == "highpass"
+    moments = moments_of(training.images, plan.patch_size) if asked else None
+    return plan.shield.make(preprocessing, plan.patch_size, moments)
 
 
 def _lineage(

@@ -1,5 +1,6 @@
 """Between a model in memory and the two files of its release."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -10,7 +11,9 @@ from core.architecture import Architecture
 from core.convmixer import ConvMixer, put_together, take_apart
 from core.errors import CorruptFileError
 from core.manifest import Manifest
+from core.normals import Entropy
 from core.preprocessing import Preprocessing, normalise
+from core.shield import Shield, apply
 from core.training import predict_logits
 from core.wire import dump_tensors, file_digest, load_tensors
 from parties.model_provider.release import EMBEDDING, Release
@@ -30,6 +33,7 @@ class Facts:
     metrics: Mapping[str, float]
     lineage: Mapping[str, Any]
     public_embedding: bool = False
+    shield: Shield | None = None
 
 
 def release_of(trained: Trained, *, public: bool = False) -> Release:
@@ -46,6 +50,7 @@ def release_of(trained: Trained, *, public: bool = False) -> Release:
         metrics=trained.metrics,
         lineage=trained.lineage,
         public_embedding=public,
+        shield=trained.shield,
     )
     return cut(*take_apart(trained.model), facts)
 
@@ -70,7 +75,14 @@ def model_of(release: Release) -> ConvMixer:
     return put_together(release.manifest.architecture, backbone, embedding[_WEIGHT])
 
 
-def plain_logits(release: Release, images: np.ndarray) -> np.ndarray:
-    """Ask the plain model: uint8 [n, h, w, c] -> float32 [n, classes]."""
-    normalised = normalise(images, release.manifest.preprocessing)
-    return predict_logits(model_of(release), normalised)
+def plain_logits(
+    release: Release, images: np.ndarray, entropy: Entropy = os.urandom
+) -> np.ndarray:
+    """Ask the plain model: uint8 [n, h, w, c] -> float32 [n, classes].
+
+    It reads what the shield leaves of the images, with noise out of `entropy`.
+    """
+    read = normalise(images, release.manifest.preprocessing)
+    if release.manifest.shield is not None:
+        read = apply(read, release.manifest.shield, entropy)
+    return predict_logits(model_of(release), read)

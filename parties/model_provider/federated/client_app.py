@@ -8,6 +8,7 @@ import time
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from core.shield import ShieldPlan
 from parties.model_provider.federated.moments import to_moments
 from parties.model_provider.federated.records import (
     ARRAYS,
@@ -33,8 +34,14 @@ app = ClientApp()
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Say what the site has: counts, digests, sums of pixels; no image."""
-    return Message(pack_card(Card.of(_site(context))), reply_to=message)
+    """Say what the site has: counts, digests, sums of pixels; no image.
+
+    For a high-pass the sums of blocks and of their products are needed, too.
+    """
+    run = context.run_config
+    highpass = ShieldPlan.parse(str(run.get("shield", "none"))).kind == "highpass"
+    card = Card.of(_site(context), int(run["patch-size"]) if highpass else 0)
+    return Message(pack_card(card), reply_to=message)
 
 
 @app.train()

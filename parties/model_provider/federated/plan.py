@@ -8,6 +8,7 @@ from core.architecture import MAX_SIZE, Architecture
 from core.datasets import image_size
 from core.datasets.partition import Partition
 from core.errors import ConfigurationError
+from core.shield import ShieldPlan
 from core.training import OptimiserName, Recipe
 
 Scalar = bool | int | float | str
@@ -59,6 +60,7 @@ class FederatedPlan:
     # what; nothing said: as the data has it.
     image_size: str = ""
     resize: int = 0
+    shield: str = "none"
 
     def __post_init__(self) -> None:
         _require_range("sites", self.sites, 2, MOST_SITES)
@@ -74,6 +76,7 @@ class FederatedPlan:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: expected a number above 0")
         Partition.parse(self.partition)
+        ShieldPlan.parse(self.shield)
         self.recipe(self.max_lr, 0)
 
     @classmethod
@@ -113,7 +116,10 @@ class FederatedPlan:
         )
 
     def architecture(self, size: tuple[int, int, int], classes: int) -> Architecture:
-        """The network for images of this height, width and number of channels."""
+        """The network for images of this height, width and number of channels.
+
+        It reads pictures; `shielded` makes it one that reads what a shield leaves.
+        """
         height, width, channels = size
         return Architecture(
             hidden=self.hidden,

@@ -1,5 +1,6 @@
 """Our own words to Flower's records and back; what a site sends is checked here."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -9,9 +10,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy import ndarray
 
 from core.architecture import Architecture
+from core.canonical import canonical
 from core.datasets import Dataset
 from core.errors import ConfigurationError, CorruptFileError
 from core.preprocessing import Preprocessing
+from core.principal import BlockMoments, moments_of
+from core.shield import shield_from
 from core.training import Recipe
 from parties.model_provider.federated.site import Site, Task
 from parties.model_provider.training import PixelSums, sums_of
@@ -22,6 +26,8 @@ METRICS: Final = "metrics"
 SITE: Final = "site"
 EXAMPLES: Final = "num-examples"
 CPU_SECONDS: Final = "cpu-seconds"
+# Of a card whose training wants a high-pass.
+MOMENTS: Final = "moments"
 
 _SIZES: Final = tuple(
     field.name for field in fields(Architecture) if field.name != "activation"
@@ -43,10 +49,12 @@ class Card:
     # How many training images of each class.
     counts: tuple[int, ...]
     sums: tuple[PixelSums, ...]
+    # Of its blocks; None: no shield asks for them.
+    moments: BlockMoments | None = None
 
     @classmethod
-    def of(cls, site: Site) -> "Card":
-        """Describe a site."""
+    def of(cls, site: Site, block_side: int = 0) -> "Card":
+        """Describe a site; with a `block_side` its blocks' moments, too."""
         height, width, channels = site.train.images.shape[1:]
         return cls(
             site=site.name,
@@ -58,6 +66,7 @@ class Card:
             classes=site.train.classes,
             counts=_counts(site.train),
             sums=sums_of(site.train.images),
+            moments=moments_of(site.train.images, block_side) if block_side else None,
         )
 
 
@@ -76,7 +85,11 @@ def pack_card(card: Card) -> RecordDict:
             "sums": [number for channel in card.sums for number in channel],
         }
     )
-    return RecordDict({SITE: record})
+    if card.moments is None:
+        return RecordDict({SITE: record})
+    record["blocks"] = card.moments.blocks
+    sums = {"sums": card.moments.sums, "products": card.moments.products}
+    return RecordDict({SITE: record, MOMENTS: pack_state(sums)})
 
 
 def read_card(content: RecordDict) -> Card:
@@ -97,9 +110,20 @@ def read_card(content: RecordDict) -> Card:
             sums=tuple(
                 PixelSums(*sums[at : at + 3]) for at in range(0, 3 * channels, 3)
             ),
+            moments=_moments(content, found),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError("a site's card cannot be read") from error
+
+
+def _moments(content: RecordDict, found: Mapping[str, Any]) -> BlockMoments | None:
+    if MOMENTS not in content.array_records:
+        return None
+    state = read_state(content)
+    sums, products = state["sums"], state["products"]
+    if sums.ndim != 1 or products.shape != sums.shape * 2 or found["blocks"] < 1:
+        raise CorruptFileError("a site's moments of blocks do not fit each other")
+    return BlockMoments(int(found["blocks"]), sums, products)
 
 
 def pack_task(task: Task) -> ConfigRecord:
@@ -108,6 +132,8 @@ def pack_task(task: Task) -> ConfigRecord:
     return ConfigRecord(
         {
             "architecture": _numbers(task.architecture),
+            "size": [p.height, p.width, p.channels],
+            "shield": _written(task),
             "activation": task.architecture.activation,
             "mean": list(p.mean),
             "std": list(p.std),
@@ -124,24 +150,31 @@ def read_task(content: RecordDict) -> Task:
     try:
         numbers = dict(zip(_SIZES, found["architecture"], strict=True))
         architecture = Architecture(**numbers, activation=found["activation"])
+        preprocessing = Preprocessing(
+            *found["size"], tuple(found["mean"]), tuple(found["std"])
+        )
         return Task(
             architecture=architecture,
-            preprocessing=Preprocessing(
-                architecture.height,
-                architecture.width,
-                architecture.channels,
-                tuple(found["mean"]),
-                tuple(found["std"]),
-            ),
+            preprocessing=preprocessing,
             classes=tuple(found["classes"]),
             recipe=Recipe(
                 **{f.name: found[f"recipe-{f.name}"] for f in fields(Recipe)}
             ),
             optimiser=str(found["optimiser"]),
             proximal_mu=float(found.get("proximal-mu", 0.0)),
+            shield=(
+                shield_from(json.loads(found["shield"]), preprocessing)
+                if found["shield"]
+                else None
+            ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError("a round's configuration cannot be read") from error
+
+
+def _written(task: Task) -> str:
+    """The shield as a manifest has it; empty: there is none."""
+    return "" if task.shield is None else canonical(task.shield.to_dict()).decode()
 
 
 def _numbers(architecture: Architecture) -> list[int]:

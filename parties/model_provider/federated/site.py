@@ -16,6 +16,8 @@ from core.datasets import Dataset, Split, image_size, load
 from core.datasets.partition import Partition, organisations, relabelled, take
 from core.errors import ConfigurationError
 from core.preprocessing import Preprocessing, normalise
+from core.shield import Shield
+from core.shielding import Shielding
 from core.training import Examples, Penalty, Recipe, evaluate, fit_steadily
 from parties.model_provider.federated.moments import COUNT, without_counts
 from parties.model_provider.federated.plan import optimiser_name
@@ -44,6 +46,8 @@ class Task:
     optimiser: str
     # 0: the site may go as far from the round's first weights as it learns to.
     proximal_mu: float = 0.0
+    # What owners do to each block; the architecture reads what it leaves.
+    shield: Shield | None = None
 
 
 def open_site(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
@@ -166,7 +170,9 @@ def _load(spec: str, split: Split, form: _Form) -> Dataset:
 
 def _examples(part: Dataset, task: Task) -> Examples:
     return Examples(
-        normalise(part.images, task.preprocessing), relabelled(part, task.classes)
+        normalise(part.images, task.preprocessing),
+        relabelled(part, task.classes),
+        None if task.shield is None else Shielding.of(task.shield),
     )
 
 

@@ -16,11 +16,14 @@ from typing import Any, Final
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from core.architecture import Architecture
 from core.canonical import canonical
 from core.datasets import name_of
 from core.datasets.partition import united
 from core.preprocessing import Preprocessing
+from core.principal import BlockMoments, added
 from core.rpc.party import ensure_signing_key
+from core.shield import Shield, ShieldPlan, shield_from, shielded
 from core.training import require_every_class
 from core.wire import file_digest
 from parties.model_provider.federated.ending import (
@@ -82,22 +85,35 @@ class _Agreed:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     sites: tuple[Mapping[str, Any], ...]
+    shield: Shield | None = None
 
     @classmethod
-    def on(cls, cards: Sequence[Card], resize: int) -> "_Agreed":
+    def on(cls, cards: Sequence[Card], plan: FederatedPlan) -> "_Agreed":
         size, classes = cards[0].size, united([card.classes for card in cards])
-        added = [_added(sums) for sums in zip(*(c.sums for c in cards), strict=True)]
-        found = preprocessing_from(size[:2], added)
-        preprocessing = replace(found, resize=resize or None)
+        sums = [_added(each) for each in zip(*(c.sums for c in cards), strict=True)]
+        found = preprocessing_from(size[:2], sums)
+        preprocessing = replace(found, resize=plan.resize or None)
         require_every_class([_count(cards, name) for name in classes], classes)
-        return cls(size, classes, preprocessing, tuple(map(_described, cards)))
+        shield = ShieldPlan.parse(plan.shield).make(
+            preprocessing, plan.patch_size, _moments_of(cards)
+        )
+        described = tuple(map(_described, cards))
+        return cls(size, classes, preprocessing, described, shield)
 
     @classmethod
     def read(cls, split: Mapping[str, Any]) -> "_Agreed":
         preprocessing = Preprocessing.from_dict(split["preprocessing"])
         size = (preprocessing.height, preprocessing.width, preprocessing.channels)
         sites = tuple(split["sites"])
-        return cls(size, tuple(split["classes"]), preprocessing, sites)
+        shield = None
+        if "shield" in split:
+            shield = shield_from(split["shield"], preprocessing)
+        return cls(size, tuple(split["classes"]), preprocessing, sites, shield)
+
+    def architecture(self, plan: FederatedPlan) -> Architecture:
+        """The network that the sites train."""
+        whole = plan.architecture(self.size, len(self.classes))
+        return shielded(whole, self.shield)
 
     def manifest(self, plan: FederatedPlan) -> dict[str, Any]:
         """Which images each site has: enough to make the split again, and to check."""
@@ -108,6 +124,7 @@ class _Agreed:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "sites": [dict(site) for site in self.sites],
+            **({} if self.shield is None else {"shield": self.shield.to_dict()}),
         }
 
 
@@ -184,18 +201,19 @@ def task_of(plan: FederatedPlan, agreed: _Agreed, seed: int, number: int) -> Tas
     turn = math.pi * (number - 1) / plan.rounds
     lr = plan.max_lr * (1 + math.cos(turn)) / 2
     return Task(
-        architecture=plan.architecture(agreed.size, len(agreed.classes)),
+        architecture=agreed.architecture(plan),
         preprocessing=agreed.preprocessing,
         classes=agreed.classes,
         recipe=plan.recipe(lr, mixed_seed("round", seed, number)),
         optimiser=plan.optimiser,
+        shield=agreed.shield,
     )
 
 
 def _agree(grid: Grid, plan: FederatedPlan, place: Place) -> _Agreed:
     """Have the sites introduce themselves, or check that they are who they were."""
     if (split := read_split(place)) is None:
-        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)), plan.resize)
+        agreed = _Agreed.on(_agreeing(introduce(grid, plan.sites)), plan)
         keep_split(place, canonical(agreed.manifest(plan)))
         return agreed
     for card in introduce(grid, plan.quorum):
@@ -236,7 +254,7 @@ def _agreeing(cards: Sequence[Card]) -> Sequence[Card]:
 
 
 def _first(plan: FederatedPlan, agreed: _Agreed, seed: int) -> Standing:
-    architecture = plan.architecture(agreed.size, len(agreed.classes))
+    architecture = agreed.architecture(plan)
     asked = None if plan.seed == NO_SEED else plan.seed
     return Standing(0, state_of(first_model(architecture, asked, seed)))
 
@@ -249,7 +267,7 @@ def _release(
     folder: Path,
 ) -> Finished:
     split = canonical(agreed.manifest(plan))
-    architecture = plan.architecture(agreed.size, len(agreed.classes))
+    architecture = agreed.architecture(plan)
     trained = Trained(
         name=plan.name,
         model=model_from(architecture, state, sum(each.batches for each in rounds)),
@@ -257,6 +275,7 @@ def _release(
         classes=agreed.classes,
         curve=_curve(rounds),
         lineage=_lineage(plan, agreed, rounds, file_digest(split)),
+        shield=agreed.shield,
     )
     release = release_of(trained)
     target = folder / "releases" / plan.name
@@ -272,7 +291,8 @@ def _lineage(
     """Where the weights come from: every site's data, and who was absent when."""
     named = ("site", "train", "test", "train_digest", "test_digest")
     recipe = asdict(plan)
-    for name in ("name", "data", "sites", "seed"):
+    unused = ("shield",) if agreed.shield is None else ()
+    for name in ("name", "data", "sites", "seed", *unused):
         del recipe[name]
     return {
         "code": f"{code_version()}, flwr {version('flwr')}",
@@ -342,6 +362,12 @@ def _described(card: Card) -> dict[str, Any]:
         "test_digest": card.test_digest,
         "classes": dict(counts),
     }
+
+
+def _moments_of(cards: Sequence[Card]) -> BlockMoments | None:
+    """Those of all sites' blocks; None if one gave none."""
+    given = [card.moments for card in cards if card.moments is not None]
+    return added(given) if len(given) == len(cards) else None
 
 
 def _added(sums: Iterable[PixelSums]) -> PixelSums:

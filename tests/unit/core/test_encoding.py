@@ -11,6 +11,7 @@ from core.encoding import DATATYPES, WIDTHS, decode, encode, uint8_step
 from core.errors import DtypeError, NonFiniteError, TooLargeError, TruncatedError
 from core.keys import derive_key
 from core.preprocessing import Preprocessing, normalise
+from core.shield import HighPass, Noise
 
 CIFAR = Preprocessing(32, 32, 3, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 STEP = uint8_step(CIFAR, 48)
@@ -53,8 +54,20 @@ def test_the_step_is_the_formulas_and_knows_nothing_of_pictures() -> None:
 
     assert math.isclose(3 * 1.5 / 127, uint8_step(grey, 16))
     assert math.isclose(2 * 1.5 / 127, uint8_step(grey, 4))
-    assert ["preprocessing", "dimension"] == list(
+    assert ["preprocessing", "dimension", "shield"] == list(
         inspect.signature(uint8_step).parameters
+    )
+
+
+def test_the_step_covers_what_a_shield_adds_and_what_it_gathers() -> None:
+    """By hand: r^2 = 1.5^2 + (0.5 / 0.5)^2; four numbers become three, no longer."""
+    grey = Preprocessing(8, 8, 1, (0.25,), (0.5,))
+    noise = Noise(4, 0.5, grey.std)
+    high_pass = HighPass.of(np.full((1, 4), 0.5, np.float32), 2)
+
+    assert math.isclose(3 * math.sqrt(3.25) / 127, uint8_step(grey, 16, noise))
+    assert math.isclose(
+        math.sqrt(3) * 1.5 * math.sqrt(4 / 3) / 127, uint8_step(grey, 3, high_pass)
     )
 
 

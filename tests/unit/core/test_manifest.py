@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.architecture import Architecture
@@ -12,6 +13,7 @@ from core.canonical import canonical
 from core.errors import CorruptFileError, InvalidInput, TooLargeError
 from core.manifest import MAX_BYTES, Manifest
 from core.preprocessing import Preprocessing
+from core.shield import HighPass, Noise, Shield, shielded
 
 MANIFEST = Manifest(
     name="cifar10",
@@ -69,9 +71,9 @@ def test_a_manifest_with_spaces_is_refused() -> None:
 @pytest.mark.parametrize("path", ["", "architecture", "preprocessing"])
 def test_an_unknown_field_is_refused(path: str) -> None:
     changed = document()
-    (changed[path] if path else changed)["shield"] = "none"
+    (changed[path] if path else changed)["colour"] = "none"
 
-    with pytest.raises(CorruptFileError, match="shield"):
+    with pytest.raises(CorruptFileError, match="colour"):
         Manifest.from_bytes(canonical(changed))
 
 
@@ -187,7 +189,7 @@ def test_a_metric_that_diverged_is_not_written(value: float) -> None:
 def test_what_is_new_in_a_manifest_is_written_only_where_it_is_used() -> None:
     """So one that was signed earlier has the bytes that it had."""
     written = document()
-    new = {"public_embedding", "activation", "resize"}
+    new = {"public_embedding", "activation", "resize", "shield"}
 
     assert new.isdisjoint(written)
     assert new.isdisjoint(written["architecture"] | written["preprocessing"])
@@ -200,3 +202,63 @@ def test_a_public_embedding_survives_and_is_said_only_if_it_is_one() -> None:
     for value in (False, None, 1, "yes"):
         with pytest.raises(CorruptFileError, match="public_embedding"):
             Manifest.from_bytes(canonical({**document(), "public_embedding": value}))
+
+
+SHIELDS: list[Shield] = [
+    Noise(4, 0.1, MANIFEST.preprocessing.std),
+    HighPass.of(np.eye(48, dtype=np.float32)[:9], 4),
+]
+
+
+def with_shield(shield: Shield) -> Manifest:
+    architecture = shielded(MANIFEST.architecture, shield)
+    return replace(MANIFEST, architecture=architecture, shield=shield)
+
+
+@pytest.mark.parametrize("shield", SHIELDS)
+def test_a_shield_survives_and_the_model_is_of_what_it_leaves(shield: Shield) -> None:
+    manifest = with_shield(shield)
+    data = manifest.to_bytes()
+
+    assert Manifest.from_bytes(data) == manifest
+    assert Manifest.from_bytes(data).to_bytes() == data
+    assert manifest.block == MANIFEST.block == (4, 3)
+    assert (manifest.architecture.channels, manifest.architecture.height) == (
+        shield.outputs,
+        8,
+    )
+
+
+@pytest.mark.parametrize("shield", SHIELDS)
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("architecture", "channels", 3),
+        ("architecture", "height", 32),
+        ("architecture", "patch_size", 2),
+        ("preprocessing", "height", 28),
+        ("shield", "patch_size", 2),
+        ("shield", "kind", "none"),
+    ],
+)
+def test_a_shield_that_does_not_fit_its_model_is_refused(
+    shield: Shield, section: str, field: str, value: Any
+) -> None:
+    changed = json.loads(with_shield(shield).to_bytes())
+    changed[section][field] = value
+
+    with pytest.raises(CorruptFileError):
+        Manifest.from_bytes(canonical(changed))
+
+
+@pytest.mark.parametrize("value", [None, {}, [], "none", {"kind": "none"}])
+def test_no_shield_is_said_by_leaving_it_out(value: Any) -> None:
+    with pytest.raises(CorruptFileError, match="shield"):
+        Manifest.from_bytes(canonical({**document(), "shield": value}))
+
+
+def test_noise_is_of_the_pictures_preprocessing() -> None:
+    shield = Noise(4, 0.1, (0.2, 0.2, 0.2))
+
+    with pytest.raises(CorruptFileError, match="another preprocessing"):
+        with_shield(shield)

@@ -117,7 +117,7 @@ def test_the_sum_has_the_value_of_an_exact_sum() -> None:
     terms = np.random.default_rng(0).standard_normal((37, 5))
     expected = [math.fsum(column) for column in terms.T]
 
-    assert_allclose(orthogonal._sum(terms.copy()), expected, atol=1e-14)
+    assert_allclose(orthogonal.sum_in_order(terms.copy()), expected, atol=1e-14)
 
 
 # --- normals to matrix ---

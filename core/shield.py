@@ -1,0 +1,359 @@
+"""What an owner removes or drowns before the key: `x' = A s(x)`.
+
+A key hides; it takes nothing away, and a server that attacks finds it. What a shield
+took away nobody finds, whatever they know: `docs/shields.md` says how little that is.
+
+A shield here is `s(x) = P (x + n)`: `x` in R^D is a normalised block, `n` noise that is
+drawn for every request, and `P` has r orthonormal rows. The r numbers of a block are
+the channels of a smaller image, whose patches are 1 x 1: all that comes after, key,
+embedding and server, works on that.
+"""
+
+import base64
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, Protocol, Self
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import Float, Float32, Float64
+
+from core.architecture import MAX_DIMENSION, Architecture
+from core.blocks import from_blocks, to_blocks
+from core.complement import complement
+from core.errors import ConfigurationError, ShapeError
+from core.normals import Entropy, normals
+from core.preprocessing import Preprocessing
+from core.principal import BlockMoments, strongest
+
+Images = Float[np.ndarray, "n c h w"]
+# One pixel a block, one channel a number.
+Shielded = Float[np.ndarray, "n r rows columns"]
+
+# Numbers that are dropped directions: with them a manifest is still short.
+MAX_NUMBERS: Final = 10_240
+# Drowns any picture many times over.
+MAX_SIGMA: Final = 100.0
+# Unit vectors that were rounded to float32 are orthonormal to 1e-7.
+_ROUNDING: Final = 1e-5
+
+Kind = Literal["none", "highpass", "noise"]
+
+
+class Shield(Protocol):
+    """One kind of shield, with all that it needs."""
+
+    @property
+    def spec(self) -> str:
+        """As people write it, such as `highpass:9`."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """The side of a block, in pixels."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """r, the numbers that are left of a block."""
+        ...
+
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        """The deviation of the noise in each channel of a normalised picture."""
+        ...
+
+    def projection(self) -> Float64[np.ndarray, "r d"]:
+        """`P`; its bits are the same on every machine."""
+        ...
+
+    def to_dict(self) -> dict[str, object]:
+        """What a manifest says of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HighPass:
+    """Drops K directions: the strongest of the training set's blocks.
+
+    `dropped` are K unit vectors of D numbers each, as little-endian float32. `P` is a
+    basis of what is orthogonal to them, and computed when it is asked for.
+    """
+
+    patch_size: int
+    channels: int
+    dropped: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        size = 4 * _require_block(self.patch_size, self.channels)
+        if len(self.dropped) % size or not 0 < len(self.dropped) < size**2 // 4:
+            raise ConfigurationError(
+                f"shield.dropped: expected vectors of {size // 4} float32 numbers, "
+                f"fewer than {size // 4} of them, got {len(self.dropped)} bytes"
+            )
+        _require_short(len(self.dropped) // 4)
+        found = self._directions()
+        gram = found @ found.T
+        # A comparison with NaN is false.
+        if not (np.abs(gram - np.eye(len(gram))) < _ROUNDING).all():
+            raise ConfigurationError("shield.dropped: expected orthonormal vectors")
+
+    @classmethod
+    def of(cls, dropped: Float32[np.ndarray, "k d"], patch_size: int) -> Self:
+        """Drop these directions of blocks."""
+        channels = dropped.shape[1] // patch_size**2
+        return cls(patch_size, channels, dropped.astype("<f4").tobytes())
+
+    @property
+    def spec(self) -> str:
+        return f"highpass:{len(self._directions())}"
+
+    @property
+    def outputs(self) -> int:
+        count, dimension = self._directions().shape
+        return dimension - count
+
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        return (0.0,) * self.channels
+
+    def projection(self) -> Float64[np.ndarray, "r d"]:
+        return complement(self._directions())
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "kind": "highpass",
+            "patch_size": self.patch_size,
+            "dropped": base64.b64encode(self.dropped).decode(),
+        }
+
+    def _directions(self) -> Float64[np.ndarray, "k d"]:
+        numbers = np.frombuffer(self.dropped, dtype="<f4").astype(np.float64)
+        return numbers.reshape(-1, self.channels * self.patch_size**2)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Adds white noise: independent, normal, drawn anew for every request.
+
+    `sigma` is its deviation on the scale on which pixels are 0..1; `std` is what the
+    preprocessing divides each channel by, afterwards.
+    """
+
+    patch_size: int
+    sigma: float
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require_block(self.patch_size, self.channels)
+        _require_sigma(self.sigma)
+
+    @property
+    def spec(self) -> str:
+        return f"noise:{self.sigma:g}"
+
+    @property
+    def channels(self) -> int:
+        return len(self.std)
+
+    @property
+    def outputs(self) -> int:
+        return self.channels * self.patch_size**2
+
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        return tuple(self.sigma / each for each in self.std)
+
+    def projection(self) -> Float64[np.ndarray, "r d"]:
+        return np.eye(self.outputs)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "kind": "noise",
+            "patch_size": self.patch_size,
+            "sigma": self.sigma,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ShieldPlan:
+    """A shield that is asked for: `none`, `highpass:K` or `noise:SIGMA`."""
+
+    kind: Kind = "none"
+    dropped: int = 0
+    sigma: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what people write.
+
+        Raises:
+            ConfigurationError: it is no shield.
+        """
+        kind, _, amount = text.partition(":")
+        if text == "none":
+            return cls()
+        if kind == "highpass" and amount.isascii() and amount.isdigit():
+            return cls("highpass", dropped=_require_dropped(int(amount[:9])))
+        if kind == "noise":
+            return cls("noise", sigma=_require_sigma(_number(amount)))
+        raise ConfigurationError(
+            f"shield: expected none, highpass:K or noise:SIGMA, got {text!r:.40}"
+        )
+
+    def require_fit(self, patch_size: int, channels: int) -> None:
+        """Refuse, before anything is trained, what blocks of this size cannot have."""
+        dimension = channels * patch_size**2
+        if self.kind != "highpass":
+            return
+        if self.dropped >= dimension:
+            raise ConfigurationError(
+                f"shield: a block has {dimension} numbers; expected to drop fewer, "
+                f"got {self.dropped}"
+            )
+        _require_short(self.dropped * dimension)
+
+    def make(
+        self,
+        preprocessing: Preprocessing,
+        patch_size: int,
+        moments: BlockMoments | None = None,
+    ) -> Shield | None:
+        """The shield for a training set; None for `none`.
+
+        A high-pass is made from the moments of the set's blocks, and needs them.
+        """
+        self.require_fit(patch_size, preprocessing.channels)
+        if self.kind == "highpass":
+            if moments is None:
+                raise ConfigurationError("shield: no moments of blocks were given")
+            found = strongest(moments, preprocessing, self.dropped)
+            return HighPass.of(found, patch_size)
+        if self.kind == "noise":
+            return Noise(patch_size, self.sigma, preprocessing.std)
+        return None
+
+
+def shield_from(entries: Mapping[str, object], preprocessing: Preprocessing) -> Shield:
+    """Read what `to_dict` wrote; every field must be there and no other.
+
+    Raises:
+        ConfigurationError: it is another form, or no shield.
+    """
+    kind = entries.get("kind")
+    amounts = {"highpass": "dropped", "noise": "sigma"}
+    if not isinstance(kind, str) or kind not in amounts:
+        known = " or ".join(amounts)
+        raise ConfigurationError(f"shield.kind: expected {known}, got {kind!r:.40}")
+    if wrong := entries.keys() ^ {"kind", "patch_size", amounts[kind]}:
+        named = ", ".join(sorted(map(str, wrong)))
+        raise ConfigurationError(f"shield: missing or unknown: {named}")
+    patch_size, amount = entries["patch_size"], entries[amounts[kind]]
+    if not isinstance(patch_size, int) or isinstance(patch_size, bool):
+        raise ConfigurationError("shield.patch_size: expected a whole number")
+    if kind == "highpass":
+        return HighPass(patch_size, preprocessing.channels, _bytes(amount))
+    if not isinstance(amount, int | float) or isinstance(amount, bool):
+        raise ConfigurationError("shield.sigma: expected a number")
+    return Noise(patch_size, float(amount), preprocessing.std)
+
+
+def shielded(architecture: Architecture, shield: Shield | None) -> Architecture:
+    """The network that reads what the shield leaves, in place of pictures."""
+    if shield is None:
+        return architecture
+    a = architecture
+    return replace(
+        a, channels=shield.outputs, patch_size=1, height=a.rows, width=a.columns
+    )
+
+
+def apply(images: Images, shield: Shield, entropy: Entropy) -> Shielded:
+    """Replace every block `x` of normalised images by `s(x)`, in their own precision.
+
+    The slow and obvious way; `core.pixels` folds the same into one product.
+    """
+    if images.shape[1] != shield.channels:
+        raise ShapeError(f"expected {shield.channels} channels, got {images.shape[1]}")
+    blocks = to_blocks(images, shield.patch_size)
+    if any(shield.deviations):
+        drawn = normals(len(blocks), blocks[0:1].size, entropy).reshape(blocks.shape)
+        blocks = blocks + drawn * spread(shield).astype(images.dtype)
+    left = blocks @ shield.projection().T.astype(images.dtype)
+    return rearrange(left, "n rows columns r -> n r rows columns")
+
+
+def restore(images: Shielded, shield: Shield) -> Images:
+    """What can be seen of the pictures: `P^T s(x)`, as what was dropped is not known.
+
+    It is the pseudo-inverse. It does not undo noise.
+    """
+    left = rearrange(images, "n r rows columns -> n rows columns r")
+    if left.shape[-1] != shield.outputs:
+        raise ShapeError(f"expected {shield.outputs} channels, got {left.shape[-1]}")
+    blocks = left @ shield.projection().astype(images.dtype)
+    return from_blocks(blocks, shield.patch_size, shield.channels)
+
+
+def spread(shield: Shield) -> Float64[np.ndarray, " d"]:
+    """The deviation of the noise of each number of a block, in a kernel's order."""
+    each = np.array(shield.deviations)
+    return repeat(each, "c -> (c k)", k=shield.patch_size**2)
+
+
+def _require_block(patch_size: int, channels: int) -> int:
+    dimension = channels * patch_size**2
+    if patch_size < 1 or not 1 <= dimension <= MAX_DIMENSION:
+        raise ConfigurationError(
+            f"shield.patch_size: expected blocks of 1 to {MAX_DIMENSION} numbers, "
+            f"got {patch_size}x{patch_size}x{channels}"
+        )
+    return dimension
+
+
+def _require_short(numbers: int) -> None:
+    if numbers > MAX_NUMBERS:
+        raise ConfigurationError(
+            f"shield: dropped directions have at most {MAX_NUMBERS} numbers in all, "
+            f"got {numbers}"
+        )
+
+
+def _require_dropped(count: int) -> int:
+    if not 1 <= count < MAX_DIMENSION:
+        raise ConfigurationError(
+            f"shield: expected to drop 1 to {MAX_DIMENSION - 1} directions, got {count}"
+        )
+    return count
+
+
+def _require_sigma(sigma: float) -> float:
+    if not 0 < sigma <= MAX_SIGMA:
+        raise ConfigurationError(
+            f"shield: expected a sigma above 0, up to {MAX_SIGMA:g}, got {sigma:g}"
+        )
+    return sigma
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _bytes(value: object) -> bytes:
+    """Read base64 in its one form: other bytes that say the same would be unsigned."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str):
+            found = base64.b64decode(value, validate=True)
+            if base64.b64encode(found).decode() == value:
+                return found
+    raise ConfigurationError("shield.dropped: expected base64")
