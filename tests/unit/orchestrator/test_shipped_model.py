@@ -87,7 +87,7 @@ def test_other_images_or_the_users_word_have_one_trained(
 ) -> None:
     trained: list[str] = []
 
-    def train(place: Workspace, *_: object) -> None:
+    def train(place: Workspace, *_: object, **_more: object) -> None:
         trained.append("once")
         release = release_folder(place, place.federation.models[0])
         release.mkdir(parents=True)
