@@ -85,6 +85,8 @@ def _draw_lanes(axes: Axes, lanes: Lanes, rotation: Mapping[str, Any]) -> None:
     axes.set_ylim(top, 0)
     axes.set_xlim(0, rotation["seconds"])
     axes.tick_params(labelbottom=False)
+    # Room for the version beside a life that begins at the edge.
+    axes.tick_params(axis="y", pad=16)
     axes.grid(visible=False)
 
 

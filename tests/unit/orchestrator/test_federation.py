@@ -82,6 +82,27 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
             {"timeline": [{"event": "under_traffic", "events": []}]},
             "under_traffic.events: .*at least 1",
         ),
+        (
+            "simulation",
+            {"timeline": [under_traffic({"event": "promote"})]},
+            "promote: no release is tried",
+        ),
+        (
+            "simulation",
+            {"timeline": 2 * [under_traffic({"event": "release"})]},
+            "release: another one is still tried",
+        ),
+        (
+            "simulation",
+            {
+                "timeline": [
+                    under_traffic(
+                        {"event": "release", "architecture": {"patch_size": 1}}
+                    )
+                ]
+            },
+            "the keys are for patches of 2, not 1",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(
@@ -90,6 +111,30 @@ def test_a_wrong_field_is_named(
     content[field] = value
 
     with pytest.raises(ConfigurationError, match=message):
+        read_federation(_written(tmp_path, content))
+
+
+def test_a_release_is_the_model_with_what_was_said(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    said = {"event": "release", "training": {"epochs": 9}}
+    content["simulation"] = {"timeline": [under_traffic(said)]}
+    federation = read_federation(_written(tmp_path, content))
+    (model,), (release,) = federation.models, federation.simulation.releases
+    released = release.of(model)
+
+    assert model.training.epochs != 9
+    assert model.training.model_dump() | {"epochs": 9} == released.training.model_dump()
+    assert model.architecture == released.architecture
+
+
+def test_a_model_with_sites_is_not_released_in_a_timeline(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["models"][0]["federated"] = {"sites": ["north", "south"]}
+    content["simulation"] = {"timeline": [under_traffic({"event": "release"})]}
+
+    with pytest.raises(ConfigurationError, match="release: the model has sites"):
         read_federation(_written(tmp_path, content))
 
 

@@ -13,8 +13,11 @@ from rich.console import Console
 
 from core.errors import DataError, Unavailable
 from orchestrator.federation import (
+    Promote,
+    Release,
     Resume,
     Revoke,
+    RollBack,
     Rotate,
     RotateAll,
     Suspend,
@@ -37,6 +40,7 @@ from protos import registry_pb2
 from protos import workflows_pb2 as pb
 
 OWNERS = ("post-office", "savings-bank", "archive")
+NEWEST = 2
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Desk:
     # What it lists, look by look; the last look stays.
     looks: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
     left_out: dict[str, str] = field(default_factory=dict)
+    # For which keys the newest version is live, look by look; the last look stays.
+    lives: list[list[str]] = field(default_factory=lambda: [[]])
     stuck: list[pb.Job] = field(default_factory=list)
 
     def key_versions(self) -> list[registry_pb2.KeyVersion]:
@@ -78,6 +84,23 @@ class Desk:
     def revoke_key(self, owner: str, model: str, reason: str) -> pb.RevokeKeyResponse:
         self.told.append(f"revoke {owner.split('/')[-2]}: {reason}")
         return pb.RevokeKeyResponse()
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        self.told.append(f"{alias} of {model} is {version}")
+
+    def issued(self) -> list[registry_pb2.IssuedModel]:
+        live = self.lives.pop(0) if len(self.lives) > 1 else self.lives[0]
+        states = dict.fromkeys(live, "live")
+        return [
+            registry_pb2.IssuedModel(
+                key_id=key_id,
+                key_version=1,
+                model_version=version,
+                state=states.get(key_id, "pending") if version == NEWEST else "live",
+            )
+            for key_id in ("a", "b")
+            for version in (1, NEWEST)
+        ]
 
     def jobs(self, *, open_only: bool = False) -> list[pb.Job]:
         return self.stuck
@@ -179,6 +202,78 @@ def test_a_wait_ends_with_the_state_it_is_for(
     play(scene, Wait(event="wait", until=until))
 
     assert ["look"] * looks == desk.told
+
+
+@pytest.fixture
+def tried(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """Two versions are registered: the newest one has just been released."""
+    scene.stage.releases[1] = tmp_path
+
+    def released(stage: Stage, alias: str) -> int:
+        stage.releases[NEWEST] = tmp_path
+        cast("Any", scene.connected).told.append(f"release as {alias}")
+        return NEWEST
+
+    monkeypatch.setattr("orchestrator.simulation.traffic.release", released)
+    play(scene, Release(event="release"))
+    return scene
+
+
+def test_a_release_is_the_candidate_until_it_is_promoted(
+    tried: Scene, desk: Desk
+) -> None:
+    play(tried, Promote(event="promote"))
+
+    assert ["release as candidate", "champion of digits is 2"] == desk.told
+    assert [("release", 2), ("promote", 2)] == [
+        (order.action, order.version) for order in tried.stage.orders
+    ]
+    assert 2 == tried.champion
+
+
+def test_a_release_is_rolled_back_to_the_champion_there_is(
+    tried: Scene, desk: Desk
+) -> None:
+    """To the one that was promoted last, once one was."""
+    play(tried, RollBack(event="roll_back"))
+    assert "candidate of digits is 1" == desk.told[-1]
+
+    play(tried, Promote(event="promote"))
+    tried.stage.releases[3] = tried.stage.releases[2]
+    play(tried, RollBack(event="roll_back"))
+    assert "candidate of digits is 2" == desk.told[-1]
+    assert ("roll back", 3) == (
+        tried.stage.orders[-1].action,
+        tried.stage.orders[-1].version,
+    )
+
+
+def test_the_newest_version_is_issued_once_it_is_live_for_every_key_in_use(
+    tried: Scene, desk: Desk
+) -> None:
+    """A key that has ended is not waited for, nor one that is to come."""
+    desk.looks = [[("a", "active"), ("b", "active"), ("c", "destroyed")]]
+    desk.lives = [[], ["a"], ["a", "b"]]
+
+    play(tried, Wait(event="wait", until="issued"))
+
+    assert 3 == desk.told.count("look")
+
+
+def test_every_owner_is_to_have_so_many_answers_of_the_newest_version(
+    tried: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock, the one that has the fewest gets one more."""
+    counts = {owner: Counter({"1": 9, "2": n}) for n, owner in enumerate(OWNERS)}
+    tried.crowd.answered.update(counts)
+    monkeypatch.setattr(
+        "orchestrator.simulation.crowd.time.sleep",
+        lambda _: min(counts.values(), key=lambda each: each["2"]).update(["2"]),
+    )
+
+    play(tried, Wait(event="wait", tried=4))
+
+    assert {4} == {each["2"] for each in counts.values()}
 
 
 def test_requests_are_counted_from_the_first_order_on(

@@ -181,6 +181,7 @@ def test_the_log_counts_what_it_writes(client: Client, world: World) -> None:
         "refused": 1,
         "failed": 0,
         "key_version": 1,
+        "model_versions": {"1": 2},
     }
 
 
