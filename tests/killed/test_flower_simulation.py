@@ -8,9 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -37,7 +40,7 @@ def free_port() -> str:
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What the document exports, ports of our own, and no process left behind."""
     home = tmp_path / "flwr"
-    yield {
+    told = {
         **os.environ,
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(home),
@@ -49,13 +52,45 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
         "OMP_NUM_THREADS": "1",
     }
+    with local_link(told, tmp_path):
+        yield told
     for process in started_with(home):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
 
+@contextmanager
+def local_link(environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """The SuperLink that `flwr run` would start, and wait for 15 s and no longer."""
+    http = environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"]
+    control = environment["FLWR_LOCAL_CONTROL_API_PORT"]
+    command = [
+        *(str(PROGRAMS / "flower-superlink"), "--insecure", "--simulation"),
+        *("--isolation", "subprocess", "--host", "127.0.0.1", "--port", http),
+        *("--control-api-address", f"127.0.0.1:{control}"),
+        *("--database", str(folder / "state.db")),
+    ]
+    with (
+        (folder / "superlink.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as link,
+    ):
+        deadline = time.monotonic() + 120
+        while not answers(http):
+            assert link.poll() is None, (folder / "superlink.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield
+        link.kill()
+
+
+def answers(port: str) -> bool:
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health") as answer:  # noqa: S310
+        return bool(answer.status == HTTPStatus.OK)
+    return False
+
+
 def started_with(home: Path) -> list[int]:
-    """The SuperLink that `flwr run` leaves running, and what it has started."""
+    """What the SuperLink has started."""
     wanted = f"FLWR_HOME={home}".encode()
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
