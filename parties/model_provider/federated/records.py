@@ -115,9 +115,7 @@ def read_card(content: RecordDict) -> Card:
         raise CorruptFileError("a site's card cannot be read") from error
 
 
-def _moments(
-    content: RecordDict, found: Mapping[str, Any]
-) -> BlockMoments | None:
+def _moments(content: RecordDict, found: Mapping[str, Any]) -> BlockMoments | None:
     if MOMENTS not in content.array_records:
         return None
     state = read_state(content)

@@ -99,14 +99,18 @@ def test_the_directions_dropped_are_those_of_largest_variance() -> None:
     dropped = directions(high_pass(9))
 
     assert_allclose(np.abs((dropped * expected[:9]).sum(1)), 1, atol=1e-5)
-    assert (np.take_along_axis(dropped, np.abs(dropped).argmax(1)[:, None], 1) > 0).all()
+    assert (
+        np.take_along_axis(dropped, np.abs(dropped).argmax(1)[:, None], 1) > 0
+    ).all()
     assert blocks.var(0).sum() > 3 * left_of(IMAGES, high_pass(9)).var(0).sum()
 
 
 def test_sites_find_together_the_directions_of_all_images() -> None:
     """To the bit: the sums are exact."""
     whole = moments_of(PIXELS, 4)
-    parts = added(moments_of(part, 4) for part in (PIXELS[:7], PIXELS[7:40], PIXELS[40:]))
+    parts = added(
+        moments_of(part, 4) for part in (PIXELS[:7], PIXELS[7:40], PIXELS[40:])
+    )
 
     assert whole.blocks == parts.blocks == 60 * 6
     assert whole.products.tobytes() == parts.products.tobytes()

@@ -82,6 +82,11 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
             {"timeline": [{"event": "under_traffic", "events": []}]},
             "under_traffic.events: .*at least 1",
         ),
+        (
+            "models",
+            [{"name": "convmixer", "provider": "nobody", "shield": "blur:3"}],
+            "models.0.shield: .*highpass:K or noise:SIGMA, got 'blur:3'",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(
@@ -90,6 +95,28 @@ def test_a_wrong_field_is_named(
     content[field] = value
 
     with pytest.raises(ConfigurationError, match=message):
+        read_federation(_written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "rotate", "owner": "st-anna"},
+        under_traffic({"event": "wait", "seconds": 1}),
+    ],
+)
+def test_answers_under_noise_are_not_compared_under_traffic(
+    tmp_path: Path, content: Any, event: dict[str, object]
+) -> None:
+    """Each is another one; a high-pass gives the same answer every time."""
+    owner = content["policies"]["grants"][0]["owner"]
+    busy = {**event, **({"owner": owner} if "owner" in event else {})}
+    content["simulation"] = {"timeline": [busy]}
+    content["models"][0]["shield"] = "highpass:3"
+
+    assert read_federation(_written(tmp_path, content)).models[0].shield == "highpass:3"
+    content["models"][0]["shield"] = "noise:0.1"
+    with pytest.raises(ConfigurationError, match=r"noise:0\.1 gives every request"):
         read_federation(_written(tmp_path, content))
 
 
