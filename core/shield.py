@@ -117,8 +117,8 @@ class HighPass:
 
     @property
     def outputs(self) -> int:
-        count, dimension = self._directions().shape
-        return dimension - count
+        dimension: int = self.channels * self.patch_size**2
+        return dimension - len(self._directions())
 
     @property
     def deviations(self) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Shields for tests: of each kind, and entropy that gives the same draw again."""
 
 import io
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,12 @@ def natural(n: int, p: Preprocessing, seed: int = 0) -> np.ndarray:
 
 def sizes_of(p: Preprocessing, patch_size: int, **changes: int) -> Architecture:
     """A small network for pictures of this form."""
-    shape = {"hidden": 8, "depth": 1, "kernel_size": 3, "classes": 5} | changes
+    shape: dict[str, Any] = {
+        "hidden": 8,
+        "depth": 1,
+        "kernel_size": 3,
+        "classes": 5,
+    } | changes
     return Architecture(
         patch_size=patch_size,
         channels=p.channels,

@@ -23,6 +23,7 @@ from core.preprocessing import Preprocessing
 from core.receipt import Receipt
 from core.rpc.identity import create_identity
 from core.sealing import HYBRID, SealContext, SealingKey, fingerprint, seal
+from core.shield import HighPass, Noise, shielded
 from core.statements import DestructionReceipt, IssueStatement
 from core.transform import embedding_digest, flatten_embedding
 from core.wire import dump_tensors, to_bytes
@@ -63,6 +64,13 @@ IMPORTED: Final = replace(
     preprocessing=replace(MANIFEST.preprocessing, resize=MANIFEST.architecture.height),
     public_embedding=True,
 )
+# Two whose models read what a shield leaves.
+_HIGH_PASS: Final = HighPass.of(np.eye(TINY.dimension, dtype=np.float32)[:2], 4)
+HIGH_PASSED: Final = replace(
+    MANIFEST, architecture=shielded(TINY, _HIGH_PASS), shield=_HIGH_PASS
+)
+_NOISE: Final = Noise(TINY.patch_size, 0.1, MANIFEST.preprocessing.std)
+DROWNED: Final = replace(MANIFEST, architecture=shielded(TINY, _NOISE), shield=_NOISE)
 BACKBONE: Final = _RELEASE.backbone
 PLAIN_EMBEDDING: Final = _RELEASE.embedding
 PREPROCESSING: Final[Preprocessing] = MANIFEST.preprocessing

@@ -165,7 +165,13 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
         ),
         "issue": Target(_issue, (s.STATEMENT.to_bytes(),)),
         "issued": Target(lambda data: read_issue(s.STATEMENT, data), (s.ISSUED,)),
-        "manifest": Target(_manifest, (s.MANIFEST.to_bytes(), s.IMPORTED.to_bytes())),
+        "manifest": Target(
+            _manifest,
+            tuple(
+                each.to_bytes()
+                for each in (s.MANIFEST, s.IMPORTED, s.HIGH_PASSED, s.DROWNED)
+            ),
+        ),
         "note": Target(
             lambda data: open_note(data, s.PUBLIC_KEY, s.LOG), (s.CHECKPOINT,)
         ),

@@ -150,8 +150,9 @@ def read_task(content: RecordDict) -> Task:
     try:
         numbers = dict(zip(_SIZES, found["architecture"], strict=True))
         architecture = Architecture(**numbers, activation=found["activation"])
+        height, width, channels = found["size"]
         preprocessing = Preprocessing(
-            *found["size"], tuple(found["mean"]), tuple(found["std"])
+            height, width, channels, tuple(found["mean"]), tuple(found["std"])
         )
         return Task(
             architecture=architecture,

@@ -103,6 +103,11 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
             },
             "the keys are for patches of 2, not 1",
         ),
+        (
+            "models",
+            [{"name": "convmixer", "provider": "nobody", "shield": "blur:3"}],
+            "models.0.shield: .*highpass:K or noise:SIGMA, got 'blur:3'",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(
@@ -117,7 +122,7 @@ def test_a_wrong_field_is_named(
 def test_a_release_is_the_model_with_what_was_said(
     tmp_path: Path, content: dict[str, Any]
 ) -> None:
-    said = {"event": "release", "training": {"epochs": 9}}
+    said: dict[str, object] = {"event": "release", "training": {"epochs": 9}}
     content["simulation"] = {"timeline": [under_traffic(said)]}
     federation = read_federation(_written(tmp_path, content))
     (model,), (release,) = federation.models, federation.simulation.releases
@@ -135,6 +140,28 @@ def test_a_model_with_sites_is_not_released_in_a_timeline(
     content["simulation"] = {"timeline": [under_traffic({"event": "release"})]}
 
     with pytest.raises(ConfigurationError, match="release: the model has sites"):
+        read_federation(_written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "rotate", "owner": "st-anna"},
+        under_traffic({"event": "wait", "seconds": 1}),
+    ],
+)
+def test_answers_under_noise_are_not_compared_under_traffic(
+    tmp_path: Path, content: Any, event: dict[str, object]
+) -> None:
+    """Each is another one; a high-pass gives the same answer every time."""
+    owner = content["policies"]["grants"][0]["owner"]
+    busy = {**event, **({"owner": owner} if "owner" in event else {})}
+    content["simulation"] = {"timeline": [busy]}
+    content["models"][0]["shield"] = "highpass:3"
+
+    assert read_federation(_written(tmp_path, content)).models[0].shield == "highpass:3"
+    content["models"][0]["shield"] = "noise:0.1"
+    with pytest.raises(ConfigurationError, match=r"noise:0\.1 gives every request"):
         read_federation(_written(tmp_path, content))
 
 

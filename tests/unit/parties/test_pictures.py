@@ -35,6 +35,17 @@ def test_a_constant_picture_is_black_not_an_error() -> None:
     assert not as_picture(np.ones((2, 2, 48), np.float32), 4, 3).any()
 
 
+def test_what_a_shield_left_of_blocks_is_laid_out_all_the_same() -> None:
+    """39 numbers of 48: the first are where they would be, the others are grey."""
+    blocks = np.random.default_rng(0).normal(size=(2, 3, 48)).astype(np.float32)
+    left = blocks[..., :39]
+    whole = left.copy()
+    whole.resize((2, 3, 48))
+    whole[..., :39], whole[..., 39:] = left, 0
+
+    assert np.array_equal(as_picture(whole, 4, 3), as_picture(left, 4, 3))
+
+
 def test_a_png_is_large_enough_to_see_and_exact() -> None:
     for channels in (1, 3):
         picture = np.arange(64 * channels, dtype=np.uint8).reshape(8, 8, channels)

@@ -19,6 +19,8 @@ from core.architecture import Architecture
 from core.convmixer import initialise
 from core.datasets import Dataset, load
 from core.datasets.source import dataset
+from core.manifest import Manifest
+from core.shield import ShieldPlan
 from core.training import Recipe
 from parties.model_provider.__main__ import app, train_command
 from parties.model_provider.release import read_release
@@ -30,6 +32,8 @@ from parties.model_provider.training import (
     preprocessing_of,
     train,
 )
+from parties.model_provider.weights import plain_logits, release_of
+from tests.shields import fixed_draw
 
 RECIPE = Recipe(epochs=1, batch=32, pad=1, flip=False)
 SMALL: dict[str, Any] = {"hidden": 8, "depth": 1, "kernel_size": 3, "patch_size": 2}
@@ -49,6 +53,37 @@ def data() -> tuple[Dataset, Dataset]:
 def trained_with(data: tuple[Dataset, Dataset], seed: int | None) -> Trained:
     plan = Plan("digits", **SMALL, recipe=RECIPE, seed=seed)
     return train(data, plan, lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize("spec", ["highpass:1", "noise:0.1"])
+def test_a_shielded_model_reads_what_the_shield_leaves_and_its_release_says_so(
+    data: tuple[Dataset, Dataset], spec: str
+) -> None:
+    """Blocks are 2 x 2: four numbers, of which a high-pass drops one."""
+    shield = ShieldPlan.parse(spec)
+    plan = Plan("digits", **SMALL, recipe=RECIPE, seed=7, shield=shield)
+    release = release_of(train(data, plan, lambda _: None, lambda _: None))
+    manifest = Manifest.from_bytes(release.manifest.to_bytes())
+
+    assert manifest.shield is not None
+    assert (manifest.shield.spec, manifest.block) == (spec, (2, 1))
+    assert manifest.architecture.channels == {"h": 3, "n": 4}[spec[0]]
+    assert (manifest.architecture.patch_size, manifest.architecture.height) == (1, 4)
+    found = plain_logits(release, data[1].images, fixed_draw())
+    again = plain_logits(release, data[1].images, fixed_draw())
+    other = plain_logits(release, data[1].images)
+    assert found.shape == (50, 10)
+    np.testing.assert_array_equal(found, again)
+    assert (spec == "noise:0.1") == bool(np.abs(found - other).max() > 1e-4)
+
+
+def test_without_a_shield_the_manifest_does_not_speak_of_one(
+    data: tuple[Dataset, Dataset],
+) -> None:
+    manifest = release_of(trained_with(data, seed=7)).manifest
+
+    assert manifest.shield is None
+    assert b"shield" not in manifest.to_bytes()
 
 
 def weight(trained: Trained) -> torch.Tensor:
@@ -146,8 +181,10 @@ def test_the_command_tells_events_and_writes_a_release(
 def test_the_commands_defaults_are_the_recipes() -> None:
     """They are written twice, as the command must not import torch to say them."""
     options = inspect.signature(train_command).parameters
-    meant = {**asdict(Plan("classifier")), **asdict(Recipe())}
+    plan = Plan("classifier")
+    meant = {**asdict(plan), **asdict(Recipe()), "shield": plan.shield}
 
+    assert ShieldPlan.parse(options["shield"].default) == meant.pop("shield")
     for name in options.keys() & meant.keys() - {"seed"}:
         assert options[name].default == meant[name], name
 
