@@ -84,7 +84,7 @@ def local_link(environment: dict[str, str], folder: Path) -> Iterator[None]:
 
 
 def answers(port: str) -> bool:
-    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health") as answer:  # noqa: S310
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health") as answer:
         return bool(answer.status == HTTPStatus.OK)
     return False
 
