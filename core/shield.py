@@ -117,8 +117,8 @@ class HighPass:
 
     @property
     def outputs(self) -> int:
-        count, dimension = self._directions().shape
-        return dimension - count
+        dimension = self.channels * self.patch_size**2
+        return dimension - len(self.dropped) // (4 * dimension)
 
     @property
     def deviations(self) -> tuple[float, ...]:

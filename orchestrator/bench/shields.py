@@ -155,9 +155,12 @@ def _architecture(budget: Budget, data: Dataset) -> Architecture:
 
 
 def _preprocessing(pixels: np.ndarray) -> Preprocessing:
+    height, width, channels = pixels.shape[1:]
     values = [pixels[..., at].astype(np.float64) for at in range(pixels.shape[-1])]
     return Preprocessing(
-        *pixels.shape[1:],
+        height,
+        width,
+        channels,
         mean=tuple(round(float(each.mean()) / 255, 4) for each in values),
         std=tuple(round(float(each.std()) / 255, 4) for each in values),
     )

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from orchestrator.bench.shields import summed_up
 
@@ -14,11 +15,7 @@ def test_every_row_is_what_the_log_says() -> None:
     """Mean and deviation over the seeds, the span, and the points lost."""
     content = json.loads((DOCS / "shields.json").read_text())
     expected = {
-        row["shield"]: (
-            str(row["outputs"]),
-            f"{row['accuracy']:.1f} ± {row['deviation']:.1f} | "
-            f"{row['least']:.1f} to {row['most']:.1f} | {row['lost']:.1f}",
-        )
+        row["shield"]: (str(row["outputs"]), _figures(row))
         for row in summed_up(content["runs"])
     }
     text = (DOCS / "shields.md").read_text()
@@ -29,3 +26,8 @@ def test_every_row_is_what_the_log_says() -> None:
         seeds.setdefault(run["shield"], set()).add(run["seed"])
     assert len({frozenset(each) for each in seeds.values()}) == 1
     assert min(map(len, seeds.values())) >= 3
+
+
+def _figures(row: dict[str, Any]) -> str:
+    spread = f"{row['accuracy']:.1f} ± {row['deviation']:.1f}"
+    return f"{spread} | {row['least']:.1f} to {row['most']:.1f} | {row['lost']:.1f}"

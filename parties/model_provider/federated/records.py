@@ -149,9 +149,9 @@ def read_task(content: RecordDict) -> Task:
     try:
         numbers = dict(zip(_SIZES, found["architecture"], strict=True))
         architecture = Architecture(**numbers, activation=found["activation"])
-        preprocessing = Preprocessing(
-            *found["size"], tuple(found["mean"]), tuple(found["std"])
-        )
+        height, width, channels = found["size"]
+        mean, std = tuple(found["mean"]), tuple(found["std"])
+        preprocessing = Preprocessing(height, width, channels, mean, std)
         return Task(
             architecture=architecture,
             preprocessing=preprocessing,
