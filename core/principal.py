@@ -73,6 +73,5 @@ def strongest(
     _, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     found = vectors[:, ::-1][:, :count].T
     largest = np.take_along_axis(found, np.abs(found).argmax(1)[:, None], axis=1)
-    signed: Float32[np.ndarray, "count d"]
-    signed = (found * np.sign(largest)).astype(np.float32)
+    signed: Float32[np.ndarray, "count d"] = (found * np.sign(largest)).astype("f4")
     return signed

@@ -1,7 +1,6 @@
 """Shields for tests: of each kind, and entropy that gives the same draw again."""
 
 import io
-from typing import Any
 
 import numpy as np
 
@@ -36,18 +35,15 @@ def natural(n: int, p: Preprocessing, seed: int = 0) -> np.ndarray:
     return np.clip(walk + 128, 0, 255).astype(np.uint8)
 
 
-def sizes_of(p: Preprocessing, patch_size: int, **changes: int) -> Architecture:
+def sizes_of(p: Preprocessing, patch_size: int) -> Architecture:
     """A small network for pictures of this form."""
-    shape: dict[str, Any] = {
-        "hidden": 8,
-        "depth": 1,
-        "kernel_size": 3,
-        "classes": 5,
-    } | changes
     return Architecture(
+        hidden=8,
+        depth=1,
+        kernel_size=3,
         patch_size=patch_size,
         channels=p.channels,
         height=p.height,
         width=p.width,
-        **shape,
+        classes=5,
     )

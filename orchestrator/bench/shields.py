@@ -155,6 +155,7 @@ def _architecture(budget: Budget, data: Dataset) -> Architecture:
 
 
 def _preprocessing(pixels: np.ndarray) -> Preprocessing:
+    height, width, channels = pixels.shape[1:]
     values = [pixels[..., at].astype(np.float64) for at in range(pixels.shape[-1])]
     height, width, channels = pixels.shape[1:]
     return Preprocessing(

@@ -49,7 +49,8 @@ class _Blocking:
 
     async def write(self, images: Pixels) -> Asked:
         use = self.client.use()
-        request = request_for(use.encrypt(images), use, self.client.datatype)
+        blocks = use.encrypt(images, self.client.entropy)
+        request = request_for(blocks, use, self.client.datatype)
         return Asked(images, use, request)
 
     async def send(self, request: infer_pb.ModelInferRequest, use: Use) -> Answers:

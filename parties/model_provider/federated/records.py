@@ -151,9 +151,8 @@ def read_task(content: RecordDict) -> Task:
         numbers = dict(zip(_SIZES, found["architecture"], strict=True))
         architecture = Architecture(**numbers, activation=found["activation"])
         height, width, channels = found["size"]
-        preprocessing = Preprocessing(
-            height, width, channels, tuple(found["mean"]), tuple(found["std"])
-        )
+        mean, std = tuple(found["mean"]), tuple(found["std"])
+        preprocessing = Preprocessing(height, width, channels, mean, std)
         return Task(
             architecture=architecture,
             preprocessing=preprocessing,

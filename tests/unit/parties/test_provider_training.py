@@ -51,7 +51,7 @@ def data() -> tuple[Dataset, Dataset]:
 
 
 def trained_with(data: tuple[Dataset, Dataset], seed: int | None) -> Trained:
-    plan = Plan("digits", **SMALL, recipe=RECIPE, seed=seed)
+    plan = Plan("digits", **SMALL, recipe=RECIPE, seed=seed, shield=ShieldPlan())
     return train(data, plan, lambda _: None, lambda _: None)
 
 

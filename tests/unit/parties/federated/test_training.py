@@ -18,7 +18,9 @@ from core.convmixer import ConvMixer
 from core.datasets import load
 from core.errors import CorruptFileError
 from core.preprocessing import normalise
+from core.principal import moments_of
 from core.rpc.party import ensure_signing_key
+from core.shield import ShieldPlan
 from core.statements import MANIFEST, verify
 from core.training import Examples, evaluate, fit_steadily
 from core.wire import file_digest
@@ -66,6 +68,26 @@ def examples(data: Path, split: Any) -> Examples:
 def one_step(plan: FederatedPlan) -> FederatedPlan:
     """One step of SGD on all of a site's images."""
     return replace(plan, rounds=1, optimiser="sgd", max_lr=0.5, batch=1000, pad=0)
+
+
+@pytest.mark.parametrize("spec", ["highpass:1", "noise:0.1"])
+def test_sites_make_the_shield_that_one_with_all_images_would(
+    digits: Path, tmp_path: Path, spec: str
+) -> None:
+    """To the bit; and what they train reads what it leaves."""
+    plan = small_plan(digits, partition="dirichlet:0.5", rounds=1, shield=spec)
+    done = train_in_process(plan, tmp_path)
+    manifest = read_release(done.release).manifest
+    whole = load(digits, "train").images
+    expected = ShieldPlan.parse(spec).make(
+        preprocessing_of(whole), plan.patch_size, moments_of(whole, plan.patch_size)
+    )
+
+    assert manifest.shield == expected is not None
+    assert manifest.architecture.channels == expected.outputs
+    assert manifest.lineage["recipe"]["shield"] == spec
+    split = json.loads((done.release / "split.json").read_text())
+    assert split["shield"] == expected.to_dict()
 
 
 def freeze_statistics(model: nn.Module) -> None:
