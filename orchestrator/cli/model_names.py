@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from core.errors import InvalidInput, NotFound
 from orchestrator.audit.reading import record_of
+from orchestrator.cli.times import when
 from orchestrator.operator import Operator
 from protos import audit_pb2, registry_pb2
 
@@ -75,18 +76,34 @@ def resolve(
     Raises:
         NotFound: there is no such model, version or alias, or there was none then.
     """
-    versions = [
-        each
-        for each in operator.models(name.model)
-        if as_of_ms is None or each.created_at_ms <= as_of_ms
-    ]
-    if not versions:
-        raise NotFound(f"no version of {name.model}{_then(as_of_ms)}")
+    versions = _versions(operator, name.model, as_of_ms)
     number = name.version or _aliased(operator, name, versions, as_of_ms)
     found = next((each for each in versions if each.version == number), None)
     if found is None:
-        raise NotFound(f"{name.model} has no version {number}{_then(as_of_ms)}")
+        there = ", ".join(str(each.version) for each in versions)
+        raise NotFound(
+            f"{name.model} has no version {number}{_then(as_of_ms)}; there are {there}"
+        )
     return found
+
+
+def _versions(
+    operator: Operator, model: str, as_of_ms: int | None
+) -> list[registry_pb2.ModelVersion]:
+    """Those of a model that there are, or were then; oldest first, and at least one."""
+    known = operator.models(model)
+    if not known:
+        there = ", ".join(sorted({each.name for each in operator.models()}))
+        raise NotFound(f"{model} is no model here; there are {there or 'none'}")
+    if as_of_ms is None:
+        return known
+    versions = [each for each in known if each.created_at_ms <= as_of_ms]
+    if not versions:
+        raise NotFound(
+            f"{model} had no version at {when(as_of_ms)}; its first is of "
+            f"{when(known[0].created_at_ms)}, UTC"
+        )
+    return versions
 
 
 def _aliased(
@@ -99,17 +116,19 @@ def _aliased(
     if not name.alias:
         return versions[-1].version
     if as_of_ms is None:
-        named = [each.version for each in versions if name.alias in each.aliases]
+        pointed = {alias: v.version for v in versions for alias in v.aliases}
     else:
         past = moves(operator, name.model, as_of_ms)
-        named = [each.version for each in past if each.alias == name.alias]
-    if not named:
-        raise NotFound(f"{name.model} has no alias {name.alias}{_then(as_of_ms)}")
-    return named[-1]
+        pointed = {each.alias: each.version for each in past}
+    if name.alias not in pointed:
+        there = ", ".join(sorted(pointed)) or "none"
+        asked = f"{name.model} has no alias {name.alias}{_then(as_of_ms)}"
+        raise NotFound(f"{asked}; there are {there}")
+    return pointed[name.alias]
 
 
 def _then(as_of_ms: int | None) -> str:
-    return "" if as_of_ms is None else " at that moment"
+    return "" if as_of_ms is None else f" at {when(as_of_ms)}"
 
 
 def _move(entry: audit_pb2.AuditEntry) -> Move:

@@ -15,6 +15,7 @@ from orchestrator.cli.times import when
 
 app = typer.Typer()
 
+_ISSUED: Final = frozenset({"champion", "candidate"})
 _COLUMNS: Final = {
     "name": "model",
     "version": "version",
@@ -72,12 +73,20 @@ def alias(
 ) -> None:
     """Let an alias name a version; the `champion` is issued for every key in use.
 
+    So is the `candidate`, which a share of the requests asks: docs/models.md.
+
     Example: keymixer models alias convmixer champion 2
     """
+    from orchestrator.cli.model_names import ModelName, resolve
+
     with connected(run, as_) as session:
-        session.operator.set_alias(session.model(model), name, version)
+        resolve(session.operator, ModelName(model, version))
+        session.operator.set_alias(model, name, version)
     content = {"model": model, "alias": name, "version": version}
-    tell(content, f"{name} of {model} is version {version} now", as_json=json_)
+    told = f"{name} of {model} is version {version} now"
+    if name in _ISSUED:
+        told += "; for which keys it is issued: keymixer issued"
+    tell(content, told, as_json=json_)
 
 
 def _list(run: Path, as_: str, *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from core.datasets import Dataset, OnProgress, Split, load
 from core.datasets.partition import Partition, take
+from core.errors import Unavailable
 from core.rpc.identity import (
     CERTIFICATE_FILE,
     MODEL_PROVIDER,
@@ -38,13 +39,20 @@ LINK: Final = "superlink"
 
 _PROVIDER: Final = "parties.model_provider"
 _HOST: Final = "127.0.0.1"
-_READY_S: Final = 120.0
+# Flower imports much: on a machine that has other work it takes minutes.
+_READY_S: Final = 300.0
 # Flower takes a node for gone when it has missed two heartbeats of 30 s, and only then
 # lets it come back.
 _GONE_S: Final = 65.0
 _SPLITS: Final[tuple[Split, Split]] = ("train", "test")
 
 OnEvent = Callable[[Event], None]
+
+
+class LinkNotReady(Unavailable):
+    """Flower's SuperLink runs, but nobody can connect to it."""
+
+    hint = "read the log that the message names"
 
 
 @dataclass(frozen=True)
@@ -194,9 +202,13 @@ def _wait_for(running: Processes, address: str) -> None:
         try:
             with socket.create_connection((host, int(port)), timeout=1.0):
                 return
-        except OSError:
+        except OSError as error:
             if time.monotonic() > deadline:
-                raise
+                log = running.logs / f"{LINK}.log"
+                raise LinkNotReady(
+                    f"the SuperLink does not listen on {address} after {_READY_S:.0f} s"
+                    f"; its log is {log}"
+                ) from error
             time.sleep(0.2)
 
 

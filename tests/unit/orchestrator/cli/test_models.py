@@ -99,6 +99,57 @@ def test_what_there_is_not_or_was_not_yet_is_not_found(
     )
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (("digits:3",), "digits has no version 3; there are 1, 2"),
+        (("digits@nobody",), "has no alias nobody; there are champion, trial"),
+        (
+            ("digits@trial", "--as-of", "2026-01-02"),
+            "has no alias trial at 2026-01-02 00:00:00; there are champion",
+        ),
+        (
+            ("digits", "--as-of", "2025-12-31"),
+            "had no version at 2025-12-31 00:00:00; its first is of 2026-01-02",
+        ),
+        (("digits", "--as-of", "soon"), "expected a time such as 2026-01-31T12"),
+    ],
+)
+def test_who_asks_for_what_is_not_there_is_told_what_is(
+    terminal: Terminal, named: tuple[str, ...], told: str
+) -> None:
+    error = terminal.json("models", "show", *named, code=1)["error"]
+
+    assert told in error["message"]
+
+
+def test_a_model_that_is_none_is_answered_with_those_there_are(
+    terminal: Terminal, desk: Desk
+) -> None:
+    known = desk.answers["ListModelVersions"]
+    none = ListModelVersionsResponse()
+    desk.answers["ListModelVersions"] = lambda asked: none if asked.name else known(0)
+    for words in (("show", "cells"), ("alias", "cells", "champion", "1")):
+        error = terminal.json("models", *words, code=1)["error"]
+
+        assert ("NotFound", "cells is no model here; there are digits") == (
+            *(error["kind"], error["message"]),
+        )
+
+
+def test_an_alias_is_moved_to_a_version_there_is(
+    terminal: Terminal, desk: Desk
+) -> None:
+    said = terminal.text("models", "alias", "digits", "candidate", "1")
+    error = terminal.json("models", "alias", "digits", "candidate", "7", code=1)
+
+    moved = desk.only("SetAlias").request
+    assert ("digits", "candidate", 1) == (moved.name, moved.alias, moved.version)
+    assert "candidate of digits is version 1 now" in said
+    assert "keymixer issued" in said
+    assert "has no version 7; there are 1, 2" in error["error"]["message"]
+
+
 @pytest.mark.parametrize("text", ["", "a@b@c", "a:b", "a:1@b", "@champion"])
 def test_what_is_no_name_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
