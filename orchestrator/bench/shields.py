@@ -61,7 +61,7 @@ def measure_shields(
     wanted = [(s, seed) for seed in range(budget.seeds) for s in shields]
     known = {(run["shield"], run["seed"]) for run in done}
     data = None
-    for spec, seed in wanted:
+    for number, (spec, seed) in enumerate(wanted, start=1):
         if (spec, seed) in known:
             continue
         data = data or (load(budget.data, "train"), load(budget.data, "test"))
@@ -69,7 +69,7 @@ def measure_shields(
         done.append({"shield": spec, "seed": seed, **found})
         content = {"budget": asdict(budget), "runs": done}
         write_atomically(log, json.dumps(content, indent=1).encode(), mode=0o644)
-        told(done[-1], len(done), len(wanted))
+        told(done[-1], number, len(wanted))
     return list(summed_up(done))
 
 

@@ -144,10 +144,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, st
 
 def _facts(version: "ModelVersion") -> dict[str, Any]:
     """All that the registry and the signed manifest say of it; a shield by its name."""
-    from core.manifest import Manifest
-
     manifest = json.loads(version.manifest)
-    shield = Manifest.from_bytes(version.manifest).shield
     return {
         "name": version.name,
         "version": version.version,
@@ -157,5 +154,15 @@ def _facts(version: "ModelVersion") -> dict[str, Any]:
         "exposed": when(version.exposed_at_ms),
         "embedding": "public" if version.public_embedding else "secret",
         **{word: fact for word, fact in manifest.items() if word != "name"},
-        "shield": "none" if shield is None else shield.spec,
+        "shield": _shield(manifest),
     }
+
+
+def _shield(manifest: dict[str, Any]) -> str:
+    from core.preprocessing import Preprocessing
+    from core.shield import shield_from
+
+    if "shield" not in manifest:
+        return "none"
+    preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+    return shield_from(manifest["shield"], preprocessing).spec

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidInput
+from core.manifest import Manifest
 from orchestrator.cli.model_names import ModelName
+from orchestrator.cli.model_views import _facts
 from protos.audit_pb2 import AuditEntry, ListEntriesRequest, ListEntriesResponse
 from protos.registry_pb2 import ListModelVersionsResponse, ModelVersion
+from tests.fuzz.specimens import DROWNED, HIGH_PASSED, MANIFEST
 from tests.unit.orchestrator.cli.desk import Desk, Terminal
 
 DAY_MS = 86_400_000
@@ -180,3 +183,15 @@ def test_the_history_of_aliases_is_the_logs(terminal: Terminal) -> None:
     assert [(5, "champion", 1), (7, "trial", 2), (9, "champion", 2)] == [
         (row["index"], row["alias"], row["version"]) for row in rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [(MANIFEST, "none"), (HIGH_PASSED, "highpass:2"), (DROWNED, "noise:0.1")],
+)
+def test_a_shield_is_shown_by_its_name_and_not_by_its_numbers(
+    manifest: Manifest, expected: str
+) -> None:
+    version = ModelVersion(name="cells", version=1, manifest=manifest.to_bytes())
+
+    assert expected == _facts(version)["shield"]
