@@ -29,7 +29,7 @@ _FLOOR: Final = 1e-7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenDirections:
-    """Directions in which the key is known: `transformed^T A x = plain^T x`, [D, seen]."""
+    """Where the key is known: `transformed^T A x = plain^T x`, both [D, seen]."""
 
     plain: Float[np.ndarray, "d seen"] = field(repr=False)
     transformed: Float[np.ndarray, "d seen"] = field(repr=False)

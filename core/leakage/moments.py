@@ -5,7 +5,7 @@ another, which one block alone does not tell.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 from einops import rearrange
@@ -16,16 +16,21 @@ from core.errors import NonFiniteError, ShapeError
 Blocks = Float[np.ndarray, "n rows columns d"]
 Vector = Float[np.ndarray, " d"]
 Square = Float[np.ndarray, "d d"]
-# One matrix for each way that two blocks of a window lie to one another.
-Pooled = Float[np.ndarray, "offsets d d"]
+# One matrix for each pair of blocks of a window.
+Cells: TypeAlias = Float[np.ndarray, "pairs d d"]
 
-# Pairs of blocks in a window (0 1 / 2 3): the same, right, below, diagonal, other one.
+# Pairs of the blocks of a window (0 1 / 2 3), a block with itself first.
 PAIRS: Final = (
-    ((0, 0), (1, 1), (2, 2), (3, 3)),
-    ((0, 1), (2, 3)),
-    ((0, 2), (1, 3)),
-    ((0, 3),),
-    ((1, 2),),
+    (0, 0),
+    (1, 1),
+    (2, 2),
+    (3, 3),
+    (0, 1),
+    (2, 3),
+    (0, 2),
+    (1, 3),
+    (0, 3),
+    (1, 2),
 )
 _IN_WINDOW: Final = 4
 
@@ -75,21 +80,21 @@ class WindowMoments:
     def covariance(self) -> Float[np.ndarray, "window window"]:
         return self.second - np.outer(self.mean, self.mean)
 
-    def pooled_mean(self) -> Vector:
-        """The mean block, over the four places of a window."""
-        return self.mean.reshape(_IN_WINDOW, -1).mean(axis=0)
+    def means(self) -> Float[np.ndarray, "four d"]:
+        """The mean block at each of the four places of a window."""
+        return self.mean.reshape(_IN_WINDOW, -1)
 
-    def pooled_second(self) -> Pooled:
-        """The mean second moment of each of the five ways two blocks lie."""
-        return np.stack(
-            [sums / len(pairs) for sums, pairs in zip(pool(self.second), PAIRS, strict=True)]
-        )
+    def prior(self) -> BlockPrior:
+        """Single blocks, over the four places."""
+        mean = self.means().mean(axis=0)
+        second = cells(self.second)[:_IN_WINDOW].mean(axis=0)
+        return BlockPrior(mean, second - np.outer(mean, mean))
 
 
-def pool(window: Float[np.ndarray, "window window"]) -> Pooled:
-    """Sum a window's matrix over the pairs of blocks that lie the same way."""
-    cells = rearrange(window, "(i a) (j b) -> i j a b", i=_IN_WINDOW, j=_IN_WINDOW)
-    return np.stack([sum(cells[i, j] for i, j in pairs) for pairs in PAIRS])
+def cells(window: Float[np.ndarray, "window window"]) -> Cells:
+    """Take a window's matrix apart into one for each of `PAIRS`."""
+    parts = rearrange(window, "(i a) (j b) -> i j a b", i=_IN_WINDOW, j=_IN_WINDOW)
+    return np.stack([parts[pair] for pair in PAIRS])
 
 
 def effective_rank(blocks: Blocks, share: float = 0.99) -> int:

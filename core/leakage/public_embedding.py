@@ -1,11 +1,11 @@
 """A public patch embedding, and the one issued for a key, give the key.
 
-The issued embedding is `W' = V A^T`, where `V` is `W`, or what fine-tuning made of a
-public `W`. The nearest orthogonal matrix to `W'^T W` is `A` itself if `V = W` has rank D
-(orthogonal Procrustes, Schoenemann 1966, Psychometrika 31:1), and near it otherwise.
+The issued embedding is `W' = V A^T`, where `V` is a public `W`, or what fine-tuning
+made of it. The nearest orthogonal matrix to `W'^T W` is `A` itself if `V = W` has rank
+D (orthogonal Procrustes, Schoenemann 1966, Psychometrika 31:1), and near it otherwise.
 
-Assumes: the server's own issued embedding, and public weights that the model's came from.
-Costs: one singular value decomposition of D x D. No ciphertext.
+Assumes: the issued embedding, and the public weights that the model's came from. Costs:
+one singular value decomposition of D x D. No ciphertext.
 """
 
 import numpy as np

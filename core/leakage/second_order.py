@@ -1,8 +1,8 @@
 """Ciphertext only: the key that makes neighbouring blocks continue one another.
 
-Public pictures give the mean `m` and the covariance `S` of windows of 2x2 blocks. Of all
-orthogonal `B`, the one sought makes the transformed windows, multiplied by it block by
-block, likeliest under the Gaussian (m, S):
+Public pictures give the mean `m` and the covariance `S` of windows of 2x2 blocks. Of
+all orthogonal `B`, the one sought makes the transformed windows, multiplied by it block
+by block, likeliest under the Gaussian (m, S):
 
     minimise  tr(S^-1 M(B)) - 2 m^T S^-1 m(B)
 
@@ -12,13 +12,13 @@ every near-equal variance open; what lies beside it closes them.
 
 Start: the principal axes of both, matched in order, with signs found by descent on the
 same loss from a random draw. Then Jacobi sweeps: in every plane of two axes the best
-rotation or reflection is found exactly (the loss is a trigonometric polynomial of degree
-two), while the regularisation of `S` falls. Several starts; the loss chooses.
+rotation or reflection is found exactly (the loss is a trigonometric polynomial of
+degree two), while the regularisation of `S` falls. Several starts; the loss chooses.
 
 Assumes: transformed pictures under one key for all blocks, and public pictures of
-roughly the same kind; no key, no plaintext, no model.
-Costs: k^2/2 planes a sweep, a dozen sweeps: for D = 48 about a second for one start,
-and far less for each of many that run side by side. Source: our own; the closest known are second-order blind source
+roughly the same kind; no key, no plaintext, no model. Costs: k^2/2 planes a sweep, a
+dozen sweeps: for D = 48 about a second for one start, and far less for each of many
+that run side by side. Source: our own; the closest known are second-order blind source
 separation (Belouchrani et al. 1997, IEEE TSP 45:434) and Jacobi's method for it
 (Cardoso & Souloumiac 1996, SIAM J. Matrix Anal. Appl. 17:161).
 """
@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core.errors import ShapeError
-from core.leakage.moments import Blocks, WindowMoments, pool
+from core.leakage.moments import PAIRS, Blocks, WindowMoments, cells
 
 Matrix = Float[np.ndarray, "d d"]
 Axes = Float[np.ndarray, "d k"]
@@ -43,6 +43,7 @@ REGULARISATION: Final = (1.6, 0.5, 0.16, 0.05, 0.016, 0.005, 1.6e-3, 5e-4)
 # The first level decides most; each of the others needs one sweep, the last one two.
 _FIRST_SWEEPS: Final = 3
 _LAST: Final = 3
+_NUDGE: Final = 0.1
 _ANGLES: Final = 16
 _NEWTON: Final = 3
 
@@ -91,6 +92,8 @@ class Public:
     ) -> list[list[Guess]]:
         sights = [self._sight(blocks) for blocks in seen]
         problems = _Problems([sight for sight in sights for _ in range(starts)])
+        size = len(problems.mean)
+        problems.turn_all(_nudges(len(problems.sights), starts, size, rng))
         problems.choose_signs(self.forms[0], rng)
         for level, form in enumerate(self.forms):
             for _ in range(_FIRST_SWEEPS if level == 0 else 1):
@@ -109,8 +112,8 @@ class Public:
             )
         windows = WindowMoments.of(blocks)
         axes = _principal(windows, self.axes.shape[1])
-        moments = _stacked(axes.T @ windows.pooled_second() @ axes)
-        return _Sight(axes, moments, axes.T @ windows.pooled_mean())
+        moments = _stacked(axes.T @ cells(windows.second) @ axes)
+        return _Sight(axes, moments, (windows.means() @ axes).T)
 
     def _finished(self, problems: "_Problems") -> list[Guess]:
         losses = problems.losses(self.forms[-1])
@@ -121,11 +124,23 @@ class Public:
         ]
 
 
+def _nudges(
+    searches: int, starts: int, size: int, rng: np.random.Generator
+) -> Float[np.ndarray, "s k k"]:
+    """No turn for the first start of each key, random ones for the others.
+
+    Cayley's transform of a skew matrix is orthogonal. From the principal axes alone
+    every draw of signs leads to the same end.
+    """
+    skew = _NUDGE * rng.standard_normal((searches, size, size))
+    skew -= skew.transpose(0, 2, 1)
+    skew[::starts] = 0
+    return np.linalg.solve(np.eye(size) - skew, np.eye(size) + skew)
+
+
 def _principal(windows: WindowMoments, count: int) -> Axes:
     """The strongest principal axes of single blocks, strongest first."""
-    mean = windows.pooled_mean()
-    covariance = windows.pooled_second()[0] - np.outer(mean, mean)
-    _, vectors = np.linalg.eigh(covariance)
+    _, vectors = np.linalg.eigh(windows.prior().covariance)
     return vectors[:, ::-1][:, :count]
 
 
@@ -134,7 +149,7 @@ class _Form:
     """The public side: `<weights, B X B^T>` summed over parts, less `2 pull . B m`."""
 
     weights: Stack = field(repr=False)
-    pull: Float[np.ndarray, " k"] = field(repr=False)
+    pull: Float[np.ndarray, "k four"] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +158,7 @@ class _Sight:
 
     axes: Axes = field(repr=False)
     moments: Stack = field(repr=False)
-    mean: Float[np.ndarray, " k"] = field(repr=False)
+    mean: Float[np.ndarray, "k four"] = field(repr=False)
 
 
 def _form(windows: WindowMoments, axes: Axes, regularisation: float) -> _Form:
@@ -151,11 +166,13 @@ def _form(windows: WindowMoments, axes: Axes, regularisation: float) -> _Form:
     covariance = lifted.T @ windows.covariance @ lifted
     # The mean variance of all D coordinates, however few axes are kept.
     level = np.trace(windows.covariance) / len(windows.covariance)
-    inverse = np.linalg.inv(covariance + regularisation * level * np.eye(lifted.shape[1]))
-    pull = (inverse @ (lifted.T @ windows.mean)).reshape(4, -1).sum(axis=0)
-    # The four ways to lie apart count in both orders; a block with itself once.
-    orders = np.array([1.0, 2.0, 2.0, 2.0, 2.0])
-    return _Form(_stacked(pool(inverse) * orders[:, None, None]), pull)
+    inverse = np.linalg.inv(
+        covariance + regularisation * level * np.eye(lifted.shape[1])
+    )
+    pull = (inverse @ (lifted.T @ windows.mean)).reshape(4, -1).T
+    # Two blocks count in both orders, a block with itself once.
+    orders = np.array([1.0 if i == j else 2.0 for i, j in PAIRS])
+    return _Form(_stacked(cells(inverse) * orders[:, None, None]), pull)
 
 
 def _stacked(matrices: Float[np.ndarray, "parts k k"]) -> Stack:
@@ -167,7 +184,7 @@ def _stacked(matrices: Float[np.ndarray, "parts k k"]) -> Stack:
 class _Problems:
     """Many searches side by side; the last axis of every array is the search.
 
-    `moments` [k, parts, k, s] are those of the blocks turned so far, `mean` [k, s] too,
+    `moments` [k, parts, k, s] are those of windows turned so far, `mean` [k, 4, s] too,
     and `turned` [k, k, s] is B in the principal axes.
     """
 
@@ -182,14 +199,14 @@ class _Problems:
     def losses(self, form: _Form) -> Float[np.ndarray, " s"]:
         weights = form.weights[:, self._once].ravel()
         moments = self.moments[:, self._once].reshape(len(weights), -1)
-        return weights @ moments - 2 * form.pull @ self.mean
+        return weights @ moments - 2 * np.einsum("ai,ais->s", form.pull, self.mean)
 
     def turn_all(self, turns: Float[np.ndarray, "s k k"]) -> None:
         """Apply a whole orthogonal matrix to each search."""
         self.moments = np.einsum(
             "sab,bpcs,sdc->apds", turns, self.moments, turns, optimize=True
         )
-        self.mean = np.einsum("sab,bs->as", turns, self.mean)
+        self.mean = np.einsum("sab,bis->ais", turns, self.mean)
         self.turned = np.einsum("sab,bcs->acs", turns, self.turned)
 
     def choose_signs(self, form: _Form, rng: np.random.Generator) -> None:
@@ -197,13 +214,13 @@ class _Problems:
         pairs = np.einsum(
             "aoj,aojs->saj", form.weights[:, self._once], self.moments[:, self._once]
         )
-        linear = form.pull[:, None] * self.mean
+        linear = np.einsum("ai,ais->as", form.pull, self.mean)
         signs = np.stack(
             [_signs(p, each, rng) for p, each in zip(pairs, linear.T, strict=True)],
             axis=-1,
         )
         self.moments *= signs[:, None, None] * signs[None, None]
-        self.mean *= signs
+        self.mean *= signs[:, None]
         self.turned *= signs[:, None]
 
     def sweep(self, form: _Form) -> None:
@@ -240,7 +257,7 @@ class _Problems:
         k, x = weights[:, :, pair], moments[:, :, pair]
         linear = weights.reshape(2, -1) @ moments.reshape(2, -1, searches)
         linear -= k.reshape(2, -1) @ x.reshape(2, -1, searches)
-        linear -= 2 * form.pull[pair][:, None] * self.mean[pair][:, None]
+        linear -= 2 * np.einsum("ai,bis->bas", form.pull[pair], self.mean[pair])
         k = k[:, self._once].transpose(0, 2, 1).reshape(4, -1)
         x = x[:, self._once].transpose(0, 2, 1, 3).reshape(4, -1, searches)
         products = k @ x
@@ -273,7 +290,10 @@ def _mixed(
 ) -> Float[np.ndarray, "2 ... s"]:
     first, second = rows[0], rows[1]
     return np.stack(
-        [turn[0, 0] * first + turn[0, 1] * second, turn[1, 0] * first + turn[1, 1] * second]
+        [
+            turn[0, 0] * first + turn[0, 1] * second,
+            turn[1, 0] * first + turn[1, 1] * second,
+        ]
     )
 
 
@@ -323,7 +343,7 @@ def _best_turns(terms: Float[np.ndarray, "20 s"]) -> Float[np.ndarray, "2 2 s"]:
 def _refined(
     angles: Float[np.ndarray, " s"], series: Float[np.ndarray, "5 s"]
 ) -> Float[np.ndarray, " s"]:
-    """Newton's steps from the best of the grid's angles, each no longer than the grid's."""
+    """Newton's steps from the best of the grid's angles, each a grid's step at most."""
     _, c1, s1, c2, s2 = series
     for _ in range(_NEWTON):
         c, s = np.cos(angles), np.sin(angles)

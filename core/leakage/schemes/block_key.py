@@ -43,7 +43,9 @@ class Pixels:
 
     def blocks(self, pictures: Pictures) -> Blocks:
         mean, deviation = self._scale()
-        return to_blocks((pictures.astype(np.float64) - mean) / deviation, self.patch_size)
+        return to_blocks(
+            (pictures.astype(np.float64) - mean) / deviation, self.patch_size
+        )
 
     def pictures(self, blocks: Blocks) -> Pictures:
         mean, deviation = self._scale()
@@ -69,7 +71,9 @@ class BlockKey:
     def __post_init__(self) -> None:
         expected = (self.coordinates.dimension,) * 2
         if self.matrix.shape != expected:
-            raise KeyMismatchError(f"expected a key of {expected}, got {self.matrix.shape}")
+            raise KeyMismatchError(
+                f"expected a key of {expected}, got {self.matrix.shape}"
+            )
 
     def encrypt(self, pictures: Pictures) -> Blocks:
         """Return the transformed blocks of pictures from 0 to 1."""
@@ -80,9 +84,7 @@ class BlockKey:
         return self.coordinates.pictures(blocks @ self.matrix)
 
 
-def signed_permutation(
-    order: np.ndarray, signs: np.ndarray | None = None
-) -> Matrix:
+def signed_permutation(order: np.ndarray, signs: np.ndarray | None = None) -> Matrix:
     """The matrix that puts number `order[i]`, times `signs[i]`, at place `i`."""
     size = len(order)
     matrix = np.zeros((size, size))

@@ -2,9 +2,9 @@
 
 Every block of a picture goes to another place, is rotated and mirrored (one of eight
 ways), made a negative or not, and its colour channels change places (one of six). What
-happens at each place is the key, the same for every picture. Kurihara, Kikuchi, Imaizumi,
-Shiota & Kiya 2015, IEICE Trans. E98-A:2238; Chuman, Sirichotedumrong & Kiya, IEEE TIFS
-2019, arXiv 1811.00236.
+happens at each place is the key, the same for every picture. Kurihara, Kikuchi,
+Imaizumi, Shiota & Kiya 2015, IEICE Trans. E98-A:2238; Chuman, Sirichotedumrong & Kiya,
+IEEE TIFS 2019, arXiv 1811.00236.
 
 A `variant` numbers what happens to a block: 2 x 8 x channels! of them.
 """
@@ -39,7 +39,7 @@ class ScramblingKey:
 
     def encrypt(self, pictures: Pictures) -> Blocks:
         """Return the scrambled blocks, less 1/2: a negative is a change of sign."""
-        blocks = to_blocks(pictures.astype(np.float64) - 0.5, self.patch_size)
+        blocks = centred_blocks(pictures, self.patch_size)
         rows, columns = blocks.shape[1:3]
         self._require_places(rows * columns)
         flat = rearrange(blocks, "n rows columns d -> n (rows columns) d")
@@ -54,7 +54,7 @@ class ScramblingKey:
         turns = variant_matrices(self.patch_size, self.channels)[self.variants]
         plain = np.empty_like(flat)
         plain[:, self.places] = np.einsum("pij,npi->npj", turns, flat)
-        return from_blocks(plain.reshape(blocks.shape) + 0.5, self.patch_size, self.channels)
+        return as_pictures(plain.reshape(blocks.shape), self.patch_size, self.channels)
 
     def _require_places(self, got: int) -> None:
         if got != len(self.places):
@@ -93,3 +93,11 @@ def _order(
     return (turned[:, :, ::-1] if mirrored else turned).ravel()
 
 
+def centred_blocks(pictures: Pictures, patch_size: int) -> Blocks:
+    """Plain blocks as this scheme sees them: less 1/2."""
+    return to_blocks(pictures.astype(np.float64) - 0.5, patch_size)
+
+
+def as_pictures(blocks: Blocks, patch_size: int, channels: int) -> Pictures:
+    """Undo `centred_blocks`, without undoing any key."""
+    return from_blocks(blocks + 0.5, patch_size, channels)

@@ -1,9 +1,10 @@
 """Learnable image encryption: halves of bytes are reversed and shuffled in a block.
 
 Every 8-bit number is split into its upper and lower four bits; some of the 2 D halves,
-always the same places of a block, are replaced by 15 less themselves; all of them change
-places, the same way in every block; two and two make bytes again. Tanaka, "Learnable
-image encryption", ICCE-TW 2018, arXiv 1804.00490 (there with patches of 4x4).
+always the same places of a block, are replaced by 15 less themselves; all of them
+change places, the same way in every block; two and two make bytes again. Tanaka,
+"Learnable image encryption", ICCE-TW 2018, arXiv 1804.00490 (there with patches of
+4x4).
 
 In halves, each scaled to -1/2..1/2, the key is a permutation with signs of size 2 D.
 """

@@ -17,9 +17,7 @@ SHUFFLED = "pixel shuffling"
 NEGATED = "pixel shuffling, negative/positive"
 
 
-def draw_shuffled(
-    patch_size: int, channels: int, rng: np.random.Generator
-) -> BlockKey:
+def draw_shuffled(patch_size: int, channels: int, rng: np.random.Generator) -> BlockKey:
     """Draw a permutation only."""
     coordinates = Pixels(patch_size, channels, mean=0.5)
     order = rng.permutation(coordinates.dimension)
