@@ -23,8 +23,8 @@ Pairs = Float[np.ndarray, "n d"]
 Blocks = Float[np.ndarray, "n rows columns d"]
 Matrix = Float[np.ndarray, "d d"]
 
-# Singular values below this share of the largest are rounding of float32, not sight.
-_FLOOR: Final = 1e-7
+# Singular values below this share of the largest are rounding of float64, not sight.
+_FLOOR: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,7 +57,11 @@ def test_the_range_holds_nine_pictures_in_ten(pictures: Pictures) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "other"),
-    [((2, 3, 8, 8), (2, 3, 8, 9)), ((0, 3, 8, 8), (0, 3, 8, 8)), ((3, 8, 8), (3, 8, 8))],
+    [
+        ((2, 3, 8, 8), (2, 3, 8, 9)),
+        ((0, 3, 8, 8), (0, 3, 8, 8)),
+        ((3, 8, 8), (3, 8, 8)),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(
     shape: tuple[int, ...], other: tuple[int, ...]

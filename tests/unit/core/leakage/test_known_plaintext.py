@@ -1,4 +1,4 @@
-"""Known plaintext: exact from D blocks on, a prior for fewer, nothing from wrong pairs."""
+"""Known plaintext: exact from D blocks, a prior for fewer, nothing from wrong pairs."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,10 @@ def test_the_prior_fills_in_what_few_blocks_do_not_show(
     key: BlockKey, pictures: Pictures
 ) -> None:
     """With Procrustes alone, and with nothing known, as what it is held against."""
-    victims, prior = pictures[20:60], BlockPrior.of(key.coordinates.blocks(pictures[60:]))
+    victims, prior = (
+        pictures[20:60],
+        BlockPrior.of(key.coordinates.blocks(pictures[60:])),
+    )
     plain, seen = _pairs(key, pictures[:20], 3)
     hidden = key.encrypt(victims)
 
@@ -41,7 +44,9 @@ def test_the_prior_fills_in_what_few_blocks_do_not_show(
     )
     without = key.coordinates.pictures(hidden @ procrustes(plain, seen))
 
-    constant = np.broadcast_to(victims.mean(axis=(0, 2, 3))[:, None, None], victims.shape)
+    constant = np.broadcast_to(
+        victims.mean(axis=(0, 2, 3))[:, None, None], victims.shape
+    )
     assert fidelity(victims, with_prior).ssim > fidelity(victims, without).ssim
     assert fidelity(victims, with_prior).ssim > fidelity(victims, constant).ssim + 0.3
 

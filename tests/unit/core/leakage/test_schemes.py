@@ -1,4 +1,4 @@
-"""The schemes undo themselves, are what their papers say, and fall to known plaintext."""
+"""The schemes undo themselves, are what their papers say, and fall to known pairs."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,7 @@ def test_ours_is_what_an_owner_sends(pictures: Pictures) -> None:
 
 
 def test_learnable_encryption_reverses_and_moves_halves_of_bytes() -> None:
-    """One number, two halves: 0xA3 with the upper reversed and both exchanged is 0x35."""
+    """0xA3 with its upper half reversed and both halves exchanged is 0x35."""
     coordinates = learnable.Halves(1, 1)
     key = BlockKey("one", coordinates, np.array([[0.0, 1.0], [-1.0, 0.0]]))
 
@@ -135,4 +135,6 @@ def test_what_does_not_fit_a_key_is_refused(pictures: Pictures) -> None:
     with pytest.raises(ShapeError):
         signed_permutation.from_pairs(np.zeros((3, 4)), np.zeros((2, 4)))
     with pytest.raises(ShapeError):
-        scrambling_pairs.recover_key(np.zeros((1, 2, 2, 12)), np.zeros((1, 3, 2, 12)), 2, 3)
+        scrambling_pairs.recover_key(
+            np.zeros((1, 2, 2, 12)), np.zeros((1, 3, 2, 12)), 2, 3
+        )

@@ -17,7 +17,9 @@ def key() -> BlockKey:
     return draw(Pixels(2, 3), np.random.default_rng(1))
 
 
-def _attacked(public: Pictures, victims: Pictures, key: BlockKey, seed: int) -> Pictures:
+def _attacked(
+    public: Pictures, victims: Pictures, key: BlockKey, seed: int
+) -> Pictures:
     rng = np.random.default_rng(seed)
     hidden = key.encrypt(victims)
     to_pictures = key.coordinates.pictures
@@ -79,7 +81,10 @@ def test_the_best_turn_is_the_least_of_a_fine_grid() -> None:
     terms = np.random.default_rng(5).standard_normal((20, 6))
     angles = np.linspace(0, 2 * np.pi, 3600, endpoint=False)
     every = np.concatenate(
-        [_monomials(_turns(angles, np.full(3600, sign))) @ terms for sign in (1.0, -1.0)]
+        [
+            _monomials(_turns(angles, np.full(3600, sign))) @ terms
+            for sign in (1.0, -1.0)
+        ]
     )
 
     found = (_monomials(_best_turns(terms)) * terms.T).sum(axis=1)
@@ -99,7 +104,9 @@ def test_searches_side_by_side_do_not_touch_one_another(
     assert together[0].loss == pytest.approx(alone[0].loss, rel=1e-6)
 
 
-def test_blocks_of_another_size_are_refused(coordinates: Pixels, pictures: Pictures) -> None:
+def test_blocks_of_another_size_are_refused(
+    coordinates: Pixels, pictures: Pictures
+) -> None:
     public = Public(coordinates.blocks(pictures[:20]))
 
     with pytest.raises(ShapeError, match="12"):
