@@ -6,7 +6,15 @@ from pathlib import Path
 
 from PIL import Image
 
-ABSENT = ("torch", "flwr", "sqlalchemy", "alembic", "sklearn", "matplotlib")
+ABSENT = (
+    "torch",
+    "flwr",
+    "sqlalchemy",
+    "alembic",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+)
 
 # Runs in a process of its own, where importing one of these fails as if it were not
 # installed; then imports every module of the owner and of the command, and encrypts.

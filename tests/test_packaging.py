@@ -45,6 +45,7 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: set[str]) -> 
         "protos/registry_pb2_grpc.pyi",
         "protos/registry.proto",
         "orchestrator/simulation/report/templates/report.html.j2",
+        "orchestrator/leakage/templates/leakage.html.j2",
         "orchestrator/registry/migrations/env.py",
         "parties/key_holder/migrations/env.py",
     ],

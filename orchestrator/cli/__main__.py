@@ -22,6 +22,7 @@ from orchestrator.cli import (
     issued,
     jobs,
     keys,
+    leakage,
     models,
     parties,
 )
@@ -52,7 +53,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Take the options that stand before a command."""
 
-    for group in (federation.app, issued.app):
+    for group in (federation.app, issued.app, leakage.app):
         app.add_typer(group)
     groups = {
         "keys": keys.build(),

@@ -31,6 +31,7 @@ COMMANDS = [
     ("train",),
     ("predict",),
     ("encrypt",),
+    ("leakage",),
     ("models",),
     ("models", "list"),
     ("models", "alias"),

@@ -1,0 +1,1 @@
+"""The lab behind `keymixer leakage`: what it reads, runs and writes."""

@@ -1,0 +1,45 @@
+"""`leakage.html`: one file that opens from disk and needs nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from core.leakage.fidelity import Pictures
+from core.leakage.material import Finding
+from orchestrator.simulation.report.pictures import data_uri
+
+_ROWS = {"original": "original", "seen": "what was seen", "recovered": "recovered"}
+
+
+def to_json(report: Mapping[str, Any]) -> bytes:
+    """The report as text."""
+    return (json.dumps(report, indent=2) + "\n").encode()
+
+
+def render(report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=PackageLoader("orchestrator.leakage", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [
+        (
+            row,
+            [(caption, _uris(getattr(found, name))) for name, caption in _ROWS.items()],
+        )
+        for row, found in zip(report["attacks"], findings, strict=True)
+    ]
+    return environment.get_template("leakage.html.j2").render(
+        report=report, shown=shown
+    )
+
+
+def _uris(pictures: Pictures) -> list[str]:
+    pixels = np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+    return [data_uri(one.transpose(1, 2, 0)) for one in pixels]

@@ -1,0 +1,77 @@
+"""Run the attacks one after the other and write `leakage.json` and `leakage.html`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.leakage import comparison, default_set
+from core.leakage.material import Finding, Material, Trace
+from core.leakage.moments import effective_rank
+from core.wire import write_atomically
+from orchestrator.leakage.page import render, to_json
+
+OnAttack = Callable[[str], None]
+
+ATTACKS = {**default_set.ATTACKS, **comparison.ATTACKS}
+
+
+def measure(
+    material: Material, title: str, on_attack: OnAttack
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the report's JSON content, and the findings with their pictures."""
+    findings: list[Finding] = []
+    traces: list[Trace] = []
+    begun = time.monotonic()
+    for name, attack in ATTACKS.items():
+        for found in attack(material):
+            if isinstance(found, Finding):
+                findings.append(found)
+            else:
+                traces.append(found)
+        on_attack(name)
+    blocks = material.coordinates.blocks(material.public)
+    report = {
+        "data": title,
+        "lower_bound": LOWER_BOUND,
+        "images": len(material.own),
+        "public_images": len(material.public),
+        "dimension": material.coordinates.dimension,
+        "effective_rank": effective_rank(blocks),
+        "seed": material.seed,
+        "attacks": [_row(each) for each in findings],
+        "traces": [asdict(each) for each in traces],
+        # Not measured by this command yet: null, not an empty table.
+        "coalitions": None,
+        "shield": None,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    return report, findings
+
+
+LOWER_BOUND = (
+    "These figures are a lower bound on an attacker: a stronger attack is likely, and "
+    "a picture that is not recovered here is not shown to be safe."
+)
+
+
+def write(folder: Path, report: dict[str, Any], findings: list[Finding]) -> Path:
+    """Write both files and return the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "leakage.json", to_json(report), mode=0o600)
+    page = folder / "leakage.html"
+    # It shows the owner's pictures: for the owner alone.
+    write_atomically(page, render(report, findings).encode(), mode=0o600)
+    return page
+
+
+def _row(found: Finding) -> dict[str, Any]:
+    measured = {k: round(v, 4) for k, v in asdict(found.fidelity).items()}
+    return {
+        "name": found.name,
+        "scheme": found.scheme,
+        "setting": found.setting,
+        **measured,
+        "assumes": found.assumes,
+    }
