@@ -90,7 +90,8 @@ def summed_up(runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "deviation": round(statistics.stdev(found), 2) if len(found) > 1 else None,
             "least": round(min(found), 2),
             "most": round(max(found), 2),
-            "lost": None if plain is None else round(plain - mean, 2),
+            # Not -0.0.
+            "lost": None if plain is None else round(plain - mean, 1) + 0.0,
         }
 
 
