@@ -117,7 +117,7 @@ def test_a_wrong_field_is_named(
 def test_a_release_is_the_model_with_what_was_said(
     tmp_path: Path, content: dict[str, Any]
 ) -> None:
-    said = {"event": "release", "training": {"epochs": 9}}
+    said: dict[str, object] = {"event": "release", "training": {"epochs": 9}}
     content["simulation"] = {"timeline": [under_traffic(said)]}
     federation = read_federation(_written(tmp_path, content))
     (model,), (release,) = federation.models, federation.simulation.releases
