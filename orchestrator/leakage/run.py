@@ -26,7 +26,10 @@ def measure(
     begun = time.monotonic()
     for name, attack in ATTACKS.items():
         for found in attack(material):
-            (findings if isinstance(found, Finding) else traces).append(found)  # type: ignore[attr-defined]
+            if isinstance(found, Finding):
+                findings.append(found)
+            else:
+                traces.append(found)
         on_attack(name)
     blocks = material.coordinates.blocks(material.public)
     report = {

@@ -28,7 +28,8 @@ CONVENTIONAL = (
 
 
 def _bytes(pictures: Pictures) -> np.ndarray:
-    return np.rint(pictures * 255)
+    steps: np.ndarray = np.rint(pictures * 255)
+    return steps
 
 
 @pytest.mark.parametrize("draw", CONVENTIONAL)
