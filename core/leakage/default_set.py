@@ -33,11 +33,11 @@ _FINE_TUNED: Final = 0.1
 
 def thumbnail(material: Material) -> Iterator[Finding]:
     """The norm map, and a constant picture to compare it with."""
+    _, channels, height, width = material.own.shape
     own, blocks = material.own, _key(material, 0).encrypt(material.own)
     seen = _looks(material, blocks)
     maps = norm_map.norm_map(blocks)
     light = material.coordinates.deviation == 1.0 and material.coordinates.mean == 0.0
-    channels, height, width = own.shape[1:]
     grey = norm_map.enlarged(_fitted(material, maps), height, width, channels)
     flat_colour = material.public.mean(axis=(0, 2, 3))[None, :, None, None]
     yield finding(

@@ -28,8 +28,8 @@ CONVENTIONAL = (
 
 
 def _bytes(pictures: Pictures) -> np.ndarray:
-    rounded: np.ndarray = np.rint(pictures * 255)
-    return rounded
+    steps: np.ndarray = np.rint(pictures * 255)
+    return steps
 
 
 @pytest.mark.parametrize("draw", CONVENTIONAL)
