@@ -31,7 +31,12 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {k: v for k, v in vars(record).items() if k not in _OWN}
+        # What begins with an underscore is a library's own: Ray adds a time to each.
+        extra = {
+            name: value
+            for name, value in vars(record).items()
+            if name not in _OWN and not name.startswith("_")
+        }
         line = {name: _safe(value) for name, value in extra.items()} | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(
                 timespec="milliseconds"

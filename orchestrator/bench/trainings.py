@@ -140,7 +140,9 @@ class Trainer:
         ]
         if training.what != "federated":
             data = self._alone(training, work) if training.site else self.data
-            return [_PROVIDER, "train", "--data", data, "--epochs", passes, *common]
+            # A site alone may lack classes, and is tested on them all the same.
+            alone = ("train", "--allow-empty", "--data", data, "--epochs", passes)
+            return [_PROVIDER, *alone, *common]
         dealt = ("--partition", training.partition, "--partition-seed", seed)
         return [
             *(_PROVIDER, "train-sites", "--sites", str(training.sites), *dealt),

@@ -134,6 +134,13 @@ Validation = Annotated[
     ),
 ]
 
+AllowEmpty = Annotated[
+    bool,
+    typer.Option(
+        "--allow-empty",
+        help="Train though a class has no image, and will never be an answer.",
+    ),
+]
 Public = Annotated[
     bool,
     typer.Option(

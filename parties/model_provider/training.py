@@ -59,6 +59,8 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe)
     seed: int | None = None
     validation: float = 0.0
+    # Train though a class has no image, and will never be an answer.
+    allow_empty: bool = False
     # What pictures are fitted to, as `core.datasets` reads it; empty: their own size.
     image_size: str = ""
     # What a picture's shorter side is scaled to before its centre is cut out; 0: to
@@ -124,7 +126,7 @@ def train(
         TrainingChangedError: what stands in the place had another plan or other images.
     """
     training, test = data
-    _require_learnable(training)
+    _require_learnable(training, allow_empty=plan.allow_empty)
     seed, kept = _begun(place, data, plan)
     found = preprocessing_of(training.images)
     preprocessing = replace(found, resize=plan.resize or None)
@@ -303,11 +305,12 @@ def _begun(
     return seed, _Kept(snapshot, tuple(Epoch(**point) for point in told["curve"]))
 
 
-def _require_learnable(training: Dataset) -> None:
+def _require_learnable(training: Dataset, *, allow_empty: bool) -> None:
     if not len(training):
         raise DataError(f"{training.name}: no image to train on")
     counts = np.bincount(training.labels, minlength=len(training.classes))
-    require_every_class(counts.tolist(), training.classes)
+    if not allow_empty:
+        require_every_class(counts.tolist(), training.classes)
 
 
 def _examples(

@@ -188,6 +188,11 @@ def test_a_log_line_says_what_happened_with_its_fields() -> None:
     }
 
 
+def test_what_a_library_adds_to_every_record_is_no_field() -> None:
+    """Ray does, once it is imported."""
+    assert line(key_id="k1").keys() == line(key_id="k1", _ray_timestamp_ns=7).keys()
+
+
 @pytest.mark.parametrize(
     "secret",
     [

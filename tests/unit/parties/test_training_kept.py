@@ -269,6 +269,11 @@ def test_a_class_without_images_is_named() -> None:
         learned(dealt([0, 0, 0]))
 
 
+def test_a_class_without_images_may_be_allowed() -> None:
+    """As for one site alone, which has not what the others have."""
+    learned(dealt([0, 0, 0]), allow_empty=True)
+
+
 def test_one_image_is_too_few() -> None:
     with pytest.raises(DataError, match="at least 2 images"):
         learned(dealt([0], ("a",)))
