@@ -31,6 +31,7 @@ class Memory:
 
     pids: Mapping[str, int]
     looks: list[Look] = field(default_factory=list)
+    rests: list[Look] = field(default_factory=list)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -44,19 +45,25 @@ class Memory:
             over.set()
             thread.join()
 
+    def rest(self) -> None:
+        """Look at processes that nobody asks: an early time, and a late one."""
+        self.rests.append(self._look(self.looks[-1].at_s))
+
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Of each process: early, late and most, in MiB, and late over early."""
+        """Of each process, in MiB: under load, and at rest, late over early."""
         return {name: self._of(name) for name in self.pids}
 
     def _of(self, name: str) -> dict[str, Any]:
         early, late = self._median(name, _EARLY), self._median(name, _LATE)
         most = max(each.resident[name] for each in self.looks)
+        rests = [each.resident[name] for each in self.rests]
         return {
             "early_mib": round(early, 1),
             "late_mib": round(late, 1),
             "most_mib": round(most, 1),
             "every_ten_s": [round(each.resident[name]) for each in self.looks[::10]],
-            "late_over_early": round(late / early, 4),
+            "at_rest_mib": [round(each, 1) for each in rests],
+            "late_over_early": round(rests[-1] / rests[0], 4),
         }
 
     def _median(self, name: str, span: Sequence[float]) -> float:
@@ -71,8 +78,10 @@ class Memory:
     def _watch(self, over: threading.Event) -> None:
         began_s = time.monotonic()
         while not over.wait(_EVERY_S):
-            found = {name: resident_mib(pid) for name, pid in self.pids.items()}
-            self.looks.append(Look(time.monotonic() - began_s, found))
+            self.looks.append(self._look(time.monotonic() - began_s))
+
+    def _look(self, at_s: float) -> Look:
+        return Look(at_s, {name: resident_mib(pid) for name, pid in self.pids.items()})
 
 
 def resident_mib(pid: int) -> float:

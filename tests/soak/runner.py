@@ -1,4 +1,4 @@
-"""Put every kind of traffic on a site at once, for a while."""
+"""Put every kind of traffic on a site at once, for a while, with two rests in it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +14,26 @@ _TELL_EVERY_S: Final = 10.0
 # Longer than any turn may take.
 _LAST_TURN_S: Final = 120.0
 _PAUSE_S: Final = 1.0
+# Of the whole time: when everybody is warm, and at the end.
+_RESTS_AT: Final = (0.25, 1.0)
 
 
 @dataclass(slots=True)
 class Runner:
-    """One thread for each caller of each kind."""
+    """One thread for each caller of each kind.
+
+    Under load a server holds what is under way, which is more or less by chance: what
+    it keeps shows at rest, when nobody has asked for `rest_s`. `at_rest` is called
+    then, once early and once at the end.
+    """
 
     site: Site
     traffics: Sequence[Traffic]
+    rest_s: float = 0.0
+    at_rest: Callable[[], None] = lambda: None
     seen: Seen = field(default_factory=Seen)
     _over: Event = field(default_factory=Event)
+    _going: Event = field(default_factory=Event)
 
     def run(self, seconds: float, tell: Callable[[str], None]) -> Seen:
         """Let them take turns for so long, and end the last ones.
@@ -37,8 +47,16 @@ class Runner:
         ]
         for thread in threads:
             thread.start()
-        self._wait(time.monotonic() + seconds, tell)
+        done = 0.0
+        for part in _RESTS_AT:
+            self._going.set()
+            self._wait(time.monotonic() + seconds * (part - done), tell)
+            self._going.clear()
+            time.sleep(self.rest_s)
+            self.at_rest()
+            done = part
         self._over.set()
+        self._going.set()
         self._join(threads)
         return self.seen
 
@@ -49,7 +67,7 @@ class Runner:
             ended, answered, surprises = self.seen.total()
             left_s = max(0.0, until_s - time.monotonic())
             tell(
-                f"{left_s:4.0f} s left: {ended:,} ended, {answered:,} answered, "
+                f"{left_s:4.0f} s to a rest: {ended:,} ended, {answered:,} answered, "
                 f"{surprises} surprises"
             )
 
@@ -74,6 +92,9 @@ class Runner:
     def _take_turns(self, traffic: Traffic, number: int) -> None:
         with traffic.opened(self.site, number) as turn:
             while not self._over.wait(traffic.pause_s):
+                self._going.wait()
+                if self._over.is_set():
+                    return
                 began_s = time.monotonic()
                 endings = turn()
                 self.seen.turn(traffic, endings, time.monotonic() - began_s)

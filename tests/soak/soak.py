@@ -23,12 +23,17 @@ _CALLERS: Final = "callers"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """For how long, where, with which traffic, and where the picture is drawn."""
+    """For how long, where, with which traffic, and where the picture is drawn.
+
+    A rest is longer than the slowest turn, and than a server waits before it gives
+    memory back.
+    """
 
     seconds: float
     folder: Path
     traffics: Sequence[Traffic] = EVERYTHING
     figure: Path | None = None
+    rest_s: float = 30.0
 
 
 def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -44,7 +49,8 @@ def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str,
         memory = Memory(pids)
         began_s = time.monotonic()
         with memory.watched():
-            seen = Runner(site, plan.traffics).run(plan.seconds, tell)
+            runner = Runner(site, plan.traffics, plan.rest_s, memory.rest)
+            seen = runner.run(plan.seconds, tell)
         seconds = time.monotonic() - began_s
         recorded = require_recorded(site, seen.receipts)
         site.stage.running.stop()

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.timeout(600)]
 
 def test_a_minute_of_everything_at_once_has_no_surprise(tmp_path: Path) -> None:
     figure = tmp_path / "load.svg"
-    plan = Plan(60.0, tmp_path / "site", figure=figure)
+    plan = Plan(60.0, tmp_path / "site", figure=figure, rest_s=2.0)
     plan.folder.mkdir()
 
     report = soak(plan, Console(quiet=True), lambda _line: None)
