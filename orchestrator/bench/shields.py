@@ -25,6 +25,7 @@ SHIELDS: Final = (
 )
 
 Told = Callable[[Mapping[str, Any], int, int], None]
+Train = Callable[["Budget", tuple[Dataset, Dataset], str, int], dict[str, Any]]
 
 
 class AnotherMeasurement(Conflict):
@@ -57,41 +58,61 @@ def measure_shields(
     Raises:
         AnotherMeasurement: the log is of another budget.
     """
+    return list(summed_up(each_once(budget, ("shield", shields), log, told, _trained)))
+
+
+def each_once(
+    budget: Budget,
+    wanted: tuple[str, Sequence[str]],
+    log: Path,
+    told: Told,
+    train: Train,
+) -> list[dict[str, Any]]:
+    """Train once for each of the wanted and each seed; what the log has is not again.
+
+    `wanted` says what differs, as a log names it, and its values.
+
+    Raises:
+        AnotherMeasurement: the log is of another budget.
+    """
+    what, values = wanted
     done = _read(log, budget)
-    wanted = [(s, seed) for seed in range(budget.seeds) for s in shields]
-    known = {(run["shield"], run["seed"]) for run in done}
+    each = [(value, seed) for seed in range(budget.seeds) for value in values]
+    known = {(run[what], run["seed"]) for run in done}
     data = None
-    for number, (spec, seed) in enumerate(wanted, start=1):
-        if (spec, seed) in known:
+    for number, (value, seed) in enumerate(each, start=1):
+        if (value, seed) in known:
             continue
         data = data or (load(budget.data, "train"), load(budget.data, "test"))
-        found = _trained(budget, data, spec, seed)
-        done.append({"shield": spec, "seed": seed, **found})
+        found = train(budget, data, value, seed)
+        done.append({what: value, "seed": seed, **found})
         content = {"budget": asdict(budget), "runs": done}
         write_atomically(log, json.dumps(content, indent=1).encode(), mode=0o644)
-        told(done[-1], number, len(wanted))
-    return list(summed_up(done))
+        told(done[-1], number, len(each))
+    return done
 
 
-def summed_up(runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Mean and deviation over seeds for each shield, and the points lost to `none`."""
+def summed_up(
+    runs: Sequence[Mapping[str, Any]], what: str = "shield", plain: str = "none"
+) -> Iterator[dict[str, Any]]:
+    """Mean and deviation over seeds of each, and the points lost to `plain`."""
     scores: dict[str, list[float]] = {}
     for run in runs:
-        scores.setdefault(run["shield"], []).append(100 * run["accuracy"])
-    plain = statistics.mean(scores["none"]) if "none" in scores else None
-    outputs = {run["shield"]: run["outputs"] for run in runs}
-    for spec, found in scores.items():
+        scores.setdefault(run[what], []).append(100 * run["accuracy"])
+    base = statistics.mean(scores[plain]) if plain in scores else None
+    outputs = {run[what]: run["outputs"] for run in runs}
+    for value, found in scores.items():
         mean = statistics.mean(found)
         yield {
-            "shield": spec,
-            "outputs": outputs[spec],
+            what: value,
+            "outputs": outputs[value],
             "seeds": len(found),
             "accuracy": round(mean, 2),
             "deviation": round(statistics.stdev(found), 2) if len(found) > 1 else None,
             "least": round(min(found), 2),
             "most": round(max(found), 2),
             # Not -0.0.
-            "lost": None if plain is None else round(plain - mean, 1) + 0.0,
+            "lost": None if base is None else round(base - mean, 1) + 0.0,
         }
 
 
@@ -123,7 +144,7 @@ def _trained(
         preprocessing, budget.patch_size, moments_of(pixels, budget.patch_size)
     )
     front = None if shield is None else Shielding.of(shield)
-    shape = shielded(_architecture(budget, data[0]), shield)
+    shape = shielded(architecture_of(budget, data[0]), shield)
     train, test = (
         Examples(
             normalise(part.images[:count], preprocessing),
@@ -142,7 +163,8 @@ def _trained(
     }
 
 
-def _architecture(budget: Budget, data: Dataset) -> Architecture:
+def architecture_of(budget: Budget, data: Dataset) -> Architecture:
+    """The network that every training begins with."""
     height, width, channels = data.images.shape[1:]
     return Architecture(
         hidden=budget.hidden,

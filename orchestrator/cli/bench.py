@@ -127,6 +127,64 @@ def shields(
 
 
 @app.command(epilog=EXIT_CODES)
+def schemes(
+    log: Annotated[
+        Path, typer.Option("--log", help="Where every training is written down.")
+    ] = Path("schemes.json"),
+    *,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option("--scheme", help="One of those to measure; again for more."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="cifar10, digits, a folder, or an .npz.")
+    ] = "cifar10",
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="Of the training set, the first.")
+    ] = 20_000,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 2,
+    hidden: Annotated[
+        int, typer.Option("--hidden", min=1, help="The width of the model's tokens.")
+    ] = 64,
+    patch: Annotated[
+        int, typer.Option("--patch", min=1, help="The side of a patch, in pixels.")
+    ] = 4,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of each scheme.")] = 3,
+    json_: AsJson = False,
+) -> None:
+    """Train the same small model on pictures encrypted under each scheme.
+
+    One key for all pictures; one thread. Ended and started again, it goes on after the
+    last whole training. docs/leakage.md explains the figures.
+
+    Example: keymixer bench schemes --scheme plain --scheme "block scrambling"
+    """
+    from orchestrator.bench.schemes import SCHEMES, measure_schemes
+    from orchestrator.bench.shields import Budget
+
+    if unknown := set(scheme or ()) - SCHEMES.keys():
+        raise typer.BadParameter(
+            f"{unknown.pop()!r}: expected one of {', '.join(SCHEMES)}"
+        )
+    budget = Budget(data, images, epochs, hidden, patch_size=patch, seeds=seeds)
+    console = Console(stderr=True)
+
+    def told(run: Mapping[str, Any], done: int, total: int) -> None:
+        said = f"{run['scheme']}, seed {run['seed']}: {run['accuracy']:.2%}"
+        console.print(f"{done} of {total}: {said}, {run['cpu_s']} s", highlight=False)
+
+    rows = measure_schemes(budget, scheme or tuple(SCHEMES), log, told)
+    columns = {
+        "scheme": "scheme",
+        "seeds": "seeds",
+        "accuracy": "accuracy %",
+        "deviation": "deviation",
+        "lost": "points lost",
+    }
+    print_rows("Accuracy under schemes", rows, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
 def audit(
     callers: Annotated[
         int, typer.Option(min=1, max=1000, help="How many append at the same time.")
