@@ -139,7 +139,7 @@ def _trained(
     torch.set_num_threads(1)
     began = time.process_time()
     pixels = data[0].images[: budget.images]
-    preprocessing = _preprocessing(pixels)
+    preprocessing = preprocessing_of(pixels)
     shield = ShieldPlan.parse(spec).make(
         preprocessing, budget.patch_size, moments_of(pixels, budget.patch_size)
     )
@@ -177,7 +177,8 @@ def architecture_of(budget: Budget, data: Dataset) -> Architecture:
     )
 
 
-def _preprocessing(pixels: np.ndarray) -> Preprocessing:
+def preprocessing_of(pixels: np.ndarray) -> Preprocessing:
+    """Normalise each channel by the mean and deviation of these pixels."""
     height, width, channels = pixels.shape[1:]
     values = [pixels[..., at].astype(np.float64) for at in range(pixels.shape[-1])]
     height, width, channels = pixels.shape[1:]

@@ -185,6 +185,57 @@ def schemes(
 
 
 @app.command(epilog=EXIT_CODES)
+def dial(
+    shields: Annotated[
+        list[Path], typer.Argument(help="Logs of `bench shields`: whose shields.")
+    ],
+    *,
+    public: Annotated[
+        int, typer.Option(min=64, help="Pictures that the attacker has.")
+    ] = 20_000,
+    attacked: Annotated[
+        int, typer.Option(min=12, help="Pictures of the test split.")
+    ] = 500,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="How often the network sees each picture.")
+    ] = 6,
+    figure: Annotated[
+        Path, typer.Option("--figure", help="Where it is drawn, as SVG.")
+    ] = Path("dial.svg"),
+    json_: AsJson = False,
+) -> None:
+    """Attack every shield that was trained under, knowing key and shield.
+
+    Beside each log X.json the attacks' figures are X-recovered.json, with pictures
+    X-recovered.png. One thread; it goes on where it was ended. docs/shields.md explains
+    the figures.
+
+    Example: keymixer bench dial shields.json
+    """
+    from orchestrator.bench.dial import Attacker
+    from orchestrator.bench.dials import measure_dials
+
+    console = Console(stderr=True)
+
+    def told(row: Mapping[str, Any], done: int, total: int) -> None:
+        said = f"{row['shield']}: SSIM {row['ssim']:.3f} by {row['attack']}"
+        console.print(f"{done} of {total}: {said}, {row['cpu_s']} s", highlight=False)
+
+    attacker = Attacker(public=public, attacked=attacked, epochs=epochs)
+    points = measure_dials(attacker, shields, figure, told)
+    columns = {
+        "data": "data",
+        "shield": "shield",
+        "accuracy": "accuracy %",
+        "lost": "points lost",
+        "attack": "strongest attack",
+        "ssim": "SSIM",
+        "psnr": "PSNR dB",
+    }
+    print_rows("Accuracy, and what is recovered", points, columns, as_json=json_)
+
+
+@app.command(epilog=EXIT_CODES)
 def audit(
     callers: Annotated[
         int, typer.Option(min=1, max=1000, help="How many append at the same time.")
