@@ -75,7 +75,7 @@ def measure_dial(
         sides = sides or _sides(attacker)
         found, recovered = _attacked(attacker, sides, spec)
         rows.extend(found)
-        pictures |= {f"{spec} {name}": shown for name, shown in recovered.items()}
+        pictures |= recovered
         content = {"attacker": asdict(attacker), "rows": rows}
         _keep(pictures, log.with_suffix(".npz"))
         write_atomically(log, json.dumps(content, indent=1).encode(), mode=0o644)
@@ -108,12 +108,12 @@ def _attacked(
         if shield is None
         else _estimated(attacker, (public, own), preprocessing, shield)
     )
-    rows, shown = [], {"original": own[:SHOWN]}
+    rows, shown = [], {"the originals": own[:SHOWN]}
     for name, guess in guesses:
         spent_s = round(time.process_time() - began, 1)
         figures = {k: round(v, 4) for k, v in asdict(fidelity(own, guess)).items()}
         rows.append({"shield": spec, "attack": name, **figures, "cpu_s": spent_s})
-        shown[name] = guess[:SHOWN]
+        shown[f"{spec}, {name}"] = guess[:SHOWN]
     return rows, shown
 
 
