@@ -16,7 +16,7 @@ from orchestrator.registry.models import (
     Party,
 )
 from orchestrator.registry.store import Registry, Standing
-from orchestrator.workflows import keys, public, release
+from orchestrator.workflows import gate, keys, release
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
 
@@ -85,7 +85,7 @@ class RegistryService(rpc.RegistryServiceServicer):
             to = (request.name, request.alias, request.version)
             caller = current_caller()
             with (
-                public.recording(self._registry, caller),
+                gate.recording(self._registry, caller),
                 self._registry.change(caller) as change,
             ):
                 release.point(change, self._policies, *to)
