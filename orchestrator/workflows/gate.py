@@ -28,9 +28,9 @@ from orchestrator.registry.cards import IssuedCard
 from orchestrator.registry.models import Job, KeyVersion, ModelVersion
 from orchestrator.registry.store import Change, Registry
 from orchestrator.workflows import jobs, public
-from orchestrator.workflows.jobs import Kind
+from orchestrator.workflows.jobs import Kind, Step
 
-# These take whatever is the champion when they go on.
+# These take whatever is the champion when they go on, before anything is prepared.
 _TAKE_THE_CHAMPION: Final = frozenset({Kind.CREATE, Kind.ROTATE})
 _REFUSALS: Final[Mapping[str, type[NotIssuable]]] = MappingProxyType(
     {"refuse": LeakageRefused, "fresh_release": FreshReleaseNeeded}
@@ -108,7 +108,8 @@ def hold(change: Change, job: Job, version: ModelVersion, refused: NotIssuable) 
     """Let a job that would issue a version wait for whoever can change that."""
     record(change, version, refused)
     why = f"{refused.kind}: {refused}; {refused.hint}"
-    if isinstance(refused, FreshReleaseNeeded) and job.kind in _TAKE_THE_CHAMPION:
+    waits = job.kind in _TAKE_THE_CHAMPION and job.step == Step.PREPARE
+    if waits and isinstance(refused, FreshReleaseNeeded):
         jobs.wait(change, job, why)
     else:
         jobs.leave_to_operator(change, job, why, refused.kind)
