@@ -37,19 +37,10 @@ class Seen:
 NOTHING: Final = Seen()
 
 
-def under_key(session: Session, version: KeyVersion) -> Seen:
-    """What was answered under one key version.
-
-    Where model versions with pictures of several sizes were issued under it, every
-    picture counts as one of the largest.
-    """
-    shapes = session.scalars(
-        select(ModelVersion.manifest)
-        .join(IssuedModel, IssuedModel.model_version_id == ModelVersion.id)
-        .where(IssuedModel.key_version_id == version.id)
-    )
-    largest = max(map(blocks_of, shapes), default=0)
-    return Seen(version.images_used, version.images_used * largest)
+def under_key(issued: IssuedModel) -> Seen:
+    """What was answered under the key version of an issued model, in its own blocks."""
+    images = issued.key_version.images_used
+    return Seen(images, images * blocks_of(issued.model_version.manifest))
 
 
 def of_embedding(
@@ -57,7 +48,8 @@ def of_embedding(
 ) -> Seen:
     """What was answered under every key that leads to a version's embedding.
 
-    With `also` as it would be if the version were issued under that key version.
+    Where pictures of several sizes went under one key version, each counts as one of
+    the largest. With `also` it is as if the version were issued under that one, too.
     """
     begin = {version.id}
     if also is not None:

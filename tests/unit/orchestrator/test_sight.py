@@ -2,12 +2,18 @@
 
 import pytest
 
+from core.rpc.policy import acting_as
 from orchestrator.registry import sight, store
+from orchestrator.registry.service import RegistryService
 from orchestrator.registry.sight import Seen
+from orchestrator.workflows import issuing
+from protos import registry_pb2
+from tests.fakes import fake_context
 from tests.unit.orchestrator.office import (
     ALDER_ID,
     BIRCH_ID,
     MODEL,
+    OPERATOR_ID,
     Office,
     register_model,
 )
@@ -21,9 +27,12 @@ def seen(office: Office, version: int = 1, name: str = MODEL) -> Seen:
         return sight.of_embedding(session, store.model_version(session, name, version))
 
 
-def under(office: Office, version: int, key_id: str = "alder.cells") -> Seen:
+def under(office: Office, version: int, model: int = 1) -> Seen:
     with office.database.reading() as session:
-        return sight.under_key(session, store.key_version(session, key_id, version))
+        key = store.key_version(session, "alder.cells", version)
+        issued = issuing.find(session, key, store.model_version(session, MODEL, model))
+        assert issued is not None
+        return sight.under_key(issued)
 
 
 def rotated(office: Office, version: int) -> None:
@@ -120,6 +129,27 @@ def test_what_would_be_seen_under_a_key_version_is_known_beforehand(
         assert sight.of_embedding(session, fresh, old) == Seen(10, 10 * BLOCKS)
 
 
+def test_an_operator_is_told_the_total_and_an_owner_only_its_own(
+    office: Office,
+) -> None:
+    office.active_key(ALDER_ID)
+    office.active_key(BIRCH_ID)
+    office.answer(10, ALDER_ID)
+    office.answer(3, BIRCH_ID)
+    service = RegistryService(office.registry)
+    request = registry_pb2.ListIssuedModelsRequest(key_id="alder.cells")
+    found = []
+    for caller in (OPERATOR_ID, ALDER_ID):
+        with acting_as(caller):
+            found += service.ListIssuedModels(request, fake_context()).issued
+    told, own = found
+
+    assert (told.images, told.blocks) == (10, 10 * BLOCKS) == (own.images, own.blocks)
+    assert (told.total_images, told.total_blocks) == (13, 13 * BLOCKS)
+    assert not own.HasField("total_images")
+    assert not own.HasField("total_blocks")
+
+
 def test_a_key_version_counts_at_the_size_of_its_largest_pictures(
     office: Office,
 ) -> None:
@@ -129,5 +159,6 @@ def test_a_key_version_counts_at_the_size_of_its_largest_pictures(
     office.release(seed=2, embedding="c", size=64)
     office.settle()
 
-    assert under(office, 1) == Seen(10, 10 * 4 * BLOCKS)
+    assert under(office, 1, 1) == Seen(10, 10 * BLOCKS)
+    assert under(office, 1, 2) == Seen(10, 10 * 4 * BLOCKS)
     assert seen(office, 1) == seen(office, 2) == Seen(10, 10 * 4 * BLOCKS)
