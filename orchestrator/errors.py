@@ -62,7 +62,7 @@ class LeakageRefused(NotIssuable):
     hint = (
         "`keymixer keys show` has the card, and policies.leakage in federation.yaml "
         "the rules; measure a release before it is registered, or train another one "
-        "(docs/leakage.md)"
+        "(docs/cards.md)"
     )
 
 
@@ -72,7 +72,7 @@ class FreshReleaseNeeded(NotIssuable):
     hint = (
         "a rotation does not set a server back: train the model again from a fresh "
         "secret start, make that version the champion, and rotate the keys "
-        "(docs/leakage.md)"
+        "(docs/cards.md)"
     )
 
 

@@ -255,7 +255,7 @@ class LeakageRule(Section):
 
     `images`, `blocks` and `ratio` (blocks for each direction of the effective rank) are
     those that were seen under every key that leads to the release's embedding. No
-    number of them protects anything: docs/leakage.md.
+    number of them protects anything: docs/cards.md.
     """
 
     when: LeakageFigure
