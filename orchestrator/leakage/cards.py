@@ -21,7 +21,7 @@ def cards_of(
     issued: Sequence[IssuedModel],
     models: Sequence[ModelVersion],
     rules: Sequence[LeakageRule],
-) -> list[Fields]:
+) -> list[Fields | None]:
     """The card of each issued model, in their order, as fields of JSON.
 
     None stands where its release is not among `models`, or cannot be read.

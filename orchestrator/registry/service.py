@@ -221,8 +221,8 @@ def _issued_model(row: IssuedModel, totals: Mapping[int, Seen]) -> pb.IssuedMode
         audit_index=row.live_index or 0,
         images=seen.images,
         blocks=seen.blocks,
-        total_images=total and total.images,
-        total_blocks=total and total.blocks,
+        total_images=total.images if total else None,
+        total_blocks=total.blocks if total else None,
     )
 
 

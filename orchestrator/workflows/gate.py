@@ -86,8 +86,13 @@ def warn(
     """Have the log say what speaks against a version that is issued all the same."""
     broken = _broken(change.session, policies, version, key_version)
     if why := [reason for rule, reason in broken if rule.then == "warn"]:
-        facts = {"model_version": version.version, "because": "; ".join(why)}
-        store.record_key(change, key_version, "issued.warned", **facts)
+        store.record_key(
+            change,
+            key_version,
+            "issued.warned",
+            model_version=version.version,
+            because="; ".join(why),
+        )
 
 
 @contextmanager

@@ -135,8 +135,8 @@ def _unhindered(
         if refused is None:
             free.append(each)
         else:
-            named = {"key_id": each.key.key_id, "key_version": each.version}
-            gate.record(change, version, refused, **named)
+            key_id, number = each.key.key_id, each.version
+            gate.record(change, version, refused, key_id=key_id, key_version=number)
     return free
 
 

@@ -73,8 +73,8 @@ def card(**changed: Any) -> IssuedCard:
 def test_a_rule_is_broken_by_more_than_it_allows_and_says_by_what(
     wanted: dict[str, Any], changed: dict[str, Any], because: str
 ) -> None:
-    wanted = LeakageRule.model_validate({**wanted, "then": "warn"})
-    ((_, why),) = card(**changed).broken([wanted])
+    asked = LeakageRule.model_validate({**wanted, "then": "warn"})
+    ((_, why),) = card(**changed).broken([asked])
 
     assert because in why
 

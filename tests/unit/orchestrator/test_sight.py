@@ -138,7 +138,7 @@ def test_an_operator_is_told_the_total_and_an_owner_only_its_own(
     office.answer(3, BIRCH_ID)
     service = RegistryService(office.registry)
     request = registry_pb2.ListIssuedModelsRequest(key_id="alder.cells")
-    found = []
+    found: list[registry_pb2.IssuedModel] = []
     for caller in (OPERATOR_ID, ALDER_ID):
         with acting_as(caller):
             found += service.ListIssuedModels(request, fake_context()).issued
