@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 from core.architecture import Architecture
 from core.canonical import canonical, parse, take_fields
+from core.card import Card
 from core.errors import CorruptFileError, InvalidInput, TooLargeError
 from core.preprocessing import Preprocessing
 from core.shield import Shield, shield_from
@@ -34,6 +35,9 @@ class Manifest:
     of each block: `channels` are its numbers, `patch_size` is 1, and `height` and
     `width` count blocks. `preprocessing` is of the pictures. It is left out if there
     is none.
+
+    `leakage` is what attacks recovered of pictures that the provider has; left out if
+    nobody measured it.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Manifest:
     backbone_digest: str
     public_embedding: bool = False
     shield: Shield | None = None
+    leakage: Card | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -69,9 +74,9 @@ class Manifest:
         entries["preprocessing"] = self.preprocessing.to_dict()
         if not self.public_embedding:
             del entries["public_embedding"]
-        del entries["shield"]
-        if self.shield is not None:
-            entries["shield"] = self.shield.to_dict()
+        for name in ("shield", "leakage"):
+            if (said := entries.pop(name)) is not None:
+                entries[name] = said.to_dict()
         return canonical(entries)
 
     @classmethod
@@ -93,6 +98,11 @@ class Manifest:
                 if "shield" in entries
                 else None
             )
+            leakage = (
+                Card.from_dict(entries["leakage"], architecture.dimension)
+                if "leakage" in entries
+                else None
+            )
         except InvalidInput as error:
             raise CorruptFileError(f"manifest: {error}") from error
         return cls(
@@ -102,6 +112,7 @@ class Manifest:
                 "preprocessing": preprocessing,
                 "classes": tuple(entries["classes"]),
                 "shield": shield,
+                "leakage": leakage,
             }
         )
 
@@ -118,7 +129,11 @@ _FIELDS: Mapping[str, type] = {
 }
 
 
-_OPTIONAL: Mapping[str, type] = {"public_embedding": bool, "shield": dict}
+_OPTIONAL: Mapping[str, type] = {
+    "public_embedding": bool,
+    "shield": dict,
+    "leakage": dict,
+}
 
 
 def _taken(document: Any) -> dict[str, Any]:

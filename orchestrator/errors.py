@@ -3,7 +3,10 @@
 InvalidInput
 └── RecordMalformed          an audit record breaks its own layout
 Refused
-├── PublicEmbeddingRefused   a key for a public embedding would hide nothing
+├── NotIssuable              a release that must not be issued
+│   ├── PublicEmbeddingRefused   a key for a public embedding would hide nothing
+│   ├── LeakageRefused           its leakage card breaks a rule of the federation
+│   └── FreshReleaseNeeded       its embedding has been exposed for too long
 └── SignatureError
     └── AuditBroken          the stored log is not the log that was written
 NotFound
@@ -41,7 +44,39 @@ class RecordMalformed(InvalidInput):
     hint = "send short facts: at most 32 names with strings or finite numbers"
 
 
-class PublicEmbeddingRefused(Refused):
+class NotIssuable(Refused):
+    """A model version is not issued; `model` and `version` say which, `because` why."""
+
+    hint = "see `keymixer models show` and the federation's policies"
+
+    def __init__(self, model: str, version: int, because: str) -> None:
+        super().__init__(f"{model} version {version}: {because}")
+        self.model = model
+        self.version = version
+        self.because = because
+
+
+class LeakageRefused(NotIssuable):
+    """The leakage card of a model version breaks a rule: it is not issued."""
+
+    hint = (
+        "`keymixer keys show` has the card, and policies.leakage in federation.yaml "
+        "the rules; measure a release before it is registered, or train another one "
+        "(docs/cards.md)"
+    )
+
+
+class FreshReleaseNeeded(NotIssuable):
+    """A server has seen so much of this embedding that it is issued no more."""
+
+    hint = (
+        "a rotation does not set a server back: train the model again from a fresh "
+        "secret start, make that version the champion, and rotate the keys "
+        "(docs/cards.md)"
+    )
+
+
+class PublicEmbeddingRefused(NotIssuable):
     """The plain embedding of a model version is public: it is not issued.
 
     `model` and `version` say which.
@@ -55,9 +90,10 @@ class PublicEmbeddingRefused(Refused):
     )
 
     def __init__(self, model: str, version: int) -> None:
-        super().__init__(f"the embedding of {model} version {version} is public")
-        self.model = model
-        self.version = version
+        super().__init__(model, version, "its embedding is public")
+
+    def __str__(self) -> str:
+        return f"the embedding of {self.model} version {self.version} is public"
 
 
 class AuditBroken(SignatureError):

@@ -50,6 +50,10 @@ MOST_IMAGES: Final = (1 << 63) - 1
 EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bfloat16", "torch"]
 # How the answers of a model's sites become one model.
 StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
+# What of a leakage card a rule may be about.
+LeakageFigure = Literal[
+    "missing_card", "public_embedding", "images", "blocks", "ratio", "ssim"
+]
 # What dual control can be asked for.
 TwoOperators = Literal["issue", "revoke", "destroy", "export"]
 
@@ -246,6 +250,33 @@ class CompromisePolicy(Section):
     suspend: Literal["model", "owner"] = "model"
 
 
+class LeakageRule(Section):
+    """What is done with a release whose leakage card says so, before it is issued.
+
+    `images`, `blocks` and `ratio` (blocks for each direction of the effective rank) are
+    those that were seen under every key that leads to the release's embedding. No
+    number of them protects anything: docs/cards.md.
+    """
+
+    when: LeakageFigure
+    # Of the last four: the rule is broken by more than this.
+    above: Annotated[float, Field(ge=0)] | None = None
+    # `refuse`: until an operator changes something; `fresh_release`: until a release
+    # from a fresh start is the champion; `warn`: it is issued, and the log says so.
+    then: Literal["warn", "refuse", "fresh_release"]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        counted = self.when not in ("missing_card", "public_embedding")
+        if counted and self.above is None:
+            raise ValueError(f"{self.when}: say above what")
+        if not counted and self.above is not None:
+            raise ValueError(f"{self.when}: leave `above` out, there is no number")
+        if self.then == "fresh_release" and self.when in ("missing_card", "ssim"):
+            raise ValueError(f"{self.when}: a fresh start does not mend it")
+        return self
+
+
 class LimitPolicy(Section):
     """How much may be asked of one inference server; what is left out has no limit."""
 
@@ -282,6 +313,8 @@ class Policies(Section):
     # Whether a model may be issued whose plain embedding is public: keys for it hide
     # nothing from the server. See docs/import.md.
     allow_public_embeddings: bool = False
+    # What a release's leakage card must say to be issued; all that are broken count.
+    leakage: list[LeakageRule] = []
     # What owners' encrypted images travel as; none: each owner's own choice, float32.
     datatype: Literal["float32", "float16", "uint8"] | None = None
 

@@ -636,6 +636,10 @@ class IssuedModel(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     AUDIT_INDEX_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    TOTAL_IMAGES_FIELD_NUMBER: _builtins.int
+    TOTAL_BLOCKS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     key_version: _builtins.int
     model: _builtins.str
@@ -648,6 +652,16 @@ class IssuedModel(_message.Message):
     created_at_ms: _builtins.int
     audit_index: _builtins.int
     """The log's record that it went live, the last time; 0 if it never did."""
+    images: _builtins.int
+    """Images that were answered under the key version, by whichever model version, and
+    their blocks, as this one cuts them. A server has seen at least so many.
+    """
+    blocks: _builtins.int
+    total_images: _builtins.int
+    """The same over every key that leads to this embedding, of all owners, which no
+    rotation resets; for operators alone.
+    """
+    total_blocks: _builtins.int
     def __init__(
         self,
         *,
@@ -660,12 +674,23 @@ class IssuedModel(_message.Message):
         state: _builtins.str = ...,
         created_at_ms: _builtins.int = ...,
         audit_index: _builtins.int = ...,
+        images: _builtins.int = ...,
+        blocks: _builtins.int = ...,
+        total_images: _builtins.int | None = ...,
+        total_blocks: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_blocks", b"_total_blocks", "_total_images", b"_total_images", "total_blocks", b"total_blocks", "total_images", b"total_images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_index", b"audit_index", "created_at_ms", b"created_at_ms", "digest", b"digest", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_blocks", b"_total_blocks", "_total_images", b"_total_images", "audit_index", b"audit_index", "blocks", b"blocks", "created_at_ms", b"created_at_ms", "digest", b"digest", "images", b"images", "key_id", b"key_id", "key_version", b"key_version", "model", b"model", "model_version", b"model_version", "owner", b"owner", "state", b"state", "total_blocks", b"total_blocks", "total_images", b"total_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__total_blocks: _TypeAlias = _typing.Literal["total_blocks"]  # noqa: Y015
+    _WhichOneofArgType__total_blocks: _TypeAlias = _typing.Literal["_total_blocks", b"_total_blocks"]  # noqa: Y015
+    _WhichOneofReturnType__total_images: _TypeAlias = _typing.Literal["total_images"]  # noqa: Y015
+    _WhichOneofArgType__total_images: _TypeAlias = _typing.Literal["_total_images", b"_total_images"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_blocks) -> _WhichOneofReturnType__total_blocks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_images) -> _WhichOneofReturnType__total_images | None: ...
 
 Global___IssuedModel: _TypeAlias = IssuedModel  # noqa: Y015
 

@@ -14,7 +14,8 @@ _KINDS: Final = ("key.", "issued.", "job.", "approval.", "model.", "party.")
 # These name no owner: there are few of them, and all are read.
 _OF_NOBODY: Final = (
     *("approval.", "key.sealed_for"),
-    *("model.exposed", "model.not_issued", "model.public", "model.rec"),
+    *("model.exposed", "model.held_back", "model.not_issued"),
+    *("model.public", "model.rec"),
 )
 
 

@@ -16,7 +16,7 @@ from orchestrator.cli.times import now_ms
 
 if TYPE_CHECKING:
     from orchestrator.cli.outlook import Outlook
-    from protos.registry_pb2 import Grant, IssuedModel, KeyVersion
+    from protos.registry_pb2 import Grant, IssuedModel, KeyVersion, ModelVersion
 
 app = typer.Typer()
 
@@ -100,21 +100,26 @@ def show(
 ) -> None:
     """Show all there is about one key: versions, issued models, open jobs, policy.
 
+    And the leakage card of each issued model: what attacks recovered of the provider's
+    own pictures, and what a server has seen since. It is a lower bound on an attacker.
+
     Example: keymixer keys show st-anna
     """
     with connected(run, as_) as session:
         key = session.key(owner, model)
         versions, outlook = _versions(session)
         issued = [one for one in session.operator.issued() if one.key_id == key.key_id]
+        models = session.operator.models(key.model)
         grants = session.operator.grants(key.owner)
     grant = next((one for one in grants if one.model == key.model), None)
     versions = [version for version in versions if version.key_id == key.key_id]
     if not versions:
         raise NotFound(f"{key.organisation} has no key for {key.model} yet")
+    given = (session, key, versions, issued, outlook)
     if json_:
-        _print_whole(session, key, versions, issued, outlook, grant=grant)
+        _print_whole(*given, grant=grant, models=models)
     else:
-        _show_whole(session, key, versions, issued, outlook, grant=grant)
+        _show_whole(*given, grant=grant, models=models)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -180,6 +185,7 @@ def _print_whole(
     outlook: "Outlook",
     *,
     grant: "Grant | None",
+    models: "Sequence[ModelVersion]",
 ) -> None:
     from orchestrator.cli.rows import (
         grant_fields,
@@ -187,7 +193,9 @@ def _print_whole(
         job_fields,
         key_fields,
     )
+    from orchestrator.leakage.cards import cards_of
 
+    cards = cards_of(issued, models, session.policies.leakage)
     print_json(
         {
             "key_id": key.key_id,
@@ -196,7 +204,10 @@ def _print_whole(
             "grant": grant_fields(grant) if grant else None,
             "policy": session.policies.model_dump(mode="json", exclude={"grants"}),
             "versions": [key_fields(version, outlook) for version in versions],
-            "issued": [issued_fields(one) for one in issued],
+            "issued": [
+                {**issued_fields(one), "leakage": card}
+                for one, card in zip(issued, cards, strict=True)
+            ],
             "jobs": [job_fields(job) for job in outlook.jobs if key.is_of(job)],
         }
     )
@@ -210,6 +221,7 @@ def _show_whole(
     outlook: "Outlook",
     *,
     grant: "Grant | None",
+    models: "Sequence[ModelVersion]",
 ) -> None:
     from orchestrator.cli.rows import (
         budget_in_words,
@@ -236,8 +248,28 @@ def _show_whole(
     }
     print_facts(key.key_id, facts)
     rows = [key_row(version, outlook) for version in versions]
-    models = [issued_fields(one) for one in issued]
+    shown = [issued_fields(one) for one in issued]
     jobs = [job_row(job) for job in outlook.jobs if key.is_of(job)]
     print_rows("Versions", rows, _VERSIONS, as_json=False)
-    print_rows("Issued models", models, _ISSUED, as_json=False)
+    print_rows("Issued models", shown, _ISSUED, as_json=False)
     print_rows("Open jobs", jobs, _JOBS, as_json=False)
+    _show_cards(session, issued, models)
+
+
+def _show_cards(
+    session: Session,
+    issued: "Sequence[IssuedModel]",
+    models: "Sequence[ModelVersion]",
+) -> None:
+    """The leakage cards of what is, or may be, at the server."""
+    from orchestrator.leakage.cards import SENTENCE, cards_of, in_words
+
+    held = [one for one in issued if one.state != "gone"]
+    cards = cards_of(held, models, session.policies.leakage)
+    for one, card in zip(held, cards, strict=True):
+        if card is not None:
+            title = f"{one.model} version {one.model_version}"
+            under = f"under key version {one.key_version}"
+            print_facts(f"Leakage card of {title} {under}", in_words(card))
+    if any(cards):
+        say(SENTENCE)

@@ -91,6 +91,8 @@ def issued_fields(one: IssuedModel) -> Fields:
         "model": one.model,
         "model_version": one.model_version,
         "state": one.state,
+        "images": one.images,
+        "blocks": one.blocks,
         "digest": one.digest.hex(),
         "created": when(one.created_at_ms),
     }

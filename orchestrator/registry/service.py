@@ -1,13 +1,15 @@
 """The registry's gRPC service: decode, call, encode."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
+from sqlalchemy.orm import Session
 
 from core.rpc.errors import rpc_errors
+from core.rpc.identity import OPERATOR
 from core.rpc.policy import current_caller
 from orchestrator.federation import Policies
-from orchestrator.registry import budgets, store
+from orchestrator.registry import budgets, sight, store
 from orchestrator.registry.models import (
     Grant,
     IssuedModel,
@@ -15,8 +17,9 @@ from orchestrator.registry.models import (
     ModelVersion,
     Party,
 )
+from orchestrator.registry.sight import Seen
 from orchestrator.registry.store import Registry, Standing
-from orchestrator.workflows import keys, public, release
+from orchestrator.workflows import gate, keys, release
 from protos import registry_pb2 as pb
 from protos import registry_pb2_grpc as rpc
 
@@ -85,7 +88,7 @@ class RegistryService(rpc.RegistryServiceServicer):
             to = (request.name, request.alias, request.version)
             caller = current_caller()
             with (
-                public.recording(self._registry, caller),
+                gate.recording(self._registry, caller),
                 self._registry.change(caller) as change,
             ):
                 release.point(change, self._policies, *to)
@@ -121,7 +124,8 @@ class RegistryService(rpc.RegistryServiceServicer):
                     *(session, caller, request.key_id, request.key_version),
                     after=request.after,
                 )
-                found = [_issued_model(row) for row in rows]
+                totals = _totals(session, rows) if caller.role == OPERATOR else {}
+                found = [_issued_model(row, totals) for row in rows]
             return pb.ListIssuedModelsResponse(issued=found, next=_next(rows))
 
     def ListGrants(
@@ -197,7 +201,14 @@ def _key_version(row: KeyVersion) -> pb.KeyVersion:
     )
 
 
-def _issued_model(row: IssuedModel) -> pb.IssuedModel:
+def _totals(session: Session, rows: Sequence[IssuedModel]) -> dict[int, Seen]:
+    """What was seen of the embedding of each model version, by its row's id."""
+    versions = {row.model_version_id: row.model_version for row in rows}
+    return {key: sight.of_embedding(session, each) for key, each in versions.items()}
+
+
+def _issued_model(row: IssuedModel, totals: Mapping[int, Seen]) -> pb.IssuedModel:
+    seen, total = sight.under_key(row), totals.get(row.model_version_id)
     return pb.IssuedModel(
         key_id=row.key_version.key.key_id,
         key_version=row.key_version.version,
@@ -208,6 +219,10 @@ def _issued_model(row: IssuedModel) -> pb.IssuedModel:
         state=row.state,
         created_at_ms=row.created_at_ms,
         audit_index=row.live_index or 0,
+        images=seen.images,
+        blocks=seen.blocks,
+        total_images=total.images if total else None,
+        total_blocks=total.blocks if total else None,
     )
 
 

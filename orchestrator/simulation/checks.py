@@ -10,6 +10,7 @@ from core.draws import Draw, from_arrays, to_arrays
 from core.rpc.identity import MODEL_PROVIDER, OPERATOR, ORCHESTRATOR
 from orchestrator.audit.kept import log_of
 from orchestrator.audit.verify import verify_log
+from orchestrator.leakage.cards import cards_of
 from orchestrator.simulation.measure import (
     Answers,
     Labels,
@@ -181,6 +182,26 @@ def verify_audit(stage: Stage) -> None:
     told = f"its log of {result.size} records is verified, root {root[:16]}..."
     keeper = stage.workspace.federation.only(ORCHESTRATOR)
     stage.narrator.says(ORCHESTRATOR, keeper.organisation, told)
+
+
+def note_leakage(stage: Stage) -> None:
+    """Keep the leakage card of every issued model, as it is when all was asked."""
+    rules = stage.workspace.federation.policies.leakage
+    with stage.operator() as connected:
+        issued, models = connected.issued(), connected.models()
+    cards = cards_of(issued, models, rules)
+    stage.reports["leakage"] = [
+        {
+            "key_id": one.key_id,
+            "key_version": one.key_version,
+            "model": one.model,
+            "model_version": one.model_version,
+            "state": one.state,
+            **card,
+        }
+        for one, card in zip(issued, cards, strict=True)
+        if card is not None
+    ]
 
 
 def _kinds(bodies: list[dict[str, Any]]) -> dict[str, int]:

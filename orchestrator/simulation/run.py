@@ -13,7 +13,12 @@ from rich.console import Console
 from core.rpc.identity import OPERATOR
 from core.wire import write_atomically
 from orchestrator.simulation.asking import ask
-from orchestrator.simulation.checks import compare, judge, verify_audit
+from orchestrator.simulation.checks import (
+    compare,
+    judge,
+    note_leakage,
+    verify_audit,
+)
 from orchestrator.simulation.narrator import Narrator
 from orchestrator.simulation.processes import PYTHON, processes
 from orchestrator.simulation.report.content import build_report
@@ -60,6 +65,7 @@ def simulate(
             judge(stage)
         with narrator.phase("audit", "The audit log, verified"):
             verify_audit(stage)
+            note_leakage(stage)
         with narrator.phase("stop", "The federation stops"):
             stage.running.stop()
             operator = workspace.federation.first(OPERATOR)

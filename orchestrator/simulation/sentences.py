@@ -45,6 +45,8 @@ SENTENCES = {
     "key.destroyed": "has the seed of {key_id} version {key_version} destroyed",
     "keys.rewrapped": "wraps {key_versions} key versions under {kek}",
     "issued.prepared": "has {model} prepared for {key_id} version {key_version}",
+    "issued.warned": "has {model} issued for {key_id} version {key_version} although "
+    "{because}",
     "issued.stored": "holds {model} issued for {key_id} version {key_version}",
     "issued.pending": "will have {model} issued again for {key_id} version "
     "{key_version}",
@@ -56,6 +58,7 @@ SENTENCES = {
     "model.public": "calls the embedding of {model} version {model_version} public",
     "model.not_issued": "does not issue {model} version {model_version}: its embedding "
     "is public",
+    "model.held_back": "does not issue {model} version {model_version}: {because}",
     "model.recovery_started": "starts the recovery of {model}",
     "job.needs_operator": "leaves job {job} to an operator, at {step}: {error}",
     "job.retried": "tries job {job} again, at {step}",

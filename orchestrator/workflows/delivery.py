@@ -15,13 +15,16 @@ Whoever revokes or compromises the key version meanwhile aborts the job in the s
 transaction, so that no step here finds a version it must not touch.
 """
 
+from sqlalchemy.orm import Session
+
 from core.rpc.identity import KEY_HOLDER
+from orchestrator.errors import NotIssuable
 from orchestrator.federation import Policies
 from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyAction, KeyState
 from orchestrator.registry.models import Job, KeyVersion
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, holding, issuing, jobs, leases, public
+from orchestrator.workflows import ending, gate, holding, issuing, jobs, leases
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.peers import KeyToDraw
 from orchestrator.workflows.work import Work
@@ -57,8 +60,11 @@ def prepare(work: Work) -> None:
     """Have the model transformed for the key version."""
     with work.reading() as session:
         job = leases.held(session, work.lease)
-        plan = issuing.to_prepare(session, job, work.version(session))
-    if _refused_as_public(work, plan):
+        version = work.version(session)
+        plan = issuing.to_prepare(session, job, version)
+        refused = _refused(session, work, plan, version)
+    if refused is not None:
+        _hold_back(work)
         return
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)
@@ -73,6 +79,7 @@ def prepare(work: Work) -> None:
         else:
             signer = work.peers.key_holder_id
             issuing.record_prepared(change, version, now, prepared, signer)
+            gate.warn(change, work.policies, version, issuing.planned(now))
             jobs.advance(change, job, Step.SEND)
             jobs.note(job, model_version=plan.issue.model_version)
 
@@ -81,8 +88,11 @@ def send(work: Work) -> None:
     """Have the prepared model sent, and put it and its key version to use."""
     with work.reading() as session:
         job = leases.held(session, work.lease)
-        plan = issuing.to_send(session, job, work.version(session))
-    if _refused_as_public(work, plan):
+        version = work.version(session)
+        plan = issuing.to_send(session, job, version)
+        refused = _refused(session, work, plan, version)
+    if refused is not None:
+        _hold_back(work)
         return
     if not plan.why:
         key = work.idempotency_key(KEY_HOLDER, plan.issue.model_version)
@@ -98,15 +108,35 @@ def send(work: Work) -> None:
             _put_to_use(change, work.policies, job, version, now)
 
 
-def _refused_as_public(work: Work, plan: issuing.Plan) -> bool:
-    """Leave it to an operator if it is not to be issued; nothing was computed then."""
-    if plan.why or plan.row is None or public.is_issuable(work.policies, plan.row):
-        return False
+def _refused(
+    session: Session, work: Work, plan: issuing.Plan, version: KeyVersion
+) -> NotIssuable | None:
+    """Why the planned model version must not be issued under the key version."""
+    if plan.why or plan.row is None:
+        return None
+    return gate.refusal(session, work.policies, plan.row, version)
+
+
+def _hold_back(work: Work) -> None:
+    """Put off what must not be issued, unless another version may; nothing was done.
+
+    All is looked up again: a release may have come meanwhile, and woken the job.
+    """
     with work.commit() as (change, job):
-        named = (plan.issue.model, plan.issue.model_version)
-        version = store.model_version(change.session, *named)
-        public.leave_to_operator(change, job, version)
-    return True
+        version = work.version(change.session)
+        other = issuing.to_prepare(change.session, job, version)
+        plan = (
+            issuing.to_send(change.session, job, version)
+            if job.step == Step.SEND
+            else other
+        )
+        refused = _refused(change.session, work, plan, version)
+        if refused is None:
+            jobs.advance(change, job, Step(job.step))
+        elif not other.why and not _refused(change.session, work, other, version):
+            jobs.advance(change, job, Step.PREPARE)
+        else:
+            gate.hold(change, job, issuing.planned(plan), refused)
 
 
 def _to_draw(version: KeyVersion) -> KeyToDraw:

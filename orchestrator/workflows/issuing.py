@@ -116,7 +116,7 @@ def record_prepared(
         SignatureError: `signer` did not sign it, or it speaks of something else.
     """
     statement = _checked(change.session, version, plan.issue, prepared, signer)
-    wanted = _planned(plan)
+    wanted = planned(plan)
     issued = find(change.session, version, wanted)
     if issued is not None and issued.state == IssuedState.LIVE:
         return
@@ -133,7 +133,7 @@ def record_prepared(
 
 def record_live(change: Change, version: KeyVersion, plan: Plan) -> None:
     """The inference server has it: it may be used. Live already is no change."""
-    issued = find(change.session, version, _planned(plan))
+    issued = find(change.session, version, planned(plan))
     if issued is not None and issued.state == IssuedState.PENDING:
         issued.state = IssuedState.LIVE
         issued.live_index = record(change, issued, "issued.live")
@@ -254,7 +254,8 @@ def _some() -> Select[IssuedModel]:
     )
 
 
-def _planned(plan: Plan) -> ModelVersion:
+def planned(plan: Plan) -> ModelVersion:
+    """The model version of a plan that names one."""
     if plan.row is None:
         raise LookupError("a plan without a hindrance names a model version")
     return plan.row

@@ -27,7 +27,7 @@ from orchestrator.registry.budgets import UNLIMITED, Budget, set_budget
 from orchestrator.registry.lifecycle import TRANSITIONS, KeyAction, KeyState, next_state
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, jobs, public
+from orchestrator.workflows import ending, gate, jobs
 from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_KEY_ID = 64
@@ -63,7 +63,7 @@ def create(change: Change, policies: Policies, owner: str, model: str) -> Job:
 
     Raises:
         NotGrantedError: the owner may not use the model.
-        PublicEmbeddingRefused: the key would hide nothing from the server.
+        NotIssuable: the policies let nothing be issued for it.
         Conflict: the owner has a key for it, or the model has no version yet.
     """
     party = data_owner(change, owner)
@@ -74,7 +74,7 @@ def create(change: Change, policies: Policies, owner: str, model: str) -> Job:
     if any(version.state not in _ENDED for version in versions):
         raise Conflict("the owner has a key for this model: rotate or revoke it")
     require_fit(change, key)
-    public.require_issuable(change.session, policies, model)
+    gate.require_issuable(change.session, policies, model)
     (job,) = add_versions(change, Kind.CREATE, [(key, next_number(versions))])
     return job
 

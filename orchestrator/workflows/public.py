@@ -6,73 +6,17 @@ trained on from a public version is public too, and so is what has its embedding
 the models of one provider: nobody can mark another's.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from sqlalchemy import Select, or_, select
-from sqlalchemy.orm import Session
 
-from core.rpc.identity import SpiffeId
-from orchestrator.errors import PublicEmbeddingRefused
 from orchestrator.federation import Policies
 from orchestrator.registry import store
-from orchestrator.registry.models import Job, Model, ModelVersion
-from orchestrator.registry.store import Change, Registry
-from orchestrator.workflows import jobs
+from orchestrator.registry.models import Model, ModelVersion
+from orchestrator.registry.store import Change
 
 
 def is_issuable(policies: Policies, version: ModelVersion) -> bool:
     """Is its embedding a secret, or may public ones be issued?"""
     return policies.allow_public_embeddings or not version.public_embedding
-
-
-def require_issuable(
-    session: Session, policies: Policies, model: str, number: int | None = None
-) -> None:
-    """Refuse a model whose champion, or whose version `number`, is not to be issued.
-
-    Raises:
-        PublicEmbeddingRefused: its embedding is public.
-        NotFound: there is no such version.
-    """
-    if refused := refusal(session, policies, model, number):
-        raise refused
-
-
-def refusal(
-    session: Session, policies: Policies, model: str, number: int | None = None
-) -> PublicEmbeddingRefused | None:
-    """Why it is not issued; None: it is."""
-    if number is None:
-        row = store.model_named(session, model)
-        version = store.champion(session, row.id)
-    else:
-        version = store.model_version(session, model, number)
-    if version is None or is_issuable(policies, version):
-        return None
-    return PublicEmbeddingRefused(model, version.version)
-
-
-@contextmanager
-def recording(registry: Registry, caller: SpiffeId) -> Iterator[None]:
-    """Have the log tell of a refusal: the transaction that met it tells of nothing."""
-    try:
-        yield
-    except PublicEmbeddingRefused as refused:
-        with registry.own_change() as change:
-            version = store.model_version(
-                change.session, refused.model, refused.version
-            )
-            _record_refusal(change, version, caller=str(caller))
-        raise
-
-
-def leave_to_operator(change: Change, job: Job, version: ModelVersion) -> None:
-    """Let a job that would issue it wait for an operator, who may allow it."""
-    refused = PublicEmbeddingRefused(version.model.name, version.version)
-    _record_refusal(change, version)
-    why = f"{refused.kind}: {refused}; {refused.hint}"
-    jobs.leave_to_operator(change, job, why, refused.kind)
 
 
 def inherit(change: Change, version: ModelVersion) -> None:
@@ -116,10 +60,6 @@ def _mark(change: Change, version: ModelVersion, source: ModelVersion) -> None:
     version.public_embedding = True
     because = f"as that of {source.model.name} version {source.version}"
     _record(change, version, "model.public", because=because)
-
-
-def _record_refusal(change: Change, version: ModelVersion, **facts: str) -> None:
-    _record(change, version, "model.not_issued", **facts)
 
 
 def _record(change: Change, version: ModelVersion, kind: str, **facts: str) -> None:

@@ -1,12 +1,13 @@
 """A new model version reaches every key in use: steps of `release` jobs.
 
 * issue_all: for each key version in use that the new version fits and that lacks it, an
-  `issue` job is opened, some hundred at a time. One whose embedding is public is left
-  to an operator, unless the policies let it be issued.
+  `issue` job is opened, some hundred at a time. One that the policies let nobody be
+  issued is left to an operator.
 * children: waits until those have ended. One owner's or key's trouble holds up nobody
   else's.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import exists, select
@@ -25,7 +26,7 @@ from orchestrator.registry.models import (
     ModelVersion,
 )
 from orchestrator.registry.store import Change
-from orchestrator.workflows import exposure, issuing, jobs, public
+from orchestrator.workflows import exposure, gate, issuing, jobs, public
 from orchestrator.workflows.jobs import Kind, Step
 from orchestrator.workflows.work import Work
 
@@ -59,11 +60,11 @@ def point(
     """Move an alias; champion and candidate are what keys are issued from now on.
 
     Raises:
-        PublicEmbeddingRefused: a public embedding becomes neither of them.
+        NotIssuable: what the policies let nobody be issued becomes neither of them.
         NotAllowedError, NotFound, Conflict: as `store.set_alias` does.
     """
     if store.set_alias(change, name, alias, version) and alias in store.ISSUED:
-        public.require_issuable(change.session, policies, name, version)
+        gate.require_issuable(change.session, policies, name, version)
         begin(change, store.model_version(change.session, name, version))
 
 
@@ -89,13 +90,15 @@ def issue_all(work: Work) -> None:
         version = store.model_version(
             change.session, said["model"], said["model_version"]
         )
-        lacking = _lacking(change.session, version)
-        if lacking and not public.is_issuable(work.policies, version):
-            public.leave_to_operator(change, job, version)
+        lacking = _lacking(change.session, version, said.get("after", 0))
+        refused = gate.refusal(change.session, work.policies, version)
+        if lacking and refused:
+            gate.hold(change, job, version, refused)
             return
-        for each in lacking[:AT_ONCE]:
+        for each in _unhindered(change, work.policies, version, lacking[:AT_ONCE]):
             issuing.open_issue(change, each, version, parent_id=job.id)
         if len(lacking) > AT_ONCE:
+            jobs.note(job, after=lacking[AT_ONCE - 1].id)
             jobs.advance(change, job, Step.ISSUE_ALL)
         else:
             await_children(change, job)
@@ -116,12 +119,35 @@ def await_children(change: Change, job: Job) -> None:
         jobs.finish(change, job)
 
 
+def _unhindered(
+    change: Change,
+    policies: Policies,
+    version: ModelVersion,
+    lacking: Sequence[KeyVersion],
+) -> list[KeyVersion]:
+    """Those that what was sent under them does not bar; the log names the others.
+
+    Under such a key version the server would see it all in the new embedding's basis.
+    """
+    free = []
+    for each in lacking:
+        refused = gate.refusal(change.session, policies, version, each)
+        if refused is None:
+            free.append(each)
+        else:
+            key_id, number = each.key.key_id, each.version
+            gate.record(change, version, refused, key_id=key_id, key_version=number)
+    return free
+
+
 def _subject(version: ModelVersion) -> str:
     return f"release:{version.model.name}/{version.version}"
 
 
-def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
+def _lacking(session: Session, version: ModelVersion, after: int) -> list[KeyVersion]:
     """Key versions in use that the model version fits, without it and without a job.
+
+    Those from the row `after` on: what comes before was looked at.
 
     One that had an exposed model version would expose this one too.
     """
@@ -140,7 +166,7 @@ def _lacking(session: Session, version: ModelVersion) -> list[KeyVersion]:
         store.select_key_versions()
         .where(Key.model_id == version.model_id, KeyVersion.state.in_(USABLE))
         .where(Key.patch_size == shape[0], Key.channels == shape[1])
-        .where(~has_it, ~gets_it, ~exposure.was_burnt())
+        .where(~has_it, ~gets_it, ~exposure.was_burnt(), KeyVersion.id > after)
         .order_by(KeyVersion.id)
         .limit(AT_ONCE + 1)
     )

@@ -24,7 +24,7 @@ from orchestrator.registry import store
 from orchestrator.registry.lifecycle import KeyState, PartyState
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Change
-from orchestrator.workflows import ending, jobs, keys, public
+from orchestrator.workflows import ending, gate, jobs, keys
 from orchestrator.workflows.jobs import Kind, Step
 
 LONGEST_OVERLAP_S: Final = 30 * 24 * 3600.0
@@ -199,7 +199,7 @@ def _hindrances(
     granted = _granted(change, model, found)
     busy = _busy(change, found)
     fits = keys.block(change.session, model)
-    refused = public.refusal(change.session, policies, model.name)
+    refused = gate.refusal_of(change.session, policies, model.name)
 
     def judge(each: Candidate) -> KeymixerError | None:
         key, primary = each.key, each.primary

@@ -15,7 +15,7 @@ from orchestrator.federation import Policies, RotationPolicy
 from orchestrator.registry.lifecycle import KeyState, PartyState
 from orchestrator.registry.models import Grant, Job, Key, KeyVersion, Model, Party
 from orchestrator.registry.store import Registry
-from orchestrator.workflows import jobs, keys, public, rotation
+from orchestrator.workflows import gate, jobs, keys, rotation
 from orchestrator.workflows.jobs import Kind, Step
 
 # So that no transaction holds up others for long; the rest follows at once.
@@ -122,7 +122,7 @@ def _block(
     """What keys must fit; None: nothing is issued of this model."""
     model = session.get_one(Model, model_id)
     try:
-        public.require_issuable(session, policies, model.name)
+        gate.require_issuable(session, policies, model.name)
         return keys.block(session, model)
     except KeymixerError:
         return None

@@ -19,10 +19,10 @@ from orchestrator.registry.lifecycle import KeyState
 from orchestrator.registry.store import Change, Registry
 from orchestrator.workflows import (
     approvals,
+    gate,
     holding,
     jobs,
     keys,
-    public,
     requests,
     rotation,
     undoing,
@@ -254,7 +254,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         """One transaction in the caller's name; durable before the answer leaves."""
         with (
             rpc_errors(context),
-            public.recording(self._registry, current_caller()),
+            gate.recording(self._registry, current_caller()),
             self._registry.change(current_caller()) as change,
         ):
             yield change

@@ -79,9 +79,13 @@ def predict(
 ) -> None:
     """Encrypt pictures on this machine and ask what is on them.
 
-    Whoever runs the inference server does not see the pictures by looking at what it
-    is sent. It is no protection against a server that attacks: from encrypted pictures
-    it can recover the plain ones (docs/threat-model.md).
+    keymixer hides pictures from people who only look at what the inference server
+    receives or keeps, and mutual TLS keeps out everybody who is not part of the
+    federation. It does not hide them from a server that attacks: from one encrypted
+    picture such a server can usually recover most of what is on it, within seconds and
+    without any key.
+
+    What to use instead, and what it costs: docs/threat-model.md.
 
     With --receipts: for each request, REQUEST.tlog-proof proves that the audit log
     records it (`keymixer audit receipt verify`), and REQUEST.json says what of it the

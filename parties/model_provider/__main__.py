@@ -23,7 +23,7 @@ from core.rpc.party import ensure_signing_key
 from core.wire import write_atomically
 from parties.model_provider import commands, options
 from parties.model_provider.registry import CHAMPION, connect
-from parties.model_provider.release import read_release, signature_of
+from parties.model_provider.release import add_card, read_release, signature_of
 from parties.model_provider.reporting import emit, reporter
 from parties.model_provider.settings import ProviderSettings
 
@@ -158,6 +158,25 @@ def register(
         version = delivery.register(content, signature, key, alias)
     name = content.manifest.name
     emit("registered", model=name, version=version, alias=alias)
+
+
+@app.command()
+def measure(
+    folder: Folder,
+    release: ReleaseFolder,
+    data: options.Data = "digits",
+) -> None:
+    """Measure a release's leakage card on pictures, and sign its manifest again.
+
+    `train` does it by itself. For a release that was imported, or trained over several
+    sites; before it is registered, for a version that is registered never changes.
+    """
+    from parties.model_provider.measuring import in_words, measured_on
+
+    content = read_release(release)
+    card = measured_on(content.manifest, data)
+    add_card(release, content, card, ensure_signing_key(folder))
+    emit("measured", release=str(release), leakage=in_words(card))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from core.datasets import Split, image_size, load
 from core.rpc.party import ensure_signing_key
 from core.shield import ShieldPlan
 from core.training import Recipe
+from parties.model_provider.measuring import card_of, in_words
 from parties.model_provider.place import place_of
 from parties.model_provider.release import Release, write_release
 from parties.model_provider.reporting import Reporter
@@ -68,8 +69,12 @@ def train_alone(
         )
         target = target or folder / "releases" / plan.name
         key = ensure_signing_key(folder)
-        release = release_of(trained, public=public)
+        card = card_of(
+            (training, test), trained.preprocessing, plan.patch_size, trained.shield
+        )
+        release = release_of(trained, public=public, leakage=card)
         write_release(target, release, trained.curve, key)
         place.clear()
-    tell.done(release=str(target), accuracy=trained.accuracy)
+    told = in_words(card)
+    tell.done(release=str(target), accuracy=trained.accuracy, leakage=told)
     return release, target

@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from core.card import Card
 from core.errors import NotFound, StorageError
 from core.manifest import Manifest
 from core.statements import MANIFEST, sign, verify
@@ -109,6 +110,21 @@ def read_release(folder: Path) -> Release:
     manifest = Manifest.from_bytes(read_file(folder / MANIFEST_FILE))
     embedding = read_file(folder / EMBEDDING)
     return Release(manifest, embedding, read_file(folder / BACKBONE))
+
+
+def add_card(
+    folder: Path, release: Release, card: Card, key: Ed25519PrivateKey
+) -> Release:
+    """Have the manifest in the folder say what was measured, and sign it again.
+
+    A signature that is missing is made when it is asked for, so a crash leaves a
+    release that can be registered.
+    """
+    measured = replace(release, manifest=replace(release.manifest, leakage=card))
+    (folder / SIGNATURE).unlink(missing_ok=True)
+    write_atomically(folder / MANIFEST_FILE, measured.manifest.to_bytes())
+    signature_of(folder, measured, key)
+    return measured
 
 
 def signature_of(folder: Path, release: Release, key: Ed25519PrivateKey) -> bytes:

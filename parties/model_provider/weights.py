@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from core.architecture import Architecture
+from core.card import Card
 from core.convmixer import ConvMixer, put_together, take_apart
 from core.errors import CorruptFileError
 from core.manifest import Manifest
@@ -34,13 +35,17 @@ class Facts:
     lineage: Mapping[str, Any]
     public_embedding: bool = False
     shield: Shield | None = None
+    leakage: Card | None = None
 
 
-def release_of(trained: Trained, *, public: bool = False) -> Release:
+def release_of(
+    trained: Trained, *, public: bool = False, leakage: Card | None = None
+) -> Release:
     """Cut a trained model in two and describe it.
 
     Args:
         public: Others will have the plain embedding, too: a release to be published.
+        leakage: What attacks recovered of pictures that it was not trained on.
     """
     facts = Facts(
         name=trained.name,
@@ -51,6 +56,7 @@ def release_of(trained: Trained, *, public: bool = False) -> Release:
         lineage=trained.lineage,
         public_embedding=public,
         shield=trained.shield,
+        leakage=leakage,
     )
     return cut(*take_apart(trained.model), facts)
 

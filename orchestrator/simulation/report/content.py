@@ -31,6 +31,7 @@ def build_report(stage: Stage) -> dict[str, Any]:
         "audit": stage.reports["audit"],
         "seconds": {**stage.narrator.seconds, "total": round(stage.narrator.now(), 3)},
         "training": read_curve(release),
+        "leakage": stage.reports["leakage"],
         "public_embedding": read_manifest(release).public_embedding,
         "story": sorted(map(asdict, stage.narrator.story), key=itemgetter("at_s")),
         "versions": versions(),

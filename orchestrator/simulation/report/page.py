@@ -1,13 +1,15 @@
 """`report.html`: one file that opens from disk and needs nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from core.rpc.identity import DATA_OWNER
 from core.wire import write_atomically
+from orchestrator.leakage.cards import SENTENCE, figure_in_words
 from orchestrator.simulation.report import figures
 from orchestrator.simulation.report.canary import versions_over_time
 from orchestrator.simulation.report.key_lives import key_lives
@@ -25,26 +27,51 @@ def write_page(workspace: Workspace, report: Mapping[str, Any]) -> Path:
 
 def render(workspace: Workspace, report: Mapping[str, Any]) -> str:
     """The page's HTML."""
-    environment = Environment(
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            samples=_samples(workspace),
+            parties=list(party_views(workspace)),
+            columns=COLUMNS.values(),
+            promise=PROMISE,
+            training=figures.training_curve(report["training"]),
+            accuracies=figures.accuracies(report),
+            timeline=figures.timeline(report["story"], report["seconds"]),
+            key_lives=key_lives(report["rotation"]) if report["rotation"] else "",
+            tried=_tried(report),
+            leakage=Markup(render_cards(report["leakage"])),  # noqa: S704 -- made here
+            milliseconds=_milliseconds,
+            percent=_percent,
+        )
+    )
+
+
+def render_cards(cards: Sequence[Mapping[str, Any]]) -> str:
+    """The section about leakage cards: a row for each, and the attacks of a release."""
+    releases: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for card in cards:
+        releases.setdefault((card["model"], card["model_version"]), card)
+    return (
+        _environment()
+        .get_template("leakage.html.j2")
+        .render(
+            cards=cards,
+            releases=list(releases.values()),
+            sentence=SENTENCE,
+            in_words=figure_in_words,
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("orchestrator.simulation.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        samples=_samples(workspace),
-        parties=list(party_views(workspace)),
-        columns=COLUMNS.values(),
-        promise=PROMISE,
-        training=figures.training_curve(report["training"]),
-        accuracies=figures.accuracies(report),
-        timeline=figures.timeline(report["story"], report["seconds"]),
-        key_lives=key_lives(report["rotation"]) if report["rotation"] else "",
-        tried=_tried(report),
-        milliseconds=_milliseconds,
-        percent=_percent,
     )
 
 

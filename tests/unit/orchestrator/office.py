@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import event, select
 
 from core.architecture import Architecture
+from core.card import Card
 from core.database import Database
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
@@ -24,10 +25,12 @@ from core.rpc.identity import (
     ORCHESTRATOR,
     SpiffeId,
 )
+from core.rpc.policy import acting_as
 from core.statements import MANIFEST, sign
 from orchestrator.audit.erasure import notes_of
 from orchestrator.audit.notes import put_back
 from orchestrator.audit.records import Entry, parse_entry
+from orchestrator.audit.service import AuditService
 from orchestrator.audit.writer import AuditLog
 from orchestrator.federation import Policies
 from orchestrator.registry import store
@@ -46,7 +49,8 @@ from orchestrator.workflows.engine import Engine
 from orchestrator.workflows.peers import InferenceServer, KeyHolder, Peers
 from orchestrator.workflows.recovery import Compromise
 from orchestrator.workflows.rotation import Rotation, Wish
-from tests.fakes import FakeClock, FakeInferenceServer, FakeKeyHolder
+from protos import audit_pb2
+from tests.fakes import FakeClock, FakeInferenceServer, FakeKeyHolder, fake_context
 
 FEDERATION = "clinics.example"
 MODEL = "cells"
@@ -250,6 +254,27 @@ class Office:
             found = store.model_version(change.session, MODEL, version)
             return hashlib.sha256(found.manifest).hexdigest()
 
+    def answer(
+        self, images: int, owner: SpiffeId = ALDER_ID, version: int = 1, model: int = 1
+    ) -> str:
+        """Have an answer released under a key version; why not, if it is not."""
+        record = audit_pb2.InferenceRecord(
+            request_id="r",
+            owner=str(owner),
+            key_id=f"{owner.organisation}.{MODEL}",
+            key_version=version,
+            model=MODEL,
+            model_version=model,
+            images=images,
+            request_digest=b"q" * 32,
+            result_digest=b"a" * 32,
+        )
+        request = audit_pb2.RecordInferencesRequest(records=[record])
+        service = AuditService(self.registry)
+        with acting_as(SERVER_ID):
+            (verdict,) = service.RecordInferences(request, fake_context()).verdicts
+        return verdict.refusal
+
     def issued_rows(self) -> int:
         with self.database.reading() as session:
             return len(session.scalars(select(IssuedModel.id)).all())
@@ -323,6 +348,8 @@ def register_model(
     seed: int = 0,
     embedding: str = "a",
     public: bool = False,
+    card: Card | None = None,
+    size: int = 32,
 ) -> int:
     """Register a release by the provider; returns its version."""
     manifest = manifest_bytes(
@@ -332,6 +359,8 @@ def register_model(
         seed=seed,
         embedding=embedding,
         public=public,
+        card=card,
+        size=size,
     )
     with office.change(PROVIDER_ID) as change:
         made = store.register_model_version(
@@ -349,16 +378,21 @@ def manifest_bytes(
     seed: int = 0,
     embedding: str = "a",
     public: bool = False,
+    card: Card | None = None,
+    size: int = 32,
 ) -> bytes:
-    shape = Architecture(hidden=8, depth=1, patch_size=patch_size, classes=2)
+    shape = Architecture(
+        hidden=8, depth=1, patch_size=patch_size, classes=2, height=size, width=size
+    )
     return Manifest(
         name=name,
         architecture=shape,
-        preprocessing=Preprocessing(32, 32, 3, (0.5,) * 3, (0.25,) * 3),
+        preprocessing=Preprocessing(size, size, 3, (0.5,) * 3, (0.25,) * 3),
         classes=("healthy", "ill"),
         metrics={"test_accuracy": 0.75},
         lineage={"seed": seed} | ({} if parent is None else {"parent": parent}),
         embedding_digest=embedding * 64,
         backbone_digest="b" * 64,
         public_embedding=public,
+        leakage=card,
     ).to_bytes()

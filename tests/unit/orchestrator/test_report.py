@@ -1,12 +1,14 @@
 """The report's parts: what parties hold in words, figures as SVG, pictures inside."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orchestrator.registry.lifecycle import KeyState
 from orchestrator.simulation.report.figures import accuracies, timeline, training_curve
 from orchestrator.simulation.report.key_lives import COLOURS, key_lives
+from orchestrator.simulation.report.page import render_cards
 from orchestrator.simulation.report.pictures import data_uri
 from orchestrator.simulation.report.seen import COLUMNS, PROMISE, holdings
 from orchestrator.simulation.rotation_figures import measure
@@ -104,6 +106,64 @@ def _crowd(count: int) -> Story:
 
 def _height(svg: str) -> float:
     return float(svg.split('height="')[1].split("pt", maxsplit=1)[0])
+
+
+CARD: dict[str, Any] = {
+    "key_id": "lab.cells",
+    "key_version": 1,
+    "model": "cells",
+    "model_version": 2,
+    "state": "live",
+    "lower_bound": "",
+    "scheme": "random <orthogonal>",
+    "dimension": 48,
+    "effective_rank": 14,
+    "ratio": 45.71,
+    "embedding": "secret",
+    "images": 10,
+    "blocks": 640,
+    "total_images": 10,
+    "total_blocks": 640,
+    "attacks": [
+        {
+            "name": "norm map",
+            "setting": "one picture",
+            "images": 24,
+            "psnr": 18.8,
+            "ssim": 0.59,
+            "ssim_low": 0.39,
+            "ssim_high": 0.77,
+        }
+    ],
+    "rules": [{"when": "images", "then": "warn", "because": "10, above 9"}],
+}
+
+
+def test_leakage_cards_are_told_with_what_their_figures_are_worth() -> None:
+    other = CARD | {"key_id": "ward.cells", "images": 7}
+    page = " ".join(render_cards([CARD, other]).split())
+
+    assert page.count("<h3>cells version 2</h3>") == 1
+    for told in (
+        "Every figure is a lower bound on an attacker.",
+        "random &lt;orthogonal&gt;",
+        "effective rank 14",
+        "at least 10 images, 640 blocks, 45.7 blocks a direction",
+        "SSIM 0.59 (0.39 to 0.77), 18.8 dB, 24 pictures",
+        "rule: warn",
+        "ward.cells",
+    ):
+        assert told in page
+    assert "safe" not in page
+
+
+def test_a_card_that_nobody_measured_says_so() -> None:
+    bare = CARD | {"effective_rank": None, "ratio": None, "attacks": [], "rules": []}
+    page = render_cards([bare])
+
+    assert "effective rank not measured" in page
+    assert "<th>attacks</th><td>not measured</td>" in page
+    assert "a lower bound on an attacker" in page
 
 
 def test_a_picture_stands_in_the_page_itself() -> None:

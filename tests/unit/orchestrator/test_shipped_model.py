@@ -37,6 +37,7 @@ def test_it_is_whole_small_and_public() -> None:
 
     assert size <= MOST_BYTES
     assert release.manifest.public_embedding
+    assert release.manifest.leakage is not None
     assert release.manifest.metrics["test_accuracy"] == curve[-1]["accuracy"]
     # How it was made: the log of the command, to its end.
     assert [e["accuracy"] for e in log if e["event"] == "epoch"] == [
