@@ -226,22 +226,24 @@ def recover(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Loot:
-    """What algebra made of what is held; `by` says how."""
-
-    embeddings: Mapping[str, Embedding]
-    keys: Mapping[KeyName, Matrix]
-    by: Mapping[str | KeyName, str]
-
-
+_Name = KeyName | str
 # The one embedding's name, beside keys that have names.
 MODEL: Final = "W"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loot:
+    """What algebra made of what is held; `by` says how."""
+
+    embeddings: Mapping[str, Embedding] = field(repr=False)
+    keys: Mapping[KeyName, Matrix] = field(repr=False)
+    by: Mapping[_Name, str]
+
+
 def _derived(held: Held) -> _Loot:
     """The embedding from a key, if it is not held; then keys from the embedding."""
-    keys, by = dict(held.keys), dict.fromkeys(held.keys, HELD)
+    keys = dict(held.keys)
+    by: dict[_Name, str] = dict.fromkeys(keys, HELD)
     plain, how = held.embedding, HELD
     both = sorted(set(held.keys) & set(held.issued))
     if plain is None and both:
@@ -252,7 +254,8 @@ def _derived(held: Held) -> _Loot:
     for name in set(held.issued) - set(keys):
         keys[name] = public_embedding.recover_key(plain, held.issued[name])
         by[name] = FROM_EMBEDDING
-    return _Loot({MODEL: plain}, keys, {**by, MODEL: how})
+    by[MODEL] = how
+    return _Loot({MODEL: plain}, keys, by)
 
 
 def _with_estimate(held: Held, name: KeyName, matrix: Matrix) -> _Loot:

@@ -85,7 +85,8 @@ def read_run(plan: RunPlan, on_progress: OnProgress) -> Joined:
         Member.SERVER: Held(issued=server.issued, seen=seen),
         Member.OWNER: folders.owner(names[1], manifest),
     }
-    plain = holdings[Member.PROVIDER].embedding
+    if (plain := holdings[Member.PROVIDER].embedding) is None:
+        raise DataError(f"the provider of {manifest.name} has no plain embedding")
     victim = Victim(
         names[0],
         shares(pixels[names[0]][: plan.images]),
