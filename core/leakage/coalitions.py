@@ -80,12 +80,18 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Pictures; without a ciphertext there is nothing to open, and no fidelity."""
+    """Pictures; without a ciphertext there is nothing to open, and no fidelity.
+
+    `by_eye`: of ciphertexts alone a picture and its negative, in any of three colour
+    axes, are equally likely but for how often colours occur. Whoever looks at all eight
+    sees which is the picture. This is the best of the eight; it decides `recovered`.
+    """
 
     recovered: bool
     by: str
     ciphertexts: int
     fidelity: Fidelity | None = None
+    by_eye: Fidelity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,14 @@ class Eyes:
         self._tried.append((list(tries), found))
         return found
 
+    def look(self, pictures: Pictures, blocks: Blocks, key: Matrix) -> Pictures:
+        """Return what an eye would take of the eight that an estimate may stand for."""
+        variants = [
+            self.coordinates.pictures(blocks @ each.T)
+            for each in self._colours.mirrored(key.T)
+        ]
+        return max(variants, key=lambda each: fidelity(pictures, each).ssim)
+
 
 def table(
     holdings: Mapping[Member, Held],
@@ -212,9 +226,7 @@ def recover(
         loots = [_with_estimate(held, victim.name, a) for a in eyes.keys(tries)]
     count = len(leaked) or len(held.seen.get(victim.name, ()))
     own = [blocks[: 1 if leaked else len(victim.pictures)] for blocks in tries]
-    opened, shown = _opened(
-        own, loots, victim, eyes.coordinates, 1 if leaked else count
-    )
+    opened, shown = _opened(own, loots, victim, eyes, 1 if leaked else count)
     return Result(
         opened,
         _compared(loots, lambda each: each.keys, {victim.name: victim.key}),
@@ -282,23 +294,28 @@ def _opened(
     tries: Sequence[Blocks],
     loots: Sequence[_Loot],
     victim: Victim,
-    coordinates: Coordinates,
+    eyes: Eyes,
     ciphertexts: int,
 ) -> tuple[Opened, Pictures | None]:
     if not tries:
         return Opened(False, NOTHING, 0), None
     each = loots if len(loots) == len(tries) else [loots[0]] * len(tries)
+    keys = [loot.keys[victim.name] for loot in each]
+    original = np.array_split(victim.pictures[: sum(map(len, tries))], len(tries))
     recovered = np.concatenate(
-        [
-            coordinates.pictures(blocks @ loot.keys[victim.name])
-            for blocks, loot in zip(tries, each, strict=True)
-        ]
+        [eyes.coordinates.pictures(b @ a) for b, a in zip(tries, keys, strict=True)]
     )
-    measured = fidelity(victim.pictures[: len(recovered)], recovered)
-    by = each[0].by[victim.name]
-    how = CIPHERTEXT_ONLY if by == CIPHERTEXT_ONLY else WITH_KEY
-    opened = Opened(measured.ssim >= RECOGNISABLE, how, ciphertexts, measured)
-    return opened, np.clip(recovered[:SHOWN], 0, 1)
+    measured = fidelity(np.concatenate(original), recovered)
+    if each[0].by[victim.name] != CIPHERTEXT_ONLY:
+        found = Opened(measured.ssim >= RECOGNISABLE, WITH_KEY, ciphertexts, measured)
+        return found, np.clip(recovered[:SHOWN], 0, 1)
+    looked = np.concatenate(
+        [eyes.look(*parts) for parts in zip(original, tries, keys, strict=True)]
+    )
+    best = fidelity(np.concatenate(original), looked)
+    recognised = best.ssim >= RECOGNISABLE
+    opened = Opened(recognised, CIPHERTEXT_ONLY, ciphertexts, measured, best)
+    return opened, np.clip(looked[:SHOWN], 0, 1)
 
 
 def _compared(

@@ -220,3 +220,14 @@ def test_what_is_held_does_not_travel(federation: Federation) -> None:
     assert "0." not in repr(held)
     with pytest.raises(TypeError, match="neither pickled"):
         held.__reduce__()
+
+
+def test_an_eye_takes_the_picture_and_not_its_negative(
+    federation: Federation, eyes: Eyes
+) -> None:
+    """And no eye sees a picture where the key is another one."""
+    key, other = federation.keys[VICTIM].matrix, federation.keys[THIRD].matrix
+    pictures, blocks = federation.victim.pictures, federation.seen[VICTIM][:12]
+
+    assert eyes.look(pictures, blocks, -key) == pytest.approx(pictures)
+    assert abs(eyes.look(pictures, blocks, other) - pictures).max() > 0.5
