@@ -43,22 +43,23 @@ class Colours:
     def choose(self, matrix: Matrix, blocks: Blocks, to_pictures: ToPictures) -> Matrix:
         """Return `matrix`, its colour axes mirrored as makes the pictures likeliest."""
         return max(
-            self._mirrored(matrix),
+            self.mirrored(matrix),
             key=lambda each: self.likelihood(to_pictures(blocks @ each.T)),
         )
 
-    def likelihood(self, pictures: Pictures) -> float:
-        """Mean log share of the pictures' colours among those of public pictures."""
-        pixels = pictures.transpose(0, 2, 3, 1).reshape(-1, self._channels)
-        return float(self._log_share[_places(pixels)].mean())
-
-    def _mirrored(self, matrix: Matrix) -> list[Matrix]:
+    def mirrored(self, matrix: Matrix) -> list[Matrix]:
+        """Return the eight (two, if grey) that `choose` chooses from."""
         pixels = len(matrix) // self._channels
         found = []
         for signs in product((1.0, -1.0), repeat=self._channels):
             mirror = self._axes * np.array(signs) @ self._axes.T
             found.append(np.kron(mirror, np.eye(pixels)) @ matrix)
         return found
+
+    def likelihood(self, pictures: Pictures) -> float:
+        """Mean log share of the pictures' colours among those of public pictures."""
+        pixels = pictures.transpose(0, 2, 3, 1).reshape(-1, self._channels)
+        return float(self._log_share[_places(pixels)].mean())
 
 
 def _places(pixels: Float[np.ndarray, "m c"]) -> tuple[np.ndarray, ...]:

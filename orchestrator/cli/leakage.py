@@ -1,7 +1,8 @@
 """`keymixer leakage`: attack the transform on pictures of one's own, and say so."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -14,10 +15,15 @@ from core.console import (
     progress_bar,
     say,
 )
-from orchestrator.cli.options import AsJson
+from orchestrator.cli.options import RUNS, AsJson
+
+if TYPE_CHECKING:
+    from orchestrator.leakage.joined import RunPlan
+    from orchestrator.leakage.pictures import Plan
 
 app = typer.Typer()
 
+_YAML: Final = frozenset({".yaml", ".yml"})
 _COLUMNS = {
     "name": "attack",
     "scheme": "scheme",
@@ -29,17 +35,28 @@ _COLUMNS = {
 
 @app.command(epilog=EXIT_CODES)
 def leakage(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Pictures of your own, PNG or JPEG.")
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder of PNG or JPEG pictures of your own; a run's folder; or a "
+            "scenario: its newest run, simulated if there is none.",
+        ),
     ] = None,
     *,
     data: Annotated[
         str | None,
-        typer.Option(help="Instead of a folder: cifar10, digits or an .npz."),
+        typer.Option(
+            help="Instead of a folder: cifar10, digits or an .npz. Of a run: what the "
+            "attackers' public pictures are drawn from."
+        ),
     ] = None,
     release: Annotated[
         Path | None,
         typer.Option(help="Attack what this release makes of them, and its embedding."),
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(help="Of a run: whose pictures; default: its first owner's."),
     ] = None,
     images: Annotated[
         int, typer.Option(min=12, max=500, help="How many pictures are attacked.")
@@ -51,6 +68,7 @@ def leakage(
         int, typer.Option(min=16, max=256, help="Without a release: a picture's side.")
     ] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Fixes every key and start.")] = 0,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = RUNS,
     out: Annotated[
         Path, typer.Option("--out", help="Where leakage.json and .html go.")
     ] = Path("leakage"),
@@ -58,28 +76,82 @@ def leakage(
 ) -> None:
     """Attack the transform on these pictures, and show what is recovered.
 
-    The figures are a lower bound on an attacker. docs/leakage.md explains them.
+    On a run also what each coalition of its parties recovers: their folders are opened
+    as each of them could, keys included, in this process alone. The figures are a lower
+    bound on an attacker. docs/leakage.md explains them.
 
     Example: keymixer leakage --data cifar10
     """
-    if (folder is None) == (data is None):
+    federated = source is not None and _is_federation(source)
+    if (source is None) == (data is None) and not federated:
         raise typer.BadParameter("give either a folder of pictures or --data")
-    from orchestrator.leakage.pictures import Plan, prepare
-    from orchestrator.leakage.run import ATTACKS, measure, write
-
-    source = folder or str(data)
-    plan = Plan(source, release, images, patch, size, seed)
+    if federated and release is not None:
+        raise typer.BadParameter("a run has its own release: no --release")
+    if owner is not None and not federated:
+        raise typer.BadParameter("--owner is of a run")
     console = Console(stderr=True)
     try:
-        material = prepare(plan, lambda *_: None)
-        with progress_bar("attacks", len(ATTACKS)) as advance:
-            report, findings = measure(material, str(source), lambda _: advance(1))
-        page = write(out, report, findings)
+        if federated and source is not None:
+            from orchestrator.leakage.joined import RunPlan
+
+            run = _run_of(source, runs, console)
+            report, page = _attack_run(RunPlan(run, owner, data, images, seed), out)
+        else:
+            from orchestrator.leakage.pictures import Plan
+
+            plan = Plan(source or str(data), release, images, patch, size, seed)
+            report, page = _attack_pictures(plan, out)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     if json_:
         print_json(report)
     else:
-        print_rows("Recovered", report["attacks"], _COLUMNS, as_json=False)
-        say(report["lower_bound"])
+        _print(report)
     console.print(f"Report: [bold]{page}[/bold]", soft_wrap=True)
+
+
+def _is_federation(source: Path) -> bool:
+    """Whether it is a scenario, or the folder of a run."""
+    return source.suffix in _YAML or (source / "federation.yaml").is_file()
+
+
+def _run_of(source: Path, runs: Path, console: Console) -> Path:
+    """The folder of a run, or a scenario's newest one, simulated if there is none."""
+    from orchestrator.leakage.joined import find_run
+    from orchestrator.simulation.run import simulate
+
+    if source.is_dir():
+        return source
+    return find_run(source, runs) or simulate(source, runs, console=console)
+
+
+def _attack_pictures(plan: "Plan", out: Path) -> tuple[dict[str, Any], Path]:
+    from orchestrator.leakage.pictures import prepare
+    from orchestrator.leakage.run import ATTACKS, measure, write
+
+    material = prepare(plan, lambda *_: None)
+    with progress_bar("attacks", len(ATTACKS)) as advance:
+        report, findings = measure(material, str(plan.source), lambda _: advance(1))
+    return report, write(out, report, findings)
+
+
+def _attack_run(plan: "RunPlan", out: Path) -> tuple[dict[str, Any], Path]:
+    from orchestrator.leakage.joined import read_run
+    from orchestrator.leakage.run import ATTACKS, ROWS, join, measure, write
+
+    joined = read_run(plan, lambda *_: None)
+    with progress_bar("attacks", len(ATTACKS) + ROWS) as advance:
+        title = f"run {plan.root.resolve().name}"
+        report, findings = measure(joined.material, title, lambda _: advance(1))
+        rows = join(joined, report, lambda _: advance(1))
+    return report, write(out, report, findings, rows)
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    print_rows("Recovered", report["attacks"], _COLUMNS, as_json=False)
+    if report["coalitions"]:
+        from orchestrator.leakage.coalition_rows import COLUMNS, words
+
+        rows = [words(row) for row in report["coalitions"]]
+        print_rows("Who joins forces", rows, COLUMNS, as_json=False)
+    say(report["lower_bound"])

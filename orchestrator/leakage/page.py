@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from core.leakage.coalitions import Coalition, Result
 from core.leakage.fidelity import Pictures
 from core.leakage.material import Finding
+from orchestrator.leakage.coalition_rows import COLUMNS, words
 from orchestrator.simulation.report.pictures import data_uri
 
 _ROWS = {"original": "original", "seen": "what was seen", "recovered": "recovered"}
@@ -19,7 +21,11 @@ def to_json(report: Mapping[str, Any]) -> bytes:
     return (json.dumps(report, indent=2) + "\n").encode()
 
 
-def render(report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+def render(
+    report: Mapping[str, Any],
+    findings: Sequence[Finding],
+    coalitions: Sequence[Coalition] = (),
+) -> str:
     """The page's HTML."""
     environment = Environment(
         loader=PackageLoader("orchestrator.leakage", "templates"),
@@ -35,9 +41,18 @@ def render(report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
         )
         for row, found in zip(report["attacks"], findings, strict=True)
     ]
+    rows = report["coalitions"] or ()
+    joined = [
+        (words(row), _recovered(each.result), _recovered(each.leaked))
+        for row, each in zip(rows, coalitions, strict=True)
+    ]
     return environment.get_template("leakage.html.j2").render(
-        report=report, shown=shown
+        report=report, shown=shown, columns=COLUMNS, joined=joined
     )
+
+
+def _recovered(result: Result | None) -> list[str]:
+    return [] if result is None or result.shown is None else _uris(result.shown)
 
 
 def _uris(pictures: Pictures) -> list[str]:

@@ -19,7 +19,7 @@ from core.transform import flatten_embedding
 from core.wire import load_tensors, read_file
 
 # An attacker's public pictures: more of them change the figures little.
-_PUBLIC: Final = 1000
+PUBLIC: Final = 1000
 _DRAWN_HIDDEN: Final = 256
 
 
@@ -46,12 +46,17 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
     rng = np.random.default_rng(plan.seed)
     own, public = _two_sides(plan, shape, on_progress, rng)
     return Material(
-        own=_shares(own),
-        public=_shares(public),
+        own=shares(own),
+        public=shares(public),
         coordinates=coordinates,
         embedding=embedding,
         seed=plan.seed,
     )
+
+
+def shares(pixels: np.ndarray) -> Pictures:
+    """Bytes [n, h, w, c] to pictures [n, c, h, w] from 0 to 1."""
+    return rearrange(pixels, "n h w c -> n c h w") / 255
 
 
 def _reading(plan: Plan) -> tuple[Preprocessing, Pixels, np.ndarray]:
@@ -80,7 +85,7 @@ def _two_sides(
         pixels = _folder(plan.source, shape, on_progress)
         order = rng.permutation(len(pixels))
         count = min(plan.images, len(pixels) // 2)
-        return pixels[order[:count]], pixels[order[count : count + _PUBLIC]]
+        return pixels[order[:count]], pixels[order[count : count + PUBLIC]]
     size = (shape.height, shape.width)
     sides = [
         load(plan.source, split, on_progress, size=size, resize=shape.resize).images
@@ -91,7 +96,7 @@ def _two_sides(
             f"{plan.source}: pictures are {sides[0].shape[1:]}, expected "
             f"{(*size, shape.channels)}: give --size and --patch, or another release"
         )
-    counts = (plan.images, _PUBLIC)
+    counts = (plan.images, PUBLIC)
     return tuple(  # type: ignore[return-value]
         side[rng.permutation(len(side))[:count]]
         for side, count in zip(sides, counts, strict=True)
@@ -110,8 +115,3 @@ def _folder(folder: Path, shape: Preprocessing, on_progress: OnProgress) -> np.n
         pixels.append(read_image(path, shape))
         on_progress(f"reading {folder.name}", number + 1, len(found))
     return np.stack(pixels)
-
-
-def _shares(pixels: np.ndarray) -> Pictures:
-    """Bytes [n, h, w, c] to pictures [n, c, h, w] from 0 to 1."""
-    return rearrange(pixels, "n h w c -> n c h w") / 255

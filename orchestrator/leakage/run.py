@@ -1,20 +1,25 @@
 """Run the attacks one after the other and write `leakage.json` and `leakage.html`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from core.leakage import comparison, default_set
+from core.leakage.coalitions import Coalition, Member
 from core.leakage.material import Finding, Material, Trace
 from core.leakage.moments import effective_rank
 from core.wire import write_atomically
+from orchestrator.leakage.coalition_rows import as_json, attempts
+from orchestrator.leakage.joined import Joined
 from orchestrator.leakage.page import render, to_json
 
 OnAttack = Callable[[str], None]
 
 ATTACKS = {**default_set.ATTACKS, **comparison.ATTACKS}
+# The coalitions, the outsider, and one who recorded what went over the wire.
+ROWS = 2 ** len(Member) + 1
 
 
 def measure(
@@ -42,12 +47,26 @@ def measure(
         "seed": material.seed,
         "attacks": [_row(each) for each in findings],
         "traces": [asdict(each) for each in traces],
-        # Not measured by this command yet: null, not an empty table.
+        # Not measured: null, not an empty table. Coalitions need a federation.
+        "federation": None,
         "coalitions": None,
         "shield": None,
         "seconds": round(time.monotonic() - begun, 1),
     }
     return report, findings
+
+
+def join(joined: Joined, report: dict[str, Any], on_row: OnAttack) -> list[Coalition]:
+    """Attack as each coalition, fill the report's `coalitions`, and return them."""
+    begun = time.monotonic()
+    found = []
+    for row in attempts(joined):
+        found.append(row)
+        on_row(", ".join(row.members))
+    report["federation"] = dict(joined.facts)
+    report["coalitions"] = [as_json(row) for row in found]
+    report["seconds"] = round(report["seconds"] + time.monotonic() - begun, 1)
+    return found
 
 
 LOWER_BOUND = (
@@ -56,13 +75,18 @@ LOWER_BOUND = (
 )
 
 
-def write(folder: Path, report: dict[str, Any], findings: list[Finding]) -> Path:
+def write(
+    folder: Path,
+    report: dict[str, Any],
+    findings: list[Finding],
+    joined: Sequence[Coalition] = (),
+) -> Path:
     """Write both files and return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "leakage.json", to_json(report), mode=0o600)
     page = folder / "leakage.html"
     # It shows the owner's pictures: for the owner alone.
-    write_atomically(page, render(report, findings).encode(), mode=0o600)
+    write_atomically(page, render(report, findings, joined).encode(), mode=0o600)
     return page
 
 

@@ -64,6 +64,11 @@ class Keyring:
                 return self._path(key_id, version).is_file()
         return False
 
+    def names(self) -> list[tuple[str, int]]:
+        """The id and version of every key that is here, oldest version first."""
+        found = (path for path in self._folder.glob("*/*.key") if path.stem.isdigit())
+        return sorted((path.parent.name, int(path.stem)) for path in found)
+
     def add(self, facts: KeyFacts, seed: bytes) -> None:
         """Keep a seed; it is on disk when this returns."""
         nonce = os.urandom(_NONCE_BYTES)

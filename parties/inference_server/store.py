@@ -184,15 +184,26 @@ class ModelStore:
         except OSError as error:
             raise StorageError("cannot delete an issued model") from error
 
-    def load_backbones(self, on_corrupt: OnCorrupt) -> Iterator[StoredBackbone]:
-        """Every backbone that is still what its manifest says."""
+    def load_backbones(
+        self, on_corrupt: OnCorrupt, *, tidy: bool = True
+    ) -> Iterator[StoredBackbone]:
+        """Every backbone that is still what its manifest says.
+
+        Leftovers are deleted; who only looks at a server's folder is not `tidy`.
+        """
+        if tidy:
+            _drop_leftovers(self._backbones)
         yield from _load_all(self._backbones, _load_backbone, on_corrupt)
 
-    def load_issues(self, on_corrupt: OnCorrupt) -> Iterator[KeptIssue]:
+    def load_issues(
+        self, on_corrupt: OnCorrupt, *, tidy: bool = True
+    ) -> Iterator[KeptIssue]:
         """Every issued embedding that is still what its statement says.
 
-        Who made the statement is not verified here.
+        Who made the statement is not verified here. `tidy` as of backbones.
         """
+        if tidy:
+            _drop_leftovers(self._issued)
         yield from _load_all(self._issued, _load_issue, on_corrupt)
 
     def _issued_path(self, name: IssuedName) -> Path:
@@ -229,7 +240,6 @@ def _load_all(
     folder: Path, load: Callable[[bytes, bytes], _Stored], on_corrupt: OnCorrupt
 ) -> Iterator[_Stored]:
     """Load each pair; tell of those that cannot be served, and leave them there."""
-    _drop_leftovers(folder)
     for facts in sorted(folder.glob("*.json")):
         try:
             yield load(read_file(facts), read_file(facts.with_suffix(".safetensors")))

@@ -139,6 +139,22 @@ def test_pictures_that_do_not_belong_together_are_refused() -> None:
         Material(pictures, pictures[:3], coordinates, np.zeros((4, 12)))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["x.yaml", "--release", "folder"], "its own release"),
+        (["folder", "--owner", "somebody"], "--owner is of a run"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(
+    arguments: list[str], why: str
+) -> None:
+    done = CliRunner().invoke(build(), ["leakage", *arguments])
+
+    assert done.exit_code == 2
+    assert why in done.output
+
+
 @pytest.mark.parametrize("arguments", [[], ["folder", "--data", "cifar10"]])
 def test_a_folder_or_data_is_needed_and_not_both(arguments: list[str]) -> None:
     done = CliRunner().invoke(build(), ["leakage", *arguments])
