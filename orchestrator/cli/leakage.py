@@ -51,6 +51,10 @@ def leakage(
         int, typer.Option(min=16, max=256, help="Without a release: a picture's side.")
     ] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Fixes every key and start.")] = 0,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="More keys and starts: for figures, minutes."),
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", help="Where leakage.json and .html go.")
     ] = Path("leakage"),
@@ -68,7 +72,7 @@ def leakage(
     from orchestrator.leakage.run import ATTACKS, measure, write
 
     source = folder or str(data)
-    plan = Plan(source, release, images, patch, size, seed)
+    plan = Plan(source, release, images, patch, size, seed, thorough)
     console = Console(stderr=True)
     try:
         material = prepare(plan, lambda *_: None)
