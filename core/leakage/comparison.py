@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from core.leakage import known_plaintext, scrambling_pairs, signed_permutation
+from core.leakage import jigsaw, known_plaintext, scrambling_pairs, signed_permutation
 from core.leakage.exchanges import Exchanges
 from core.leakage.fidelity import Pictures
 from core.leakage.lifelike import Lifelike, negative
@@ -35,6 +35,7 @@ _THOROUGH_KEYS: Final = 5
 _ALONE: Final = ((1, 4, 12), (3, 2, 12), (10, 2, 12))
 _THOROUGH_ALONE: Final = ((1, 20, 24), (3, 7, 24), (10, 5, 24))
 _SLOWER: Final = 4
+_JIGSAW_STARTS: Final = 50
 
 
 def known_blocks(material: Material) -> Iterator[Finding]:
@@ -75,6 +76,39 @@ def scrambled(material: Material) -> Iterator[Finding]:
         seen=np.concatenate(seen),
         recovered=np.concatenate(recovered),
     )
+
+
+def jigsawed(material: Material) -> Iterator[Finding]:
+    """Block scrambling, ciphertext only; all pictures under each key."""
+    side, channels = material.coordinates.patch_size, material.coordinates.channels
+    rng = material.generator(11)
+    public = block_scrambling.centred_blocks(material.public, side)
+    attacker = jigsaw.Jigsaw.of(public, side, channels)
+    lifelike = Lifelike(material.public, jigsaw.recolourings(channels))
+    seen, recovered = [], []
+    for _ in range(_keys(material)):
+        key = block_scrambling.draw(side, channels, _places(material), rng)
+        hidden = key.encrypt(material.own)
+        guess = attacker.attack(hidden, _JIGSAW_STARTS, rng, lifelike)
+        seen.append(block_scrambling.as_pictures(hidden, side, channels))
+        recovered.append(_upright(material.own, guess.decrypt(hidden)))
+    yield finding(
+        "jigsaw",
+        block_scrambling.NAME,
+        f"{len(material.own)} seen under each of {len(seen)} keys",
+        "public pictures; which of eight ways is up, by eye",
+        original=np.concatenate([material.own] * len(seen)),
+        seen=np.concatenate(seen),
+        recovered=np.concatenate(recovered),
+    )
+
+
+def _upright(original: Pictures, found: Pictures) -> Pictures:
+    """All of them turned and mirrored the one way that an onlooker would choose."""
+    turned = [np.rot90(found, turns, axes=(2, 3)) for turns in range(4)]
+    ways = [way for each in turned for way in (each, each[..., ::-1])]
+    fitting = [way for way in ways if way.shape == original.shape]
+    return min(fitting, key=lambda way: float(((way - original) ** 2).mean()))
 
 
 def encrypted_alone(material: Material) -> Iterator[Finding]:
@@ -174,4 +208,5 @@ ATTACKS: Final = {
     "schemes, known plaintext": known_blocks,
     "scrambling": scrambled,
     "schemes, ciphertext only": encrypted_alone,
+    "jigsaw": jigsawed,
 }
