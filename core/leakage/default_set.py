@@ -28,6 +28,7 @@ Attack = Callable[[Material], Iterator[Found]]
 _KNOWN: Final = (5, 12)
 # Pictures seen under each key, how many keys, and starts for each.
 _SEEN: Final = ((1, 6, 4), (10, 2, 2))
+_THOROUGH: Final = ((1, 20, 6), (3, 7, 4), (10, 5, 3))
 _FINE_TUNED: Final = 0.1
 
 
@@ -88,9 +89,10 @@ def ciphertext_only(material: Material) -> Iterator[Finding]:
     coordinates = material.coordinates
     attacker = Public(coordinates.blocks(material.public))
     colours = Colours(material.public)
-    for place, (count, keys, starts) in enumerate(_SEEN):
+    plan = _THOROUGH if material.thorough else _SEEN
+    for place, (count, keys, starts) in enumerate(plan):
         rng = material.generator(2, place)
-        groups = [_drawn(material.own, count, rng) for _ in range(keys)]
+        groups = [material.drawn(count, rng) for _ in range(keys)]
         hidden = [ours.draw(coordinates, rng).encrypt(group) for group in groups]
         guesses = attacker.attack(hidden, starts, rng)
         recovered = [
@@ -240,7 +242,3 @@ def _fitted(material: Material, maps: np.ndarray) -> np.ndarray:
     cut = material.public.reshape(n, c, h // side, side, w // side, side)
     slope, offset = np.polyfit(public, cut.mean(axis=(1, 3, 5)).ravel(), 1)
     return slope * maps + offset
-
-
-def _drawn(pictures: Pictures, count: int, rng: np.random.Generator) -> Pictures:
-    return pictures[rng.choice(len(pictures), min(count, len(pictures)), replace=False)]

@@ -18,7 +18,8 @@ FEWEST = 12
 class Material:
     """An owner's pictures, an attacker's, the way to numbers, and an embedding [h, D].
 
-    Pictures are from 0 to 1. `seed` fixes every key and every start.
+    Pictures are from 0 to 1. `seed` fixes every key and every start; `thorough` asks
+    for more of both, where figures are to be compared.
     """
 
     own: Pictures = field(repr=False)
@@ -26,6 +27,7 @@ class Material:
     coordinates: Pixels
     embedding: Float[np.ndarray, "hidden d"] = field(repr=False)
     seed: int = 0
+    thorough: bool = False
 
     def __post_init__(self) -> None:
         for name, pictures in (("own", self.own), ("public", self.public)):
@@ -46,6 +48,11 @@ class Material:
                 f"expected an embedding of {self.coordinates.dimension}, got "
                 f"{self.embedding.shape}"
             )
+
+    def drawn(self, count: int, rng: np.random.Generator) -> Pictures:
+        """So many of the owner's pictures, or all."""
+        chosen = rng.choice(len(self.own), min(count, len(self.own)), replace=False)
+        return self.own[chosen]
 
     def generator(self, *place: int) -> np.random.Generator:
         """Randomness of its own for each attack, whatever else runs."""

@@ -69,6 +69,10 @@ def leakage(
     ] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Fixes every key and start.")] = 0,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = RUNS,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="More keys and starts: for figures, minutes."),
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", help="Where leakage.json and .html go.")
     ] = Path("leakage"),
@@ -99,7 +103,8 @@ def leakage(
         else:
             from orchestrator.leakage.pictures import Plan
 
-            plan = Plan(source or str(data), release, images, patch, size, seed)
+            what = source or str(data)
+            plan = Plan(what, release, images, patch, size, seed, thorough)
             report, page = _attack_pictures(plan, out)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

@@ -29,7 +29,7 @@ class Plan:
 
     `images` of the owner's are attacked. Without a release, pixels from 0 to 1 in
     blocks of `patch_size`, pictures of `size` x `size`, and an embedding drawn at
-    random.
+    random. `thorough`: more keys and more starts.
     """
 
     source: Path | str
@@ -38,6 +38,7 @@ class Plan:
     patch_size: int = 4
     size: int = 32
     seed: int = 0
+    thorough: bool = False
 
 
 def prepare(plan: Plan, on_progress: OnProgress) -> Material:
@@ -51,6 +52,7 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
         coordinates=coordinates,
         embedding=embedding,
         seed=plan.seed,
+        thorough=plan.thorough,
     )
 
 
