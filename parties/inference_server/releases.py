@@ -134,17 +134,27 @@ class _Place:
 
     def settle(self, verdict: pb.InferenceVerdict) -> None:
         self._verdict = verdict
-        self.told(self)
+        self._tell()
 
     def give_up(self, why: str) -> None:
         self._why = why
-        self.told(self)
+        self._tell()
 
     def verdict(self) -> pb.InferenceVerdict:
         """Return it, or raise `AuditUnavailable`: there is none."""
         if self._verdict is None:
             raise AuditUnavailable(self._why)
         return self._verdict
+
+    def _tell(self) -> None:
+        # Whoever is told keeps this place: to keep them here, too, would be a cycle,
+        # and hold a whole request in memory until Python looks for cycles.
+        told, self.told = self.told, _nobody
+        told(self)
+
+
+def _nobody(_place: Awaited) -> None:
+    """Is told once already."""
 
 
 def _settle(audit: AuditLog, group: Sequence[_Place]) -> None:

@@ -115,9 +115,15 @@ class Work:
             self.tell()
 
     def result(self) -> Logits:
-        """Return all logits, in order, or raise what ended it."""
+        """Return all logits, in order, or raise what ended it; an error only once."""
         if self.error is not None:
-            raise self.error
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, and frames hold what is computed: as
+                # a cycle a whole request would stay until Python looks for cycles.
+                del error
         parts = [self.logits[start] for start in sorted(self.logits)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -1,13 +1,15 @@
 """Asking the inference server: right answers, no audit no answer, nothing malformed."""
 
+import gc
 import hashlib
 import hmac
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Semaphore
 from typing import Any
@@ -1074,3 +1076,49 @@ def test_what_is_live_and_not_here_is_fetched_and_answered(counter: Counter) -> 
 
     assert wanted == [Wanted(str(OWNER_ID), MODEL, None, "k1", 1)]
     assert len(counter.audit.records) == 1
+
+
+def refused_by_the_log(counter: Counter) -> None:
+    counter.audit.refusal = "BudgetSpent"
+
+
+def broken(counter: Counter) -> None:
+    ready = ReadyBackbone(counter.release.manifest, Broken())
+    counter.catalogue.serve(ModelName(MODEL, 1), ready)
+
+
+def as_it_was(_counter: Counter) -> None:
+    """Nothing goes wrong."""
+
+
+@pytest.mark.parametrize("happens", [as_it_was, refused_by_the_log, broken])
+def test_nothing_of_a_request_stays_behind(
+    counter: Counter, happens: Callable[[Counter], None]
+) -> None:
+    """Without Python's search for cycles: what it finds it finds late, and by MiB."""
+    with counter.asked_by() as service:
+        happens(counter)
+        gc.collect()
+        gc.disable()
+        # pytest keeps what is logged, with its tracebacks.
+        logging.disable()
+        try:
+            before = _requests_in_memory()
+            _ended(service, 5)
+            until_s = time.monotonic() + 10
+            while _requests_in_memory() > before and time.monotonic() < until_s:
+                time.sleep(0.01)
+            assert _requests_in_memory() == before
+        finally:
+            logging.disable(logging.NOTSET)
+            gc.enable()
+
+
+def _ended(service: InferenceService, times: int) -> None:
+    for _ in range(times):
+        with suppress(KeymixerError, RuntimeError):
+            service.ModelInfer(question(), NO_CONTEXT)
+
+
+def _requests_in_memory() -> int:
+    return sum(type(each) is pb.ModelInferRequest for each in gc.get_objects())
