@@ -64,14 +64,14 @@ def write_figure(dials: Sequence[Dial], path: Path) -> None:
 def write_sheet(pictures: Mapping[str, np.ndarray], path: Path) -> None:
     """Draw what was recovered of some pictures, a row for each attack, as PNG."""
     rows = [*pictures]
-    figure = Figure(figsize=(9.0, 0.95 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(5.6, 0.9 * len(rows)), layout="constrained")
     plots = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, name in zip(plots, rows, strict=True):
         strip = np.concatenate([*pictures[name].transpose(0, 2, 3, 1)], axis=1)
         axes.imshow(strip if strip.shape[2] > 1 else strip[..., 0], cmap="gray")
         axes.set_axis_off()
         axes.set_title(name, loc="left", fontsize=8, color=INK, pad=2)
-    figure.savefig(path, format="png", dpi=110, facecolor="white")
+    figure.savefig(path, format="png", dpi=80, facecolor="white")
 
 
 def _draw(axes: Axes, dial: Dial) -> None:

@@ -55,9 +55,9 @@ def _figures(row: dict[str, Any]) -> str:
 
 def _recovered(rows: list[dict[str, Any]], best: Mapping[str, Any]) -> str:
     found = {r["attack"]: r for r in rows if r["shield"] == best["shield"]}
+    ways = ("key", "key") if "key" in found else ("linear", "network")
     spread = f"{best['ssim_low']:.2f} to {best['ssim_high']:.2f}"
-    both = (_pair(found[name]) for name in ("linear", "network") if name in found)
-    return " | ".join((*both, spread)) if "linear" in found else "the key: exact | | "
+    return " | ".join((*(_pair(found[way]) for way in ways), spread))
 
 
 def _pair(row: Mapping[str, Any]) -> str:
