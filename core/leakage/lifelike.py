@@ -29,6 +29,11 @@ _STEPS: Final = 12
 _RIDGE: Final = 30.0
 
 
+def negative(pictures: Pictures) -> Pictures:
+    """What a key that makes all numbers negative shows."""
+    return 1 - pictures
+
+
 class Lifelike:
     """Scores pictures so that public ones win over each of their alternatives."""
 

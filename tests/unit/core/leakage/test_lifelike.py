@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from core.leakage.fidelity import Pictures
-from core.leakage.lifelike import Lifelike, _fitted
-
-
-def negative(pictures: Pictures) -> Pictures:
-    return 1 - pictures
+from core.leakage.lifelike import Lifelike, _fitted, negative
 
 
 def test_pictures_are_told_from_their_negatives(pictures: Pictures) -> None:
