@@ -34,8 +34,8 @@ bench-keys: $(VENV)/simulation
 model: $(VENV)/simulation
 	mkdir -p runs/model
 	OMP_NUM_THREADS=1 $(RUN) parties.model_provider train --folder runs/model --name cifar10 --data cifar10 \
-	    --hidden 128 --depth 4 --epochs 12 --weight-decay 0.02 --label-smoothing 0.05 --ema 0.998 \
-	    --seed 0 --public --progress json >> runs/model/log.jsonl
+	    --hidden 256 --depth 6 --epochs 22 --weight-decay 0.02 --label-smoothing 0.05 --cutmix 0.3 \
+	    --ema 0.998 --seed 0 --public --progress json >> runs/model/log.jsonl
 
 test: test-light test-heavy
 
