@@ -23,8 +23,6 @@ class Hurried:
         {
             ANSWERED,
             "AuditUnavailable",
-            # The server's clock may be the first to say that it is over.
-            "Cancelled",
             "DeadlineTooShort",
             "PeerUnavailable",
             "WaitedTooLong",
