@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import select
 
-from core.keys import derive_key
-from core.leakage.held import Embedding, Held, KeyName, Matrix
+from core.leakage.held import Embedding, Held, KeyName
 from core.manifest import Manifest
 from core.transform import flatten_embedding
 from core.wire import load_tensors
 from parties.key_holder.identities import KeyIdentity
+from parties.key_holder.issuing import open_key
 from parties.key_holder.opening import Store, open_store
 from parties.key_holder.rows import key_identity
 from parties.key_holder.settings import Settings
@@ -33,7 +33,7 @@ def secrets_held(folder: Path, manifest: Manifest) -> Held:
     with open_store(folder, settings.database) as store:
         vault = store.unlocked(settings.kek)
         keys = {
-            KeyName(it.owner, it.key_id, it.version): _matrix(vault, it)
+            KeyName(it.owner, it.key_id, it.version): open_key(vault, it).matrix
             for it in _identities(store, manifest)
         }
         return Held(_embedding(store, vault, manifest), keys)
@@ -48,17 +48,6 @@ def _identities(store: Store, manifest: Manifest) -> list[KeyIdentity]:
     )
     with store.database.reading() as session:
         return [key_identity(row) for row in session.scalars(wanted)]
-
-
-def _matrix(vault: Vault, identity: KeyIdentity) -> Matrix:
-    with vault.open_seed(identity.key_id, identity.version) as seed:
-        return derive_key(
-            seed,
-            key_id=identity.key_id,
-            version=identity.version,
-            patch_size=identity.patch_size,
-            channels=identity.channels,
-        ).matrix
 
 
 def _embedding(store: Store, vault: Vault, manifest: Manifest) -> Embedding | None:

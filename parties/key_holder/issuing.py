@@ -47,7 +47,7 @@ def issue(
     if identity.model != model:
         raise KeyMismatchError("expected the model that the key was drawn for")
     transformed = transform_embedding(
-        _weight(vault, model, model_version), _key(vault, identity)
+        _weight(vault, model, model_version), open_key(vault, identity)
     )
     statement = _state(identity, model_version, transformed).to_bytes()
     return Issue(
@@ -68,7 +68,8 @@ def read_weight(content: bytes) -> ndarray:
     return weight
 
 
-def _key(vault: Vault, identity: KeyIdentity) -> BlockKey:
+def open_key(vault: Vault, identity: KeyIdentity) -> BlockKey:
+    """Derive a key from its seed, which is decrypted for as long as that takes."""
     with vault.open_seed(identity.key_id, identity.version) as seed:
         return derive_key(
             seed,
