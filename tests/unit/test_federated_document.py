@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUNS = json.loads((DOCS / "federated.json").read_text())["runs"]
+RUNS: Final[list[dict[str, Any]]] = json.loads((DOCS / "federated.json").read_text())[
+    "runs"
+]
 NAMES = {"iid": "alike (iid)", "dirichlet:0.3": "unlike (Dirichlet 0.3)"}
 
 
