@@ -18,6 +18,7 @@ import grpc
 from core.errors import Conflict, Exhausted, NotAllowedError, Refused
 from core.rpc.errors import rpc_errors
 from core.rpc.identity import OPERATOR, ROLES, SpiffeId, caller_of, claimed_id
+from core.rpc.messages import each_read, leniently, require_read
 
 log = logging.getLogger(__name__)
 
@@ -199,19 +200,26 @@ def _wrapped(
     else:
         kind, build = handler.unary_unary, grpc.unary_unary_rpc_method_handler
     return build(
-        _behind(kind, door, streaming=handler.response_streaming),
-        handler.request_deserializer,
+        _behind(
+            kind,
+            door,
+            each_read if handler.request_streaming else require_read,
+            streaming=handler.response_streaming,
+        ),
+        leniently(handler.request_deserializer),
         handler.response_serializer,
     )
 
 
-def _behind(behaviour: Any, door: _Door, *, streaming: bool) -> _Behaviour:
+def _behind(
+    behaviour: Any, door: _Door, read: Callable[[Any], Any], *, streaming: bool
+) -> _Behaviour:
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         with door(context):
-            return behaviour(request, context)
+            return behaviour(read(request), context)
 
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         with door(context):
-            yield from behaviour(request, context)
+            yield from behaviour(read(request), context)
 
     return answers if streaming else answer

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -40,6 +40,8 @@ OWNER = SpiffeId("demo", "clinic", DATA_OWNER)
 PROVIDER = SpiffeId("demo", "lab", MODEL_PROVIDER)
 # What is awaited comes: a machine that stands still for a while only delays it.
 LONG_S = 60.0
+# A tag of a kind that protobuf does not have.
+NO_MESSAGE = b"\xff" * 20
 CONFIDED = "the seed is 0x1234"
 SETTINGS = ServerSettings(workers=4, max_message_bytes=1 << 16, drain_s=LONG_S)
 
@@ -173,6 +175,17 @@ class Stub:
 
     def exchange(self, method: str, data: Iterator[bytes]) -> Iterator[bytes]:
         return self.channel.stream_stream(f"/{SERVICE}/{method}", _write, _read)(data)
+
+
+@dataclass
+class Raw:
+    """The client's side of `Echo` for what is no message."""
+
+    channel: grpc.Channel
+
+    def __getattr__(self, kind: str) -> Callable[[str], Callable[..., Any]]:
+        build = getattr(self.channel, kind)
+        return lambda method: build(f"/{SERVICE}/{method}", bytes, bytes)
 
 
 def _write(data: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """The transport kit over real TLS on loopback: who gets in, and what they learn."""
 
+import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Self
 
 import grpc
 import pytest
+from grpc._server import _RPCState
 
 from core.errors import (
     KeyRefusedError,
@@ -32,6 +35,7 @@ from orchestrator.certificates import DevelopmentCA
 from tests.integration.echo import (
     CONFIDED,
     LONG_S,
+    NO_MESSAGE,
     OWNER,
     PROVIDER,
     SERVER,
@@ -39,6 +43,7 @@ from tests.integration.echo import (
     SETTINGS,
     Federation,
     House,
+    Raw,
     Stub,
     endless,
     opened,
@@ -496,6 +501,56 @@ def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(
         assert stub.ask("Say", b"x")
 
     assert "fewer" in came.hint
+
+
+def test_what_is_no_message_is_refused_in_every_kind_of_call(
+    house: House, owner: Identity
+) -> None:
+    """Between good ones of a stream too; gRPC's own answer would be an `Internal`."""
+    with house.visit(owner) as stub:
+        raw = Raw(stub.channel)
+        for call in (
+            lambda: raw.unary_unary("Say")(NO_MESSAGE),
+            lambda: list(raw.unary_stream("Count")(NO_MESSAGE)),
+            lambda: raw.stream_unary("Sum")(iter([b"", NO_MESSAGE, b""])),
+            lambda: list(raw.stream_stream("Chat")(iter([b"", NO_MESSAGE]))),
+        ):
+            refused("UnreadableMessage", grpc.StatusCode.INVALID_ARGUMENT, call)
+        assert stub.ask("Say", b"x")
+
+
+def test_who_may_not_call_is_not_told_that_it_was_no_message(
+    federation: Federation, house: House
+) -> None:
+    with house.visit(federation.enrol(PROVIDER)) as stub:
+        refused(
+            "NotAllowed",
+            grpc.StatusCode.PERMISSION_DENIED,
+            lambda: Raw(stub.channel).unary_unary("Say")(NO_MESSAGE),
+        )
+
+
+def test_nothing_of_what_was_no_message_stays_behind(
+    house: House, owner: Identity
+) -> None:
+    """gRPC kept each such call for ever: any caller could fill a server's memory."""
+    before = _calls_kept()
+
+    with house.visit(owner) as stub:
+        for _ in range(50):
+            with pytest.raises(RemoteError), remote_errors("the server"):
+                Raw(stub.channel).unary_unary("Say")(NO_MESSAGE)
+        assert stub.ask("Say", b"x")
+
+    # The last ones may be on their way out.
+    assert any(_calls_kept() <= before + 5 for _ in range(100))
+
+
+def _calls_kept() -> int:
+    """How many calls of gRPC's servers in this process are still held by something."""
+    time.sleep(0.05)
+    gc.collect()
+    return sum(type(each) is _RPCState for each in gc.get_objects())
 
 
 def test_an_answer_may_be_larger_than_any_request(

@@ -88,7 +88,7 @@ def _of_no_version(request: pb.ModelInferRequest) -> None:
     request.model_version = "newest"
 
 
-_NO_MESSAGE: Final = "Internal"
+_NO_MESSAGE: Final = "UnreadableMessage"
 _TOO_LARGE: Final = "TooLarge"
 _CHANGES: Final[tuple[tuple[str, Callable[[pb.ModelInferRequest], None]], ...]] = (
     ("Truncated", _cut),
