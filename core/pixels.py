@@ -3,7 +3,8 @@
 With `x` the raw pixels of a block, `m` and `s` the mean and deviation of each of its
 numbers, `A ((x / 255 - m) / s) = (A D) x + c`, where `D = diag(1 / (255 s))` and
 `c = -A (m / s)`. Both are made in float64 once, and used in float32. With a shield
-`P (x + n)` the key stands for `A P`, and `A P n` is added.
+`P (x + n)` the key stands for `A P`, and `A P n` is added. A shield that sends
+magnitudes comes between the two: `P` alone is folded, and `A` is applied to `|P x|`.
 """
 
 import os
@@ -42,6 +43,8 @@ class PixelKey:
     offset: Float32[np.ndarray, " r"] = field(repr=False)
     # What turns drawn numbers, in the order of a kernel, into the noise; None: none.
     drowning: Float32[np.ndarray, "d r"] | None = field(repr=False)
+    # A transposed, for the magnitudes of what the others give; None: it is in them.
+    turning: Float32[np.ndarray, "r r"] | None = field(repr=False)
 
     @classmethod
     def of(
@@ -51,7 +54,8 @@ class PixelKey:
         p = preprocessing
         side = key.patch_size if shield is None else shield.patch_size
         _require_fit(key, p, shield)
-        whole = key.matrix if shield is None else key.matrix @ shield.projection()
+        unsigned = shield is not None and shield.unsigned
+        whole = _whole(key, shield)
         mean, std = (
             repeat(np.array(each), "c -> (c p q)", p=side, q=side)
             for each in (p.mean, p.std)
@@ -62,7 +66,8 @@ class PixelKey:
         if shield is not None and any(shield.deviations):
             drowning = _float32((whole * spread(shield)).T)
         offset = _float32(-whole @ (mean / std))
-        return cls(side, p, _float32(folded), offset, drowning)
+        turning = _float32(key.matrix.T) if unsigned else None
+        return cls(side, p, _float32(folded), offset, drowning, turning)
 
     def encrypt(self, pixels: Pixels, entropy: Entropy = os.urandom) -> Blocks:
         """Encrypt pictures; the shield's noise, if there is any, is drawn in each call.
@@ -88,10 +93,21 @@ class PixelKey:
             if self.drowning is not None:
                 drawn = normals(len(plain), plain[0].size, entropy)
                 here += drawn.reshape(plain.shape) @ self.drowning
+            if self.turning is not None:
+                np.matmul(np.abs(here), self.turning, out=here)
         return blocks.reshape(shape)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a PixelKey is neither pickled nor copied; fold it again")
+
+
+def _whole(key: BlockKey, shield: Shield | None) -> np.ndarray:
+    """What a normalised block is multiplied by first: `A`, `A P`, or `P` alone."""
+    if shield is None:
+        return key.matrix
+    if shield.unsigned:
+        return shield.projection()
+    return key.matrix @ shield.projection()
 
 
 def _cut(pixels: Pixels, side: int) -> UInt8[np.ndarray, "..."]:

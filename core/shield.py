@@ -3,10 +3,10 @@
 A key hides; it takes nothing away, and a server that attacks finds it. What a shield
 took away nobody finds, whatever they know: `docs/shields.md` says how little that is.
 
-A shield here is `s(x) = P (x + n)`: `x` in R^D is a normalised block, `n` noise that is
-drawn for every request, and `P` has r orthonormal rows. The r numbers of a block are
-the channels of a smaller image, whose patches are 1 x 1: all that comes after, key,
-embedding and server, works on that.
+A shield here is `s(x) = P (x + n)`, or the magnitudes of these numbers, `|P (x + n)|`:
+`x` in R^D is a normalised block, `n` noise that is drawn for every request, and `P` has
+r orthonormal rows. The r numbers of a block are the channels of a smaller image, whose
+patches are 1 x 1: all that comes after, key, embedding and server, works on that.
 """
 
 import base64
@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32, Float64
 from core.architecture import MAX_DIMENSION, Architecture
 from core.blocks import from_blocks, to_blocks
 from core.complement import complement
+from core.cosines import cosines
 from core.errors import ConfigurationError, ShapeError
 from core.normals import Entropy, normals
 from core.preprocessing import Preprocessing
@@ -39,7 +40,8 @@ MAX_SIGMA: Final = 100.0
 # Unit vectors that were rounded to float32 are orthonormal to 1e-7.
 _ROUNDING: Final = 1e-5
 
-Kind = Literal["none", "highpass", "noise"]
+Kind = Literal["none", "highpass", "noise", "magnitude"]
+_SPECS: Final = "none, highpass:K, noise:SIGMA or magnitude:K"
 
 
 class Shield(Protocol):
@@ -68,6 +70,11 @@ class Shield(Protocol):
     @property
     def deviations(self) -> tuple[float, ...]:
         """The deviation of the noise in each channel of a normalised picture."""
+        ...
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the magnitudes alone are sent."""
         ...
 
     def projection(self) -> Float64[np.ndarray, "r d"]:
@@ -124,6 +131,10 @@ class HighPass:
     def deviations(self) -> tuple[float, ...]:
         return (0.0,) * self.channels
 
+    @property
+    def unsigned(self) -> bool:
+        return False
+
     def projection(self) -> Float64[np.ndarray, "r d"]:
         return complement(self._directions())
 
@@ -171,6 +182,10 @@ class Noise:
     def deviations(self) -> tuple[float, ...]:
         return tuple(self.sigma / each for each in self.std)
 
+    @property
+    def unsigned(self) -> bool:
+        return False
+
     def projection(self) -> Float64[np.ndarray, "r d"]:
         return np.eye(self.outputs)
 
@@ -183,8 +198,52 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class Magnitude:
+    """Takes the signs of a block's cosine coefficients, and drops the K coarsest.
+
+    Where an edge of a block lies, and which side of it is light, stands in the signs;
+    how much of each pattern there is, in the magnitudes (as in a scattering transform:
+    Bruna & Mallat 2013, arXiv 1203.1513). The first three coarsest of a colour picture
+    are the means of its channels.
+    """
+
+    patch_size: int
+    channels: int
+    dropped: int
+
+    def __post_init__(self) -> None:
+        _require_fewer(self.dropped, _require_block(self.patch_size, self.channels))
+
+    @property
+    def spec(self) -> str:
+        return f"magnitude:{self.dropped}"
+
+    @property
+    def outputs(self) -> int:
+        return self.channels * self.patch_size**2 - self.dropped
+
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        return (0.0,) * self.channels
+
+    @property
+    def unsigned(self) -> bool:
+        return True
+
+    def projection(self) -> Float64[np.ndarray, "r d"]:
+        return cosines(self.patch_size, self.channels)[self.dropped :]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "kind": "magnitude",
+            "patch_size": self.patch_size,
+            "dropped": self.dropped,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ShieldPlan:
-    """A shield that is asked for: `none`, `highpass:K` or `noise:SIGMA`."""
+    """One that is asked for: `none`, `highpass:K`, `noise:SIGMA` or `magnitude:K`."""
 
     kind: Kind = "none"
     dropped: int = 0
@@ -202,23 +261,18 @@ class ShieldPlan:
             return cls()
         if kind == "highpass" and amount.isascii() and amount.isdigit():
             return cls("highpass", dropped=_require_dropped(int(amount[:9])))
+        if kind == "magnitude" and amount.isascii() and amount.isdigit():
+            return cls("magnitude", dropped=int(amount[:9]))
         if kind == "noise":
             return cls("noise", sigma=_require_sigma(_number(amount)))
-        raise ConfigurationError(
-            f"shield: expected none, highpass:K or noise:SIGMA, got {text!r:.40}"
-        )
+        raise ConfigurationError(f"shield: expected {_SPECS}, got {text!r:.40}")
 
     def require_fit(self, patch_size: int, channels: int) -> None:
         """Refuse, before anything is trained, what blocks of this size cannot have."""
         dimension = channels * patch_size**2
-        if self.kind != "highpass":
-            return
-        if self.dropped >= dimension:
-            raise ConfigurationError(
-                f"shield: a block has {dimension} numbers; expected to drop fewer, "
-                f"got {self.dropped}"
-            )
-        _require_short(self.dropped * dimension)
+        _require_fewer(self.dropped, dimension)
+        if self.kind == "highpass":
+            _require_short(self.dropped * dimension)
 
     def make(
         self,
@@ -238,6 +292,8 @@ class ShieldPlan:
             return HighPass.of(found, patch_size)
         if self.kind == "noise":
             return Noise(patch_size, self.sigma, preprocessing.std)
+        if self.kind == "magnitude":
+            return Magnitude(patch_size, preprocessing.channels, self.dropped)
         return None
 
 
@@ -248,16 +304,18 @@ def shield_from(entries: Mapping[str, object], preprocessing: Preprocessing) -> 
         ConfigurationError: it is another form, or no shield.
     """
     kind = entries.get("kind")
-    amounts = {"highpass": "dropped", "noise": "sigma"}
+    amounts = {"highpass": "dropped", "noise": "sigma", "magnitude": "dropped"}
     if not isinstance(kind, str) or kind not in amounts:
-        known = " or ".join(amounts)
+        known = ", ".join(amounts)
         raise ConfigurationError(f"shield.kind: expected {known}, got {kind!r:.40}")
     if wrong := entries.keys() ^ {"kind", "patch_size", amounts[kind]}:
         named = ", ".join(sorted(map(str, wrong)))
         raise ConfigurationError(f"shield: missing or unknown: {named}")
-    patch_size, amount = entries["patch_size"], entries[amounts[kind]]
-    if not isinstance(patch_size, int) or isinstance(patch_size, bool):
-        raise ConfigurationError("shield.patch_size: expected a whole number")
+    patch_size = _whole("patch_size", entries["patch_size"])
+    amount = entries[amounts[kind]]
+    if kind == "magnitude":
+        dropped = _whole("dropped", amount)
+        return Magnitude(patch_size, preprocessing.channels, dropped)
     if kind == "highpass":
         return HighPass(patch_size, preprocessing.channels, _bytes(amount))
     if not isinstance(amount, int | float) or isinstance(amount, bool):
@@ -287,13 +345,15 @@ def apply(images: Images, shield: Shield, entropy: Entropy) -> Shielded:
         drawn = normals(len(blocks), blocks[0:1].size, entropy).reshape(blocks.shape)
         blocks = blocks + drawn * spread(shield).astype(images.dtype)
     left = blocks @ shield.projection().T.astype(images.dtype)
+    if shield.unsigned:
+        left = np.abs(left)
     return rearrange(left, "n rows columns r -> n r rows columns")
 
 
 def restore(images: Shielded, shield: Shield) -> Images:
     """What can be seen of the pictures: `P^T s(x)`, as what was dropped is not known.
 
-    It is the pseudo-inverse. It does not undo noise.
+    It is the pseudo-inverse. It undoes no noise, and takes every sign for a plus.
     """
     left = rearrange(images, "n r rows columns -> n rows columns r")
     if left.shape[-1] != shield.outputs:
@@ -316,6 +376,14 @@ def _require_block(patch_size: int, channels: int) -> int:
             f"got {patch_size}x{patch_size}x{channels}"
         )
     return dimension
+
+
+def _require_fewer(dropped: int, dimension: int) -> None:
+    if not 0 <= dropped < dimension:
+        raise ConfigurationError(
+            f"shield: a block has {dimension} numbers; expected to drop fewer, "
+            f"got {dropped}"
+        )
 
 
 def _require_short(numbers: int) -> None:
@@ -347,6 +415,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigurationError(f"shield.{name}: expected a whole number")
+    return value
 
 
 def _bytes(value: object) -> bytes:

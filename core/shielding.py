@@ -13,7 +13,7 @@ from core.shield import Shield
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shielding:
-    """`P (x + n)` for every block of normalised images: a convolution.
+    """`P (x + n)` for every block of normalised images: a convolution; or magnitudes.
 
     The noise is torch's own: it is for training and for evaluating, where nobody is
     protected by it.
@@ -21,6 +21,7 @@ class Shielding:
 
     kernel: Float[Tensor, "r c p p"]
     deviations: Float[Tensor, "c 1 1"]
+    unsigned: bool = False
 
     @classmethod
     def of(cls, shield: Shield) -> "Shielding":
@@ -28,7 +29,8 @@ class Shielding:
         rows = torch.from_numpy(shield.projection()).float()
         order = "r (c p q) -> r c p q"
         kernel = rearrange(rows, order, c=shield.channels, p=shield.patch_size)
-        return cls(kernel, torch.tensor(shield.deviations)[:, None, None])
+        deviations = torch.tensor(shield.deviations)[:, None, None]
+        return cls(kernel, deviations, shield.unsigned)
 
     def __call__(
         self, images: Float[Tensor, "n c h w"], generator: Generator
@@ -37,4 +39,5 @@ class Shielding:
         if self.deviations.any():
             drawn = torch.randn(images.shape, generator=generator)
             images = images + drawn * self.deviations
-        return conv2d(images, self.kernel, stride=self.kernel.shape[-1])
+        left = conv2d(images, self.kernel, stride=self.kernel.shape[-1])
+        return left.abs() if self.unsigned else left

@@ -199,7 +199,8 @@ class ModelSection(Section):
     training: TrainingSection = TrainingSection()
     # None: as the data has them.
     images: ImagesSection | None = None
-    # What owners do to each block before the key: none, highpass:K or noise:SIGMA.
+    # What owners do to each block before the key: none, highpass:K, magnitude:K or
+    # noise:SIGMA.
     shield: Annotated[str, AfterValidator(_shield)] = "none"
     # None: the provider trains alone.
     federated: FederatedSection | None = None
@@ -662,7 +663,7 @@ def _comparable(model: ModelSection, timeline: Sequence[Event]) -> None:
         raise ValueError(
             f"simulation.timeline: {busy[0]}: the noise of {model.shield} gives every "
             "request another answer, so that answers under traffic cannot be "
-            "compared; take highpass:K, or leave it out"
+            "compared; take highpass:K or magnitude:K, or leave it out"
         )
 
 

@@ -17,7 +17,7 @@ from core.shield import Shield, spread
 
 @dataclass(frozen=True, slots=True)
 class SentPixels:
-    """`P x` of each block of normalised pixels; without a shield P is the identity."""
+    """`P x` of each block of normalised pixels, or `|P x|`; without a shield, `x`."""
 
     pixels: Pixels
     shield: Shield | None = None
@@ -37,8 +37,7 @@ class SentPixels:
 
     def blocks(self, pictures: Pictures) -> Blocks:
         """Cut pictures of 0 to 1 into blocks, and drop what the shield drops."""
-        whole = self.pixels.blocks(pictures)
-        return whole if self.shield is None else whole @ self.shield.projection().T
+        return self._left(self.pixels.blocks(pictures))
 
     def pictures(self, blocks: Blocks) -> Pictures:
         """Undo `blocks` as far as that can be done: what was dropped is the mean."""
@@ -47,9 +46,14 @@ class SentPixels:
 
     def sent(self, pictures: Pictures, rng: np.random.Generator) -> Blocks:
         """Blocks with the shield's noise, if it has any."""
-        left = self.blocks(pictures)
-        if self.shield is None or not any(self.shield.deviations):
-            return left
-        sides = (*left.shape[:-1], self.pixels.dimension)
-        noise = rng.standard_normal(sides) * spread(self.shield)
-        return left + noise @ self.shield.projection().T
+        whole = self.pixels.blocks(pictures)
+        if self.shield is not None and any(self.shield.deviations):
+            whole = whole + rng.standard_normal(whole.shape) * spread(self.shield)
+        return self._left(whole)
+
+    def _left(self, whole: Blocks) -> Blocks:
+        """What a shield without noise leaves of blocks of D numbers."""
+        if self.shield is None:
+            return whole
+        left = whole @ self.shield.projection().T
+        return np.abs(left) if self.shield.unsigned else left

@@ -28,8 +28,9 @@ from orchestrator.simulation.report.drawing import (
 # What a better trade is to reach: points lost at most, SSIM recovered at most.
 POINTS: Final = 5.0
 SSIM: Final = 0.5
+_MARGIN: Final = 0.01
 
-_COLOURS: Final = {"none": INK, "highpass": BLUE, "noise": AMBER}
+_COLOURS: Final = {"none": INK, "highpass": BLUE, "noise": AMBER, "magnitude": TEAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _draw(axes: Axes, dial: Dial) -> None:
             point["accuracy"] / 100,
             yerr=(point["deviation"] or 0) / 100,
             marker="o",
-            color=_COLOURS.get(kind, TEAL),
+            color=_COLOURS[kind],
         )
         at = (point["ssim"], point["accuracy"] / 100)
         axes.annotate(
@@ -113,7 +114,8 @@ def _mark_goal(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     if not plain:
         return
     low = (plain[0] - POINTS) / 100
-    axes.axhspan(low, low + POINTS / 100, xmax=SSIM / 1.12, color=SHADE, zorder=0)
+    high = max(point["accuracy"] for point in points) / 100 + _MARGIN
+    axes.axhspan(low, high, xmax=SSIM / 1.12, color=SHADE, zorder=0)
     axes.text(
         0.01,
         low,

@@ -79,8 +79,8 @@ Shield = Annotated[
     str,
     typer.Option(
         "--shield",
-        help="What owners do to each block before the key: none, highpass:K or "
-        "noise:SIGMA; docs/shields.md has what it costs.",
+        help="What owners do to each block before the key: none, highpass:K, "
+        "magnitude:K or noise:SIGMA; docs/shields.md has what it costs.",
     ),
 ]
 Seed = Annotated[

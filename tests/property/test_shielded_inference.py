@@ -24,7 +24,14 @@ from tests.strategies import seeds
 
 COLOUR = Preprocessing(8, 12, 3, (0.49, 0.48, 0.45), (0.247, 0.243, 0.261))
 GREY = Preprocessing(6, 6, 1, (0.13,), (0.31,))
-SPECS = ["highpass:1", "highpass:3", "noise:0.03", "noise:2"]
+SPECS = [
+    "highpass:1",
+    "highpass:3",
+    "noise:0.03",
+    "noise:2",
+    "magnitude:0",
+    "magnitude:3",
+]
 
 
 def key_for(shield: Shield, seed: bytes = bytes(32)) -> BlockKey:
@@ -82,7 +89,11 @@ def test_one_step_is_the_plain_steps_up_to_rounding(spec: str, n: int) -> None:
 def test_noise_is_fresh_each_time_and_a_high_pass_is_not() -> None:
     """Without being told what to draw from: that is how an owner encrypts."""
     pixels = natural(2, COLOUR)
-    for spec, differs in {"noise:0.1": True, "highpass:3": False}.items():
+    for spec, differs in {
+        "noise:0.1": True,
+        "highpass:3": False,
+        "magnitude:3": False,
+    }.items():
         shield = shield_named(spec, pixels, COLOUR, 4)
         folded = PixelKey.of(key_for(shield), COLOUR, shield)
         once, again = folded.encrypt(pixels), folded.encrypt(pixels)

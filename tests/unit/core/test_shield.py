@@ -9,12 +9,15 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Generator
 
+from core.blocks import from_blocks
+from core.cosines import cosines
 from core.errors import ConfigurationError, ShapeError
 from core.normals import normals
 from core.preprocessing import Preprocessing, normalise
 from core.principal import added, moments_of, strongest
 from core.shield import (
     HighPass,
+    Magnitude,
     Noise,
     ShieldPlan,
     apply,
@@ -28,7 +31,7 @@ from tests.shields import fixed_draw, natural, shield_named, sizes_of
 COLOUR = Preprocessing(8, 12, 3, (0.49, 0.48, 0.45), (0.247, 0.243, 0.261))
 PIXELS = natural(60, COLOUR)
 IMAGES = normalise(PIXELS, COLOUR).astype(np.float64)
-SPECS = ["highpass:1", "highpass:9", "highpass:47", "noise:0.1"]
+SPECS = ["highpass:1", "highpass:9", "highpass:47", "noise:0.1", "magnitude:3"]
 
 
 def high_pass(dropped: int) -> HighPass:
@@ -119,6 +122,32 @@ def test_sites_find_together_the_directions_of_all_images() -> None:
     )
 
 
+@pytest.mark.parametrize("dropped", [0, 3, 47])
+def test_magnitudes_tell_neither_signs_nor_what_was_dropped(dropped: int) -> None:
+    """Pictures whose cosine coefficients have any other signs are the same to see."""
+    shield = Magnitude(4, 3, dropped)
+    basis = cosines(4, 3)
+    coefficients = blocks_of(IMAGES) @ basis.T
+    rng = np.random.default_rng(0)
+    others = coefficients * rng.choice([-1.0, 1.0], coefficients.shape)
+    others[:, :dropped] = rng.standard_normal((len(others), dropped))
+    pictures = from_blocks((others @ basis).reshape(len(IMAGES), 2, 3, 48), 4, 3)
+    left = np.moveaxis(apply(IMAGES, shield, fixed_draw()), 1, -1)
+
+    assert_allclose(left.reshape(-1, 48 - dropped), np.abs(coefficients)[:, dropped:])
+    assert np.abs(pictures - IMAGES).max() > 0.1
+    seen = np.moveaxis(apply(pictures, shield, fixed_draw()), 1, -1)
+    assert_allclose(seen, left, atol=1e-9)
+
+
+def test_magnitudes_keep_the_length_of_every_block() -> None:
+    left = apply(IMAGES, Magnitude(4, 3, 0), fixed_draw())
+    whole = (blocks_of(IMAGES) ** 2).sum()
+
+    assert left.min() >= 0
+    assert_allclose((left**2).sum(), whole, rtol=1e-9)
+
+
 def test_what_is_left_shows_the_picture_without_what_was_dropped() -> None:
     shield = high_pass(9)
     seen = restore(apply(IMAGES, shield, fixed_draw()), shield)
@@ -173,7 +202,9 @@ def test_each_picture_has_its_own_draw_however_many_are_drawn_for(numbers: int) 
     assert len({row.tobytes() for row in together}) == 4
 
 
-@pytest.mark.parametrize("spec", ["highpass:9", "highpass:47"])
+@pytest.mark.parametrize(
+    "spec", ["highpass:9", "highpass:47", "magnitude:0", "magnitude:9"]
+)
 def test_training_sees_what_an_owner_sends(spec: str) -> None:
     """torch's convolution against the loop over blocks."""
     shield = shield_named(spec, PIXELS, COLOUR, 4)
@@ -222,6 +253,7 @@ def test_a_model_reads_the_numbers_that_are_left_of_each_block(spec: str) -> Non
         *("", "None", "highpass", "highpass:", "highpass:0", "highpass:-1"),
         *("highpass:1.5", "highpass:\u0663", "highpass:9999999999999", "none:1"),
         *("noise", "noise:", "noise:0", "noise:-0.1", "noise:nan", "noise:inf"),
+        *("magnitude", "magnitude:", "magnitude:-1", "magnitude:1.5"),
         *("noise:1e9", "encoder:3", "highpass:3+noise:0.1"),
     ],
 )
@@ -230,7 +262,10 @@ def test_what_is_no_shield_is_refused(text: str) -> None:
         ShieldPlan.parse(text)
 
 
-@pytest.mark.parametrize(("text", "patch"), [("highpass:48", 4), ("highpass:14", 16)])
+@pytest.mark.parametrize(
+    ("text", "patch"),
+    [("highpass:48", 4), ("highpass:14", 16), ("magnitude:48", 4)],
+)
 def test_more_than_a_block_or_a_manifest_holds_is_not_dropped(
     text: str, patch: int
 ) -> None:
@@ -272,6 +307,12 @@ def packed(rows: np.ndarray) -> str:
             {"kind": "noise", "patch_size": 4, "sigma": sigma}
             for sigma in (0, -1, True, "0.1", None, 101)
         ),
+        *(
+            {"kind": "magnitude", "patch_size": 4, "dropped": dropped}
+            for dropped in (48, -1, True, "3", None, 1.0)
+        ),
+        {"kind": "magnitude", "patch_size": 0, "dropped": 0},
+        {"kind": "magnitude", "patch_size": 4},
         {},
     ],
 )
