@@ -105,9 +105,8 @@ def _whole(key: BlockKey, shield: Shield | None) -> np.ndarray:
     """What a normalised block is multiplied by first: `A`, `A P`, or `P` alone."""
     if shield is None:
         return key.matrix
-    if shield.unsigned:
-        return shield.projection()
-    return key.matrix @ shield.projection()
+    left = shield.projection()
+    return left if shield.unsigned else np.matmul(key.matrix, left)
 
 
 def _cut(pixels: Pixels, side: int) -> UInt8[np.ndarray, "..."]:

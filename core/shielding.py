@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, conv_transpose2d
 
 from core.shield import Shield
 
@@ -41,3 +41,15 @@ class Shielding:
             images = images + drawn * self.deviations
         left = conv2d(images, self.kernel, stride=self.kernel.shape[-1])
         return left.abs() if self.unsigned else left
+
+    def agreeing(
+        self, left: Float[Tensor, "n r rows columns"], images: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """The nearest images to these of which `left` is left, without any noise.
+
+        What was dropped stays as it is in them, and so do the signs of magnitudes.
+        """
+        side = self.kernel.shape[-1]
+        now = conv2d(images, self.kernel, stride=side)
+        wanted = left.copysign(now) if self.unsigned else left
+        return images + conv_transpose2d(wanted - now, self.kernel, stride=side)

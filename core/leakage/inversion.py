@@ -4,7 +4,9 @@ The attack that the literature measures itself by: a network is trained on publi
 pictures and what becomes of them, and then shown an owner's (Dosovitskiy & Brox,
 arXiv 1506.02753; on learnable encryption Ito, Kinoshita & Kiya, arXiv 2006.01342). Ours
 reads all blocks at once, starts from the linear estimate, and is trained for what it is
-measured by: one minus the SSIM, and the squared error.
+measured by: one minus the SSIM, and the squared error. In several rounds it goes on
+from its own estimate, brought to agree with what was seen: where signs are missing, the
+estimate's are taken (as Gerchberg & Saxton do with phases, Optik 35, 1972).
 
 Assumes: public pictures, and a way to make of them what the owner's client makes of its
 own: the key and the shield; or, as the literature's weaker attacker, keys of the
@@ -32,6 +34,11 @@ from core.training.steps import channels_last, convert_kernels
 Seeing = Callable[
     [Float[Tensor, "n c h w"], Generator], Float[Tensor, "n r rows columns"]
 ]
+# Of pictures that would be seen like this, ones that are near to some.
+Agreeing = Callable[
+    [Float[Tensor, "n r rows columns"], Float[Tensor, "n c h w"]],
+    Float[Tensor, "n c h w"],
+]
 Seen = Float[np.ndarray, "n r rows columns"]
 OnStep = Callable[[int, int], None]
 
@@ -51,6 +58,7 @@ class Training:
     hidden: int = 128
     depth: int = 3
     fine: int = 16
+    rounds: int = 1
     seed: int = 0
 
 
@@ -121,12 +129,14 @@ class Inversion:
     matrix: Float[Tensor, "numbers pixels"]
     offset: Float[Tensor, " pixels"]
     scale: float
+    rounds: int
+    agreeing: Agreeing
 
     @torch.inference_mode()
     def __call__(self, seen: Seen) -> Pictures:
         """Recover pictures [n, c, h, w], float32 from 0 to 1."""
         parts = [
-            _recovered(self, torch.from_numpy(seen[at : at + _SLICE]).float())
+            _recovered(self, torch.from_numpy(seen[at : at + _SLICE]).float())[-1]
             for at in range(0, len(seen), _SLICE)
         ]
         return torch.cat(parts).clamp(0, 1).numpy()
@@ -138,6 +148,8 @@ def learn(
     first: tuple[np.ndarray, np.ndarray],
     training: Training,
     on_step: OnStep = lambda *_: None,
+    *,
+    agreeing: Agreeing = lambda _seen, pictures: pictures,
 ) -> Inversion:
     """Train a network on public pictures [n, c, h, w] from 0 to 1.
 
@@ -147,6 +159,7 @@ def learn(
         first: Matrix and offset of the estimate it starts from, `LinearEstimate`'s.
         training: How.
         on_step: Is told of each step, and how many there are.
+        agreeing: Corrects an estimate before each round, by what was seen.
 
     Raises:
         DataError: fewer pictures than a batch.
@@ -157,14 +170,17 @@ def learn(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         generator = Generator().manual_seed(training.seed)
-        inversion = _untrained(pictures, seeing, first, training, generator)
+        inversion = _untrained(
+            pictures, seeing, first, training, generator, agreeing=agreeing
+        )
     steps = training.epochs * (len(pictures) // training.batch)
     optimiser = AdamW(inversion.network.parameters(), training.max_lr)
     schedule = OneCycleLR(optimiser, training.max_lr, total_steps=steps)
     for step in range(steps):
         chosen = torch.randint(len(pictures), (training.batch,), generator=generator)
         batch = _mirrored(torch.from_numpy(pictures[chosen.numpy()]).float(), generator)
-        loss = _loss(batch, _recovered(inversion, seeing(batch, generator)))
+        rounds = _recovered(inversion, seeing(batch, generator))
+        loss = torch.stack([_loss(batch, each) for each in rounds]).mean()
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -192,6 +208,8 @@ def _untrained(
     first: tuple[np.ndarray, np.ndarray],
     training: Training,
     generator: Generator,
+    *,
+    agreeing: Agreeing,
 ) -> Inversion:
     _, channels, height, width = pictures.shape
     some = seeing(torch.from_numpy(pictures[:_SLICE]).float(), generator)
@@ -202,17 +220,23 @@ def _untrained(
     network = InversionNetwork(outputs, side, channels, training)
     convert_kernels(network)
     matrix, offset = (torch.from_numpy(each).float() for each in first)
-    return Inversion(network, matrix, offset, float(some.std()))
+    scale = float(some.std())
+    return Inversion(network, matrix, offset, scale, training.rounds, agreeing)
 
 
-def _recovered(inversion: Inversion, seen: Tensor) -> Tensor:
-    rows = inversion.network.gathering.downscale_factor
+def _recovered(inversion: Inversion, seen: Tensor) -> list[Tensor]:
+    """What each round recovers; the first goes on from the affine estimate."""
+    side = inversion.network.gathering.downscale_factor
     estimate = seen.flatten(1) @ inversion.matrix + inversion.offset
-    height, width = (rows * size for size in seen.shape[2:])
-    pictures = estimate.reshape(len(seen), -1, height, width).clamp(0, 1)
-    recovered: Tensor = inversion.network(
-        channels_last(seen / inversion.scale), channels_last(pictures)
-    )
+    height, width = (side * size for size in seen.shape[2:])
+    pictures = estimate.reshape(len(seen), -1, height, width)
+    scaled = channels_last(seen / inversion.scale)
+    recovered: list[Tensor] = []
+    for _ in range(inversion.rounds):
+        # No gradient through it: a sign has none, and each round learns its own step.
+        agreed = inversion.agreeing(seen, pictures.detach().clamp(0, 1))
+        pictures = inversion.network(scaled, channels_last(agreed))
+        recovered.append(pictures)
     return recovered
 
 

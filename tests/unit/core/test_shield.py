@@ -214,6 +214,22 @@ def test_training_sees_what_an_owner_sends(spec: str) -> None:
     assert_allclose(found, apply(images, shield, fixed_draw()), atol=1e-5)
 
 
+@pytest.mark.parametrize("spec", ["highpass:9", "magnitude:0", "magnitude:9"])
+def test_an_attacker_finds_the_nearest_pictures_that_agree(spec: str) -> None:
+    """None that agrees is nearer, of many that agree; and agreeing ones stay."""
+    front = Shielding.of(shield_named(spec, PIXELS, COLOUR, 4))
+    images = torch.from_numpy(IMAGES).float()
+    left = front(images, Generator())
+    start = images + 0.3 * torch.randn(images.shape, generator=Generator())
+    found = front.agreeing(left, start)
+    others = [front.agreeing(left, start + 0.1 * images.roll(n, 0)) for n in (1, 2, 3)]
+
+    torch.testing.assert_close(front(found, Generator()), left, atol=1e-4, rtol=0)
+    torch.testing.assert_close(front.agreeing(left, images), images, atol=1e-4, rtol=0)
+    for other in others:
+        assert (found - start).norm() < (other - start).norm()
+
+
 def test_training_drowns_pictures_as_deep_as_an_owner_does() -> None:
     shield = Noise(4, 0.1, COLOUR.std)
     images = torch.zeros(200, 3, 8, 12)

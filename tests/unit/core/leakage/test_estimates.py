@@ -132,6 +132,34 @@ def test_the_network_goes_beyond_its_first_estimate(
     assert wrong < before + 0.002
 
 
+def test_each_round_goes_on_from_the_one_before(
+    pictures: Pictures, seeing: Seeing
+) -> None:
+    """Brought to agree with what was seen: the first from the affine estimate."""
+    first = np.zeros((512, 768)), np.full(768, 0.25)
+    plan = Training(epochs=1, batch=64, hidden=8, depth=1, fine=4, rounds=3)
+    given: list[Tensor] = []
+
+    def agreeing(seen: Tensor, estimate: Tensor) -> Tensor:
+        assert seen.shape == (len(estimate), 8, 8, 8)
+        given.append(estimate)
+        return estimate + 0.25
+
+    inversion = learn(pictures, seeing, first, plan, agreeing=agreeing)
+    steps = len(given)
+    found = inversion(seen_by(seeing, pictures[:2]))
+
+    assert steps == 3 * (len(pictures) // 64)
+    assert len(given) == steps + 3
+    assert (given[-3] == 0.25).all()
+    once = inversion.network(
+        torch.from_numpy(seen_by(seeing, pictures[:2])) / inversion.scale,
+        torch.full((2, 3, 16, 16), 0.5),
+    )
+    torch.testing.assert_close(given[-2], once.detach().clamp(0, 1))
+    assert not np.allclose(found, given[-2].numpy())
+
+
 def test_the_same_seed_learns_the_same(pictures: Pictures, seeing: Seeing) -> None:
     hidden = seen_by(seeing, pictures[:2])
     first = np.zeros((hidden[0].size, 768)), np.full(768, 0.5)
