@@ -94,9 +94,13 @@ def leakage(
     Example: keymixer leakage --data cifar10
     """
     federated = source is not None and _is_federation(source)
-    shielded = shield != "none"
-    if refused := _refused(federated, source, data, release, owner, shielded):
-        raise typer.BadParameter(refused)
+    _require_together(
+        federated,
+        pictures=(source is None) != (data is None),
+        release=release is not None,
+        owner=owner is not None,
+        shield=shield != "none",
+    )
     console = Console(stderr=True)
     try:
         if federated and source is not None:
@@ -120,24 +124,21 @@ def leakage(
     console.print(f"Report: [bold]{page}[/bold]", soft_wrap=True)
 
 
-def _refused(
-    federated: bool,
-    source: Path | None,
-    data: str | None,
-    release: Path | None,
-    owner: str | None,
-    shielded: bool,
-) -> str:
-    """Say which options do not belong together; nothing if they do."""
-    if (source is None) == (data is None) and not federated:
-        return "give either a folder of pictures or --data"
-    if federated and release is not None:
-        return "a run has its own release: no --release"
-    if shielded and (federated or release is not None):
-        return "a release has its own shield, or none: no --shield"
-    if owner is not None and not federated:
-        return "--owner is of a run"
-    return ""
+def _require_together(
+    federated: bool, *, pictures: bool, release: bool, owner: bool, shield: bool
+) -> None:
+    """Refuse options that do not belong together; each says whether it is given."""
+    refused = {
+        "give either a folder of pictures or --data": not (pictures or federated),
+        "a run has its own release: no --release": federated and release,
+        "a release has its own shield, or none: no --shield": (
+            shield and (federated or release)
+        ),
+        "--owner is of a run": owner and not federated,
+    }
+    for why, holds in refused.items():
+        if holds:
+            raise typer.BadParameter(why)
 
 
 def _is_federation(source: Path) -> bool:

@@ -70,7 +70,7 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
     wanted.require_fit(side, shape.channels)
     rng = np.random.default_rng(plan.seed)
     shielded = wanted.kind != "none" or (manifest is not None and bool(manifest.shield))
-    public = public_count(shape, plan.thorough, shielded=shielded)
+    public = public_count(shape, thorough=plan.thorough, shielded=shielded)
     counts = kept(plan.images, shape), public
     own, many = _two_sides(plan, shape, counts, on_progress, rng)
     shield = (
@@ -113,8 +113,8 @@ def kept(count: int, shape: Preprocessing) -> int:
     return max(FEWEST, min(count, _NUMBERS // numbers))
 
 
-def public_count(shape: Preprocessing, thorough: bool, *, shielded: bool) -> int:
-    """How many public pictures are read: of small ones a shield is learned from many."""
+def public_count(shape: Preprocessing, *, thorough: bool, shielded: bool) -> int:
+    """How many public ones are read: many small ones to learn a shield of."""
     numbers = shape.height * shape.width * shape.channels
     if not shielded or numbers > LARGEST:
         return kept(PUBLIC, shape)
@@ -195,22 +195,23 @@ def _two_sides(
     """The owner's pictures, and public ones of the same kind: never the same ones."""
     if isinstance(plan.source, Path):
         return _folder(plan.source, shape, counts, on_progress, rng)
+    splits: tuple[Split, Split] = ("test", "train")
     own, public = (
-        _drawn(plan.source, split, count, shape, on_progress, rng)
-        for split, count in zip(("test", "train"), counts, strict=True)
+        _drawn(plan.source, (split, count), shape, on_progress, rng)
+        for split, count in zip(splits, counts, strict=True)
     )
     return own, public
 
 
 def _drawn(
     source: str,
-    split: Split,
-    count: int,
+    some: tuple[Split, int],
     shape: Preprocessing,
     on_progress: OnProgress,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Some pictures of a split; those of a fixed size are scaled as an owner's are."""
+    """So many of a split; those of a fixed size are scaled as an owner's are."""
+    split, count = some
     loose = Path(source).expanduser().is_dir() or is_own(source)
     size = (shape.height, shape.width) if loose else None
     found = load(source, split, on_progress, size=size, resize=shape.resize).images

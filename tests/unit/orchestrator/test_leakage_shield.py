@@ -60,10 +60,10 @@ def released(folder: Path, spec: str) -> Shield:
 
 @pytest.fixture(scope="module")
 def few() -> Iterator[None]:
-    """Not five thousand pictures: these tests are quick."""
+    """Not five thousand public pictures: these tests are quick."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pictures, "MANY", 400)
-        patched.setattr(pictures, "_THOROUGH", 400)
+        patched.setattr(pictures, "MANY", 128)
+        patched.setattr(pictures, "_THOROUGH", 128)
         yield
 
 
@@ -87,7 +87,7 @@ def test_a_release_is_attacked_behind_its_shield(few: None, tmp_path: Path) -> N
     assert (found["spec"], found["kind"]) == (shield.spec, "highpass")
     assert (found["numbers"], found["sent"], report["dimension"]) == (4, 3, 3)
     assert 0.05 < found["variance_left"] < 0.9
-    assert found["public_images"] == 400
+    assert found["public_images"] == 128
     assert [row["name"] for row in found["attacks"]] == [LINEAR]
     assert found["attacks"][0].keys() == report["attacks"][0].keys()
     assert [row["name"] for row in found["left_out"]] == [NETWORK]
@@ -119,7 +119,7 @@ def test_with_torch_and_time_a_network_goes_on_from_there(noisy: Material) -> No
     assert facts["left_out"] == []
     assert [each.name for each in found] == [LINEAR, NETWORK]
     assert found[1].fidelity.ssim > 0.3
-    assert "learned of 400 others" in found[1].setting
+    assert "learned of 128 pictures" in found[1].setting
 
 
 def test_without_a_shield_the_key_opens_everything(tmp_path: Path) -> None:
@@ -172,11 +172,11 @@ def test_a_release_has_its_own_shield(tmp_path: Path) -> None:
 
 
 def test_large_pictures_are_fewer() -> None:
-    """A hundred of 224x224: memory is bounded. A shield is learned of many small ones."""
+    """A hundred of 224x224, so that memory is bounded; of small ones many."""
     photo = Preprocessing(224, 224, 3, (0.0,) * 3, (1.0,) * 3)
 
-    assert kept(500, photo) == public_count(photo, True, shielded=True) == 100
+    assert kept(500, photo) == 100
     assert kept(24, photo) == 24
-    assert public_count(DIGITS, False, shielded=False) == 1000
-    assert public_count(DIGITS, False, shielded=True) == 5000
-    assert public_count(DIGITS, True, shielded=True) == 20_000
+    assert public_count(photo, thorough=True, shielded=True) == 100
+    assert public_count(DIGITS, thorough=False, shielded=False) == pictures.PUBLIC
+    assert public_count(DIGITS, thorough=False, shielded=True) == pictures.MANY

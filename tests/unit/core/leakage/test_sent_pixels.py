@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from einops import rearrange
 
 from core.errors import DataError
+from core.leakage import restoring
 from core.leakage.bounds import left_out
 from core.leakage.colour_signs import Colours
 from core.leakage.default_set import ATTACKS
@@ -156,19 +156,20 @@ def test_what_cannot_be_learned_says_why(pictures: Pictures, highpass: Shield) -
 
 
 def test_a_large_picture_is_estimated_tile_by_tile(
-    pictures: Pictures, highpass: Shield
+    pictures: Pictures, highpass: Shield, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 64x64 pixels each 32x32, from all of its own blocks; put together again."""
-    large = rearrange(pictures[:512], "(n a b) c h w -> n c (a h) (b w)", a=4, b=4)
-    sent = learned(through(highpass), large[2:], _rng(0))
-    estimate, blocks = sent.estimate, sent.blocks(large[:2])
+    """Of 16x16 pixels each 8x8, from all of its own blocks; put together again."""
+    monkeypatch.setattr(restoring, "LARGEST", 200)
+    sent = learned(through(highpass), pictures[24:], _rng(0))
+    own, estimate = pictures[:24], sent.estimate
+    blocks = sent.blocks(own)
 
     assert isinstance(estimate, TiledEstimate)
-    assert estimate.side == 16
-    corner = estimate.linear(as_channels(blocks[1:, 16:, :16]))
-    assert sent.pictures(blocks)[1:, :, 32:, :32] == pytest.approx(corner, abs=1e-5)
-    better = fidelity(large[:2], sent.pictures(blocks)).ssim
-    assert better > fidelity(large[:2], sent.shown(blocks)).ssim + 0.05
+    assert estimate.side == 4
+    corner = estimate.linear(as_channels(blocks[1:, 4:, :4]))
+    assert sent.pictures(blocks)[1:, :, 8:, :8] == pytest.approx(corner, abs=1e-5)
+    better = fidelity(own, sent.pictures(blocks)).ssim
+    assert better > fidelity(own, sent.shown(blocks)).ssim + 0.05
 
 
 def _rng(seed: int) -> np.random.Generator:
