@@ -36,6 +36,8 @@ from core.leakage.material import SHOWN
 from core.leakage.moments import Blocks
 from core.leakage.schemes.block_key import Coordinates
 from core.leakage.second_order import Public
+from core.leakage.sent_pixels import lift_of, sent_blocks
+from core.leakage.subspace import kept_axes
 
 # From this SSIM on a picture counts as recovered: it is recognisable.
 RECOGNISABLE: Final = 0.8
@@ -145,8 +147,9 @@ class Eyes:
         rng: np.random.Generator,
         starts: int = STARTS,
     ) -> None:
-        self._moments = Public(coordinates.blocks(public))
-        self._colours = Colours(public)
+        blocks = sent_blocks(coordinates, public, rng)
+        self._moments = Public(blocks, kept_axes(blocks))
+        self._colours = Colours(public, lift_of(coordinates))
         self.coordinates = coordinates
         self._rng = rng
         self._starts = starts

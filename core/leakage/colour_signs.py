@@ -30,7 +30,9 @@ _UNKNOWN: Final = 0.01
 class Colours:
     """How often each colour occurs in public pictures, and their three main axes."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: Pictures, lift: Matrix | None = None) -> None:
+        """Count; `lift` [D, r] leads back to D numbers where a shield left r."""
+        self._lift = lift
         self._channels = pictures.shape[1]
         pixels = pictures.transpose(0, 2, 3, 1).reshape(-1, self._channels)
         _, self._axes = np.linalg.eigh(np.cov(pixels.T).reshape(self._channels, -1))
@@ -48,12 +50,18 @@ class Colours:
         )
 
     def mirrored(self, matrix: Matrix) -> list[Matrix]:
-        """Return the eight (two, if grey) that `choose` chooses from."""
-        pixels = len(matrix) // self._channels
+        """Return the eight (two, if grey) that `choose` chooses from.
+
+        Under a shield they are near orthogonal only: what it drops is no longer there
+        to be mirrored.
+        """
+        lift = self._lift
+        pixels = len(matrix if lift is None else lift) // self._channels
         found = []
         for signs in product((1.0, -1.0), repeat=self._channels):
             mirror = self._axes * np.array(signs) @ self._axes.T
-            found.append(np.kron(mirror, np.eye(pixels)) @ matrix)
+            turn = np.kron(mirror, np.eye(pixels))
+            found.append((turn if lift is None else lift.T @ turn @ lift) @ matrix)
         return found
 
     def likelihood(self, pictures: Pictures) -> float:

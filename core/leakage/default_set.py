@@ -18,8 +18,10 @@ from core.leakage.fidelity import Pictures
 from core.leakage.material import Finding, Material, Trace, finding
 from core.leakage.moments import BlockPrior, flat
 from core.leakage.schemes import random_orthogonal as ours
-from core.leakage.schemes.block_key import BlockKey
+from core.leakage.schemes.block_key import BlockKey, Pixels
 from core.leakage.second_order import Public
+from core.leakage.sent_pixels import SentPixels, lift_of, sent_blocks, shown
+from core.leakage.subspace import kept_axes
 
 Found = Finding | Trace
 Attack = Callable[[Material], Iterator[Found]]
@@ -38,7 +40,7 @@ def thumbnail(material: Material) -> Iterator[Finding]:
     own, blocks = material.own, _key(material, 0).encrypt(material.own)
     seen = _looks(material, blocks)
     maps = norm_map.norm_map(blocks)
-    light = material.coordinates.deviation == 1.0 and material.coordinates.mean == 0.0
+    light = _is_light(material.coordinates)
     grey = norm_map.enlarged(_fitted(material, maps), height, width, channels)
     flat_colour = material.public.mean(axis=(0, 2, 3))[None, :, None, None]
     yield finding(
@@ -87,8 +89,9 @@ def known_blocks(material: Material) -> Iterator[Finding]:
 def ciphertext_only(material: Material) -> Iterator[Finding]:
     """Second moments of neighbouring blocks, for one picture a key and for ten."""
     coordinates = material.coordinates
-    attacker = Public(coordinates.blocks(material.public))
-    colours = Colours(material.public)
+    blocks = sent_blocks(coordinates, material.public, material.generator(2, 100))
+    attacker = Public(blocks, kept_axes(blocks))
+    colours = Colours(material.public, lift_of(coordinates))
     plan = _THOROUGH if material.thorough else _SEEN
     for place, (count, keys, starts) in enumerate(plan):
         rng = material.generator(2, place)
@@ -118,7 +121,9 @@ def gallery(material: Material) -> Iterator[Found]:
     hidden = key.encrypt(material.own)
     candidates = np.concatenate([material.public, material.own[:1]])
     known = coordinates.blocks(candidates)
-    matched = linkage.match(linkage.features(hidden[:1]), linkage.features(known))[0]
+    # Norms are the same under every key; with a shield's noise they are longer.
+    norms = linkage.features(_key(material, 8).encrypt(candidates))
+    matched = linkage.match(linkage.features(hidden[:1]), norms)[0]
     pair = flat(known[matched][None]), flat(hidden[:1])
     prior = BlockPrior.of(coordinates.blocks(material.public))
     seen = known_plaintext.seen_directions(*pair)
@@ -231,12 +236,19 @@ def _opened(
 
 
 def _looks(material: Material, blocks: np.ndarray) -> Pictures:
-    return material.coordinates.pictures(blocks)
+    return shown(material.coordinates, blocks)
+
+
+def _is_light(coordinates: Pixels | SentPixels) -> bool:
+    """Whether the norm of a block is its brightness: pixels from 0 to 1, and whole."""
+    if isinstance(coordinates, SentPixels):
+        return False
+    return coordinates.deviation == 1.0 and coordinates.mean == 0.0
 
 
 def _fitted(material: Material, maps: np.ndarray) -> np.ndarray:
     """Norms to brightness by one straight line, fitted on public pictures."""
-    public = norm_map.norm_map(material.coordinates.blocks(material.public)).ravel()
+    public = norm_map.norm_map(_key(material, 8).encrypt(material.public)).ravel()
     side = material.coordinates.patch_size
     n, c, h, w = material.public.shape
     cut = material.public.reshape(n, c, h // side, side, w // side, side)

@@ -73,7 +73,7 @@ def _fits(
     pixels: Float32[np.ndarray, "n pixels"],
     ridges: Sequence[float],
 ) -> list[tuple[Float32[np.ndarray, "numbers pixels"], Float32[np.ndarray, " pixels"]]]:
-    """A matrix and an offset for each ridge, from the same moments."""
+    """A matrix and an offset for each ridge that is large enough, from one gram."""
     mean, middle = numbers.mean(axis=0), pixels.mean(axis=0)
     centred = numbers - mean
     gram = (centred.T @ centred).astype(np.float64)
@@ -81,7 +81,11 @@ def _fits(
     found = []
     for ridge in ridges:
         added = ridge * np.trace(gram) / len(gram)
-        factor = cho_factor(gram + added * np.eye(len(gram)), check_finite=False)
+        try:
+            factor = cho_factor(gram + added * np.eye(len(gram)), check_finite=False)
+        except np.linalg.LinAlgError:
+            # Of fewer pictures than numbers float32 leaves more than so small a ridge.
+            continue
         matrix = cho_solve(factor, across, check_finite=False).astype(np.float32)
         found.append((matrix, middle - mean @ matrix))
     return found

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from core.errors import DataError, ShapeError
 from core.leakage.fidelity import WINDOW, Fidelity, Pictures, fidelity
 from core.leakage.schemes.block_key import Pixels
+from core.leakage.sent_pixels import SentPixels
+from core.shield import Shield
 
 # So many pictures are kept to be shown, and so many are the fewest to attack.
 SHOWN = 4
@@ -19,15 +21,17 @@ class Material:
     """An owner's pictures, an attacker's, the way to numbers, and an embedding [h, D].
 
     Pictures are from 0 to 1. `seed` fixes every key and every start; `thorough` asks
-    for more of both, where figures are to be compared.
+    for more of both, where figures are to be compared. `many` are more public pictures,
+    `public` among them, for what is learned of many: [n, c, h, w], float32.
     """
 
     own: Pictures = field(repr=False)
     public: Pictures = field(repr=False)
-    coordinates: Pixels
+    coordinates: Pixels | SentPixels
     embedding: Float[np.ndarray, "hidden d"] = field(repr=False)
     seed: int = 0
     thorough: bool = False
+    many: Pictures | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, pictures in (("own", self.own), ("public", self.public)):
@@ -48,6 +52,12 @@ class Material:
                 f"expected an embedding of {self.coordinates.dimension}, got "
                 f"{self.embedding.shape}"
             )
+
+    @property
+    def shield(self) -> Shield | None:
+        """What is removed or drowned before the key."""
+        sent = self.coordinates
+        return sent.shield if isinstance(sent, SentPixels) else None
 
     def drawn(self, count: int, rng: np.random.Generator) -> Pictures:
         """So many of the owner's pictures, or all."""

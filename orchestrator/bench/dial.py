@@ -21,6 +21,7 @@ from core.leakage.fidelity import Pictures, fidelity
 from core.leakage.linear_estimate import LinearEstimate
 from core.leakage.schemes import random_orthogonal
 from core.leakage.schemes.block_key import Pixels
+from core.leakage.sent_pixels import SentPixels
 from core.preprocessing import Preprocessing
 from core.principal import moments_of
 from core.shield import Shield, ShieldPlan
@@ -133,32 +134,19 @@ def _estimated(
     """The linear estimate, and the network that goes on from it."""
     import torch  # noqa: PLC0415 - a data owner's installation has none
 
-    from core.leakage.inversion import Training, learn  # noqa: PLC0415
+    from core.leakage.inversion import Training  # noqa: PLC0415
+    from core.leakage.seeing import learned_inversion, seeing  # noqa: PLC0415
 
     torch.set_num_threads(1)
     public, own = sides
-    seeing = _seeing(preprocessing, shield)
+    sent = SentPixels.of(preprocessing, shield.patch_size, shield)
     generator = torch.Generator().manual_seed(attacker.seed)
-    seen, hidden = (_seen(seeing, part, generator) for part in (public, own))
+    seen, hidden = (_seen(seeing(sent), part, generator) for part in (public, own))
     linear = LinearEstimate.of(seen, public)
     yield "linear", linear(hidden)
     first = linear.matrix, linear.offset
     training = Training(attacker.epochs, seed=attacker.seed)
-    yield "network", learn(public, seeing, first, training)(hidden)
-
-
-def _seeing(preprocessing: Preprocessing, shield: Shield) -> "Seeing":
-    """What is left of pictures from 0 to 1: normalised, then shielded."""
-    import torch  # noqa: PLC0415
-
-    from core.shielding import Shielding  # noqa: PLC0415
-
-    applied = Shielding.of(shield)
-    mean, std = (
-        torch.tensor(each)[:, None, None]
-        for each in (preprocessing.mean, preprocessing.std)
-    )
-    return lambda pictures, generator: applied((pictures - mean) / std, generator)
+    yield "network", learned_inversion(sent, public, first, training)(hidden)
 
 
 def _seen(seeing: "Seeing", pictures: Pictures, generator: "Generator") -> np.ndarray:

@@ -21,7 +21,6 @@ from core.leakage.coalitions import Member, Victim
 from core.leakage.held import Held, KeyName
 from core.leakage.material import FEWEST, Material
 from core.leakage.moments import Blocks
-from core.leakage.schemes.block_key import Pixels
 from core.manifest import Manifest
 from core.rpc.identity import (
     DATA_OWNER,
@@ -30,7 +29,14 @@ from core.rpc.identity import (
     MODEL_PROVIDER,
     SpiffeId,
 )
-from orchestrator.leakage.pictures import PUBLIC, shares
+from orchestrator.leakage.pictures import (
+    PUBLIC,
+    coordinates_for,
+    kept,
+    narrow,
+    public_count,
+    shares,
+)
 from orchestrator.simulation.workspace import Workspace, open_workspace
 
 # Of each owner's pictures the server is taken to have seen so many, and of the victim's
@@ -52,6 +58,7 @@ class RunPlan:
     public: str | None = None
     images: int = 24
     seed: int = 0
+    thorough: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +78,7 @@ def read_run(plan: RunPlan, on_progress: OnProgress) -> Joined:
 
     Raises:
         ConfigurationError: there is no run, or a party's secrets do not open.
-        DataError: fewer than two owners have keys, or the model has a shield.
+        DataError: fewer than two owners have keys.
     """
     folders = _Folders(open_workspace(plan.root), _parties())
     manifest, server = folders.served()
@@ -145,9 +152,7 @@ class _Folders:
         for manifest in reversed(reader.served(folder)):
             held: Held = reader.secrets_held(folder, manifest)
             if manifest.name == model and held.issued:
-                if manifest.shield is None:
-                    return manifest, held
-                raise DataError(f"{model} has a shield, which is not measured here")
+                return manifest, held
         raise DataError(f"{self.workspace.root}: {model} is issued under no key")
 
     def in_order(self, server: Held, owner: str | None) -> list[KeyName]:
@@ -232,12 +237,16 @@ def _material(
     size = (shape.height, shape.width)
     loaded = load(spec, "train", on_progress, size=size, resize=shape.resize).images
     rng = np.random.default_rng((plan.seed, 201))
+    count = public_count(shape, plan.thorough, shielded=manifest.shield is not None)
+    chosen = loaded[rng.permutation(len(loaded))[:count]]
+    side, shield = manifest.block[0], manifest.shield
+    many = narrow(chosen) if shield else None
     return Material(
         own=victim.pictures,
-        public=shares(loaded[rng.permutation(len(loaded))[:PUBLIC]]),
-        coordinates=Pixels(
-            manifest.architecture.patch_size, shape.channels, shape.mean, shape.std
-        ),
+        public=shares(chosen[: kept(PUBLIC, shape)]),
+        coordinates=coordinates_for(shape, side, shield, many, plan.seed),
         embedding=victim.embedding,
         seed=plan.seed,
+        thorough=plan.thorough,
+        many=many,
     )

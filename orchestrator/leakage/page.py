@@ -14,6 +14,7 @@ from orchestrator.leakage.coalition_rows import COLUMNS, words
 from orchestrator.simulation.report.pictures import data_uri
 
 _ROWS = {"original": "original", "seen": "what was seen", "recovered": "recovered"}
+_BEHIND = {**_ROWS, "seen": "what the right key gives"}
 
 
 def to_json(report: Mapping[str, Any]) -> bytes:
@@ -25,8 +26,9 @@ def render(
     report: Mapping[str, Any],
     findings: Sequence[Finding],
     coalitions: Sequence[Coalition] = (),
+    behind: Sequence[Finding] = (),
 ) -> str:
-    """The page's HTML."""
+    """The page's HTML; `behind` are the findings of the report's `shield`."""
     environment = Environment(
         loader=PackageLoader("orchestrator.leakage", "templates"),
         autoescape=True,
@@ -34,21 +36,29 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = [
-        (
-            row,
-            [(caption, _uris(getattr(found, name))) for name, caption in _ROWS.items()],
-        )
-        for row, found in zip(report["attacks"], findings, strict=True)
-    ]
+    shown = _shown(report["attacks"], findings, _ROWS)
+    shield = report["shield"]
+    through = _shown(shield["attacks"], behind, _BEHIND) if shield else []
     rows = report["coalitions"] or ()
     joined = [
         (words(row), _recovered(each.result), _recovered(each.leaked))
         for row, each in zip(rows, coalitions, strict=True)
     ]
     return environment.get_template("leakage.html.j2").render(
-        report=report, shown=shown, columns=COLUMNS, joined=joined
+        report=report, shown=shown, columns=COLUMNS, joined=joined, through=through
     )
+
+
+def _shown(
+    rows: Sequence[Mapping[str, Any]],
+    findings: Sequence[Finding],
+    captions: Mapping[str, str],
+) -> list[tuple[Mapping[str, Any], list[tuple[str, list[str]]]]]:
+    """Each row of a report with its pictures, under their captions."""
+    return [
+        (row, [(said, _uris(getattr(found, name))) for name, said in captions.items()])
+        for row, found in zip(rows, findings, strict=True)
+    ]
 
 
 def _recovered(result: Result | None) -> list[str]:

@@ -6,20 +6,34 @@ from typing import Final
 
 import numpy as np
 from einops import rearrange
+from PIL import Image
 
-from core.datasets import OnProgress, load
+from core.datasets import OnProgress, Split, load
 from core.datasets.files import SUFFIXES, read_image
-from core.errors import CorruptFileError, DataError
+from core.datasets.images import fit
+from core.datasets.own import is_own
+from core.errors import ConfigurationError, CorruptFileError, DataError
 from core.leakage.fidelity import Pictures
 from core.leakage.material import FEWEST, Material
+from core.leakage.restoring import LARGEST, hindrance, learned
 from core.leakage.schemes.block_key import Pixels
+from core.leakage.sent_pixels import SentPixels
 from core.manifest import Manifest
 from core.preprocessing import Preprocessing
+from core.principal import moments_of
+from core.shield import Shield, ShieldPlan
 from core.transform import flatten_embedding
 from core.wire import load_tensors, read_file
 
-# An attacker's public pictures: more of them change the figures little.
+# An attacker's public pictures: more of them change the figures little; those that a
+# shield is learned from, where they are small, of which more do help.
 PUBLIC: Final = 1000
+MANY: Final = 5_000
+_THOROUGH: Final = 20_000
+# On either side no more numbers than a hundred pictures of 224x224 in colour.
+_NUMBERS: Final = 100 * 3 * 224 * 224
+# Of a picture: each is compared with every other.
+_MOST_BLOCKS: Final = 4_096
 _DRAWN_HIDDEN: Final = 256
 
 
@@ -28,8 +42,8 @@ class Plan:
     """What to attack: a folder of pictures, or a dataset; as a release reads it, or so.
 
     `images` of the owner's are attacked. Without a release, pixels from 0 to 1 in
-    blocks of `patch_size`, pictures of `size` x `size`, and an embedding drawn at
-    random. `thorough`: more keys and more starts.
+    blocks of `patch_size`, pictures of `size` x `size`, an embedding drawn at random,
+    and a `shield` made for the public pictures. `thorough`: more keys and more starts.
     """
 
     source: Path | str
@@ -39,21 +53,72 @@ class Plan:
     size: int = 32
     seed: int = 0
     thorough: bool = False
+    shield: str = "none"
 
 
 def prepare(plan: Plan, on_progress: OnProgress) -> Material:
-    """Read the pictures and draw which are whose; raises `DataError` and kin."""
-    shape, coordinates, embedding = _reading(plan)
+    """Read the pictures and draw which are whose.
+
+    Raises:
+        ConfigurationError: no such shield, or blocks that do not tile the pictures.
+        DataError: too few pictures, or none.
+        CorruptFileError: the release cannot be read.
+    """
+    manifest = _manifest(plan)
+    shape, side, wanted = _form(plan, manifest)
+    _require_blocks(shape, side)
+    wanted.require_fit(side, shape.channels)
     rng = np.random.default_rng(plan.seed)
-    own, public = _two_sides(plan, shape, on_progress, rng)
+    shielded = wanted.kind != "none" or (manifest is not None and bool(manifest.shield))
+    public = public_count(shape, thorough=plan.thorough, shielded=shielded)
+    counts = kept(plan.images, shape), public
+    own, many = _two_sides(plan, shape, counts, on_progress, rng)
+    shield = (
+        wanted.make(shape, side, moments_of(many, side))
+        if manifest is None
+        else manifest.shield
+    )
+    learned_of = narrow(many) if shield else None
+    coordinates = coordinates_for(shape, side, shield, learned_of, plan.seed)
     return Material(
         own=shares(own),
-        public=shares(public),
+        public=shares(many[: kept(PUBLIC, shape)]),
         coordinates=coordinates,
-        embedding=embedding,
+        embedding=_embedding(plan, coordinates.dimension),
         seed=plan.seed,
         thorough=plan.thorough,
+        many=learned_of,
     )
+
+
+def coordinates_for(
+    shape: Preprocessing,
+    patch_size: int,
+    shield: Shield | None,
+    public: Pictures | None,
+    seed: int,
+) -> Pixels | SentPixels:
+    """How pictures become numbers; what a shield took is learned of public ones."""
+    if shield is None:
+        return Pixels(patch_size, shape.channels, *_scale(shape))
+    sent = SentPixels.of(shape, patch_size, shield)
+    if public is None or hindrance(sent, public):
+        return sent
+    return learned(sent, public, np.random.default_rng((seed, 3)))
+
+
+def kept(count: int, shape: Preprocessing) -> int:
+    """So many pictures, or fewer where they are so large that memory would not do."""
+    numbers = shape.height * shape.width * shape.channels
+    return max(FEWEST, min(count, _NUMBERS // numbers))
+
+
+def public_count(shape: Preprocessing, *, thorough: bool, shielded: bool) -> int:
+    """How many public ones are read: many small ones to learn a shield of."""
+    numbers = shape.height * shape.width * shape.channels
+    if not shielded or numbers > LARGEST:
+        return kept(PUBLIC, shape)
+    return _THOROUGH if thorough else MANY
 
 
 def shares(pixels: np.ndarray) -> Pictures:
@@ -61,59 +126,119 @@ def shares(pixels: np.ndarray) -> Pictures:
     return rearrange(pixels, "n h w c -> n c h w") / 255
 
 
-def _reading(plan: Plan) -> tuple[Preprocessing, Pixels, np.ndarray]:
+def narrow(pixels: np.ndarray) -> Pictures:
+    """The same as `shares` in float32: there may be many."""
+    return rearrange(pixels, "n h w c -> n c h w").astype(np.float32) / 255
+
+
+def _manifest(plan: Plan) -> Manifest | None:
     if plan.release is None:
-        shape = Preprocessing(plan.size, plan.size, 3, (0.0,) * 3, (1.0,) * 3)
-        coordinates = Pixels(plan.patch_size, 3)
+        return None
+    return Manifest.from_bytes(read_file(plan.release / "manifest.json"))
+
+
+def _form(
+    plan: Plan, manifest: Manifest | None
+) -> tuple[Preprocessing, int, ShieldPlan]:
+    """What pictures are made of, their blocks' side, and a shield that is asked for."""
+    wanted = ShieldPlan.parse(plan.shield)
+    if manifest is None:
+        pixels = Preprocessing(plan.size, plan.size, 3, (0.0,) * 3, (1.0,) * 3)
+        return pixels, plan.patch_size, wanted
+    if wanted.kind != "none":
+        raise ConfigurationError("shield: a release has its own, or none")
+    return manifest.preprocessing, manifest.block[0], wanted
+
+
+def _require_blocks(shape: Preprocessing, side: int) -> None:
+    height, width = shape.height, shape.width
+    if height % side or width % side:
+        raise ConfigurationError(
+            f"size: {height}x{width} pixels do not split into {side}x{side} blocks"
+        )
+    if (blocks := height * width // side**2) > _MOST_BLOCKS:
+        raise ConfigurationError(
+            f"patch: expected at most {_MOST_BLOCKS} blocks a picture, got {blocks} of "
+            f"{side}x{side}: take larger ones"
+        )
+
+
+def _scale(
+    shape: Preprocessing,
+) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+    """One number for all channels where pixels stay as they are."""
+    if not any(shape.mean) and all(each == 1 for each in shape.std):
+        return 0.0, 1.0
+    return shape.mean, shape.std
+
+
+def _embedding(plan: Plan, dimension: int) -> np.ndarray:
+    """The release's, or one drawn at random, which is of full rank."""
+    if plan.release is None:
         rng = np.random.default_rng((plan.seed, 1))
-        bound = coordinates.dimension**-0.5
-        drawn = rng.uniform(-bound, bound, (_DRAWN_HIDDEN, coordinates.dimension))
-        return shape, coordinates, drawn
-    manifest = Manifest.from_bytes(read_file(plan.release / "manifest.json"))
-    shape = manifest.preprocessing
-    side = manifest.architecture.patch_size
-    coordinates = Pixels(side, shape.channels, shape.mean, shape.std)
+        bound = dimension**-0.5
+        hidden = max(_DRAWN_HIDDEN, 2 * dimension)
+        return rng.uniform(-bound, bound, (hidden, dimension))
     tensors = load_tensors(plan.release / "embedding.safetensors")
     if len(tensors) != 1:
         raise CorruptFileError(f"embedding: expected one tensor, got {len(tensors)}")
-    return shape, coordinates, flatten_embedding(next(iter(tensors.values())))
+    return flatten_embedding(next(iter(tensors.values())))
 
 
 def _two_sides(
-    plan: Plan, shape: Preprocessing, on_progress: OnProgress, rng: np.random.Generator
+    plan: Plan,
+    shape: Preprocessing,
+    counts: tuple[int, int],
+    on_progress: OnProgress,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The owner's pictures, and public ones of the same kind: never the same ones."""
     if isinstance(plan.source, Path):
-        pixels = _folder(plan.source, shape, on_progress)
-        order = rng.permutation(len(pixels))
-        count = min(plan.images, len(pixels) // 2)
-        return pixels[order[:count]], pixels[order[count : count + PUBLIC]]
-    size = (shape.height, shape.width)
-    sides = [
-        load(plan.source, split, on_progress, size=size, resize=shape.resize).images
-        for split in ("test", "train")
-    ]
-    if sides[0].shape[1:] != (*size, shape.channels):
-        raise DataError(
-            f"{plan.source}: pictures are {sides[0].shape[1:]}, expected "
-            f"{(*size, shape.channels)}: give --size and --patch, or another release"
-        )
-    counts = (plan.images, PUBLIC)
-    return tuple(  # type: ignore[return-value]
-        side[rng.permutation(len(side))[:count]]
-        for side, count in zip(sides, counts, strict=True)
+        return _folder(plan.source, shape, counts, on_progress, rng)
+    splits: tuple[Split, Split] = ("test", "train")
+    own, public = (
+        _drawn(plan.source, (split, count), shape, on_progress, rng)
+        for split, count in zip(splits, counts, strict=True)
     )
+    return own, public
 
 
-def _folder(folder: Path, shape: Preprocessing, on_progress: OnProgress) -> np.ndarray:
+def _drawn(
+    source: str,
+    some: tuple[Split, int],
+    shape: Preprocessing,
+    on_progress: OnProgress,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """So many of a split; those of a fixed size are scaled as an owner's are."""
+    split, count = some
+    loose = Path(source).expanduser().is_dir() or is_own(source)
+    size = (shape.height, shape.width) if loose else None
+    found = load(source, split, on_progress, size=size, resize=shape.resize).images
+    chosen = found[rng.permutation(len(found))[:count]]
+    if chosen.shape[1:] == (shape.height, shape.width, shape.channels):
+        return chosen
+    pictures = (each[..., 0] if each.shape[-1] == 1 else each for each in chosen)
+    return np.stack([fit(Image.fromarray(each), shape) for each in pictures])
+
+
+def _folder(
+    folder: Path,
+    shape: Preprocessing,
+    counts: tuple[int, int],
+    on_progress: OnProgress,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if len(found) < 2 * FEWEST:
         raise DataError(
             f"{folder}: {len(found)} PNG or JPEG files; at least {2 * FEWEST} are "
             "needed, half of them as the attacker's"
         )
+    own = min(counts[0], len(found) // 2)
+    chosen = rng.permutation(len(found))[: own + counts[1]]
     pixels = []
-    for number, path in enumerate(found):
-        pixels.append(read_image(path, shape))
-        on_progress(f"reading {folder.name}", number + 1, len(found))
-    return np.stack(pixels)
+    for number, which in enumerate(chosen):
+        pixels.append(read_image(found[which], shape))
+        on_progress(f"reading {folder.name}", number + 1, len(chosen))
+    return np.stack(pixels[:own]), np.stack(pixels[own:])

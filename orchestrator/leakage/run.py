@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from core.leakage import comparison, default_set
+from core.leakage.bounds import left_out
 from core.leakage.coalitions import Coalition, Member
 from core.leakage.material import Finding, Material, Trace
 from core.leakage.moments import effective_rank
+from core.leakage.schemes.random_orthogonal import NAME
 from core.wire import write_atomically
 from orchestrator.leakage.coalition_rows import as_json, attempts
 from orchestrator.leakage.joined import Joined
 from orchestrator.leakage.page import render, to_json
+from orchestrator.leakage.shield import attack_shield
 
 OnAttack = Callable[[str], None]
 
@@ -29,24 +32,30 @@ def measure(
     findings: list[Finding] = []
     traces: list[Trace] = []
     begun = time.monotonic()
+    skipped = left_out(material)
     for name, attack in ATTACKS.items():
-        for found in attack(material):
+        for found in attack(material) if name not in skipped else ():
             if isinstance(found, Finding):
                 findings.append(found)
             else:
                 traces.append(found)
         on_attack(name)
     blocks = material.coordinates.blocks(material.public)
+    height, width = material.own.shape[2:]
     report = {
         "data": title,
         "lower_bound": LOWER_BOUND,
         "images": len(material.own),
         "public_images": len(material.public),
+        "height": height,
+        "width": width,
+        "patch_size": material.coordinates.patch_size,
         "dimension": material.coordinates.dimension,
         "effective_rank": effective_rank(blocks),
         "seed": material.seed,
-        "attacks": [_row(each) for each in findings],
+        "attacks": [_row(each, material) for each in findings],
         "traces": [asdict(each) for each in traces],
+        "left_out": [{"name": name, "why": why} for name, why in skipped.items()],
         # Not measured: null, not an empty table. Coalitions need a federation.
         "federation": None,
         "coalitions": None,
@@ -54,6 +63,16 @@ def measure(
         "seconds": round(time.monotonic() - begun, 1),
     }
     return report, findings
+
+
+def see_through(material: Material, report: dict[str, Any]) -> list[Finding]:
+    """Attack the shield, if any, with its key; fill the report's `shield`."""
+    begun = time.monotonic()
+    facts, findings = attack_shield(material)
+    rows = [_row(each, material) for each in findings]
+    report["shield"] = {**facts, "attacks": rows}
+    report["seconds"] = round(report["seconds"] + time.monotonic() - begun, 1)
+    return findings
 
 
 def join(joined: Joined, report: dict[str, Any], on_row: OnAttack) -> list[Coalition]:
@@ -80,22 +99,31 @@ def write(
     report: dict[str, Any],
     findings: list[Finding],
     joined: Sequence[Coalition] = (),
+    behind: Sequence[Finding] = (),
 ) -> Path:
-    """Write both files and return the page's path."""
+    """Write both files and return the page's path; `behind` are the shield's."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "leakage.json", to_json(report), mode=0o600)
     page = folder / "leakage.html"
     # It shows the owner's pictures: for the owner alone.
-    write_atomically(page, render(report, findings, joined).encode(), mode=0o600)
+    text = render(report, findings, joined, behind)
+    write_atomically(page, text.encode(), mode=0o600)
     return page
 
 
-def _row(found: Finding) -> dict[str, Any]:
+def _row(found: Finding, material: Material) -> dict[str, Any]:
     measured = {k: round(v, 4) for k, v in asdict(found.fidelity).items()}
     return {
         "name": found.name,
-        "scheme": found.scheme,
+        "scheme": _scheme(found, material),
         "setting": found.setting,
         **measured,
         "assumes": found.assumes,
     }
+
+
+def _scheme(found: Finding, material: Material) -> str:
+    """Ours is under the shield."""
+    if material.shield is None or found.scheme != NAME:
+        return found.scheme
+    return f"{NAME}, {material.shield.spec}"

@@ -54,7 +54,7 @@ class Shielded:
         return plain_logits(release, pixels, RepeatedEntropy(draws))
 
 
-@pytest.fixture(scope="module", params=["highpass:1", "noise:0.2"])
+@pytest.fixture(scope="module", params=["highpass:1", "noise:0.2", "magnitude:1"])
 def federation(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shielded]:

@@ -1,5 +1,6 @@
 """A scheme that multiplies every block by one secret orthogonal matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,11 +63,16 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockKey:
-    """One key of a scheme: `y = A x` for every block, in the scheme's coordinates."""
+    """One key of a scheme: `y = A x` for every block, in the scheme's coordinates.
+
+    `sent` makes the blocks that it is applied to, where that is not for the coordinates
+    alone to say: noise is drawn anew for every picture.
+    """
 
     scheme: str
     coordinates: Coordinates
     matrix: Matrix = field(repr=False)
+    sent: Callable[[Pictures], Blocks] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         expected = (self.coordinates.dimension,) * 2
@@ -77,7 +83,7 @@ class BlockKey:
 
     def encrypt(self, pictures: Pictures) -> Blocks:
         """Return the transformed blocks of pictures from 0 to 1."""
-        return self.coordinates.blocks(pictures) @ self.matrix.T
+        return (self.sent or self.coordinates.blocks)(pictures) @ self.matrix.T
 
     def decrypt(self, blocks: Blocks) -> Pictures:
         """Undo `encrypt`."""

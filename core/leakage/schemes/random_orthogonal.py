@@ -4,16 +4,23 @@ The keys are Haar-distributed, as the key holder's are (`core.orthogonal`), but 
 from NumPy's generator: thousands are needed, and none is a secret.
 """
 
+from functools import partial
+
 import numpy as np
 
 from core.leakage.schemes.block_key import BlockKey, Coordinates, Matrix
+from core.leakage.sent_pixels import SentPixels
 
 NAME = "random orthogonal"
 
 
 def draw(coordinates: Coordinates, rng: np.random.Generator) -> BlockKey:
-    """Draw a key."""
-    return BlockKey(NAME, coordinates, haar(coordinates.dimension, rng))
+    """Draw a key; under a shield with noise it draws that for every picture, too."""
+    matrix = haar(coordinates.dimension, rng)
+    if isinstance(coordinates, SentPixels) and coordinates.noisy:
+        (noise,) = rng.spawn(1)
+        return BlockKey(NAME, coordinates, matrix, partial(coordinates.sent, rng=noise))
+    return BlockKey(NAME, coordinates, matrix)
 
 
 def haar(dimension: int, rng: np.random.Generator) -> Matrix:

@@ -106,7 +106,7 @@ def test_an_identity_names_federation_organisation_and_role() -> None:
         (
             "models",
             [{"name": "convmixer", "provider": "nobody", "shield": "blur:3"}],
-            "models.0.shield: .*highpass:K or noise:SIGMA, got 'blur:3'",
+            "models.0.shield: .*noise:SIGMA or magnitude:K, got 'blur:3'",
         ),
     ],
 )

@@ -12,12 +12,13 @@ from core.convmixer import initialise, take_apart
 from core.datasets import load
 from core.errors import DataError, KeymixerError, NotFound
 from core.keys import BlockKey, derive_key
-from core.leakage.coalitions import HELD, NOTHING, Member
+from core.leakage.coalitions import HELD, NOTHING, WITH_KEY, Member
 from core.leakage.held import KeyName
 from core.manifest import Manifest
 from core.orthogonal import GENERATOR
 from core.preprocessing import Preprocessing
 from core.rpc.identity import INFERENCE_SERVER, KEY_HOLDER, MODEL_PROVIDER
+from core.shield import Shield, shielded
 from core.statements import IssueStatement
 from core.transform import embedding_digest, transform_embedding
 from core.wire import file_digest, save_tensors
@@ -33,6 +34,7 @@ from parties.key_holder.identities import KeyIdentity
 from parties.key_holder.opening import open_store
 from parties.key_holder.settings import Settings
 from parties.model_provider.held import secrets_held as provider_holds
+from tests.shields import shield_named
 
 SCENARIO = Path(__file__).parents[3] / "deploy" / "scenarios" / "digits.yaml"
 OWNERS = ("post-office", "savings-bank", "archive")
@@ -40,30 +42,37 @@ SIZES = Architecture(
     hidden=16, depth=1, patch_size=2, channels=1, height=8, width=8, classes=10
 )
 
+DIGITS = Preprocessing(8, 8, 1, (0.3,), (0.35,))
+
 
 class Made:
     """A workspace in which every party was left what a run leaves it."""
 
-    def __init__(self, runs: Path, *, public: bool = False) -> None:
+    def __init__(
+        self, runs: Path, *, public: bool = False, shield: Shield | None = None
+    ) -> None:
+        self.sizes = shielded(SIZES, shield)
+        self.block = self.sizes.patch_size, self.sizes.channels
         self.workspace: Workspace = create_workspace(runs, SCENARIO)
         federation = self.workspace.federation
         provider = self.workspace.folder(federation.only(MODEL_PROVIDER))
         release = provider / "releases" / "digits"
         release.mkdir(parents=True)
-        self.embedding, backbone = take_apart(initialise(SIZES, 0))
+        self.embedding, backbone = take_apart(initialise(self.sizes, 0))
         save_tensors(release / "embedding.safetensors", {"weight": self.embedding})
         save_tensors(release / "backbone.safetensors", backbone)
         self.release = release
         self.manifest = Manifest(
             name="digits",
-            architecture=SIZES,
-            preprocessing=Preprocessing(8, 8, 1, (0.3,), (0.35,)),
+            architecture=self.sizes,
+            preprocessing=DIGITS,
             classes=tuple("0123456789"),
             metrics={},
             lineage={},
             embedding_digest=file_digest(release / "embedding.safetensors"),
             backbone_digest=file_digest(release / "backbone.safetensors"),
             public_embedding=public,
+            shield=shield,
         )
         self.store = ModelStore(self.workspace.server_folder(INFERENCE_SERVER))
         content = (release / "backbone.safetensors").read_bytes()
@@ -89,14 +98,18 @@ class Made:
             for owner in OWNERS:
                 spiffe, key_id = str(self.workspace.owner(owner)), f"{owner}.digits"
                 vault.create_key(
-                    KeyIdentity(key_id, 1, spiffe, "digits", GENERATOR, 2, 1)
+                    KeyIdentity(key_id, 1, spiffe, "digits", GENERATOR, *self.block)
                 )
                 with vault.open_seed(key_id, 1) as seed:
-                    facts = KeyFacts(key_id, 1, "digits", GENERATOR, 2, 1)
+                    facts = KeyFacts(key_id, 1, "digits", GENERATOR, *self.block)
                     home = self.workspace.owner_folder(owner)
                     Keyring(home).add(facts, bytes(seed))
                     key = derive_key(
-                        seed, key_id=key_id, version=1, patch_size=2, channels=1
+                        seed,
+                        key_id=key_id,
+                        version=1,
+                        patch_size=self.block[0],
+                        channels=self.block[1],
                     )
                 self._issue(spiffe, key)
                 found.append((KeyName(spiffe, key_id, 1), key))
@@ -108,7 +121,7 @@ class Made:
         save_tensors(file, {"weight": issued})
         digest = embedding_digest(issued).hex()
         statement = IssueStatement(
-            key.key_id, 1, owner, "digits", 1, digest, 2, 1, SIZES.hidden
+            key.key_id, 1, owner, "digits", 1, digest, *self.block, SIZES.hidden
         )
         self.store.save_issue(statement.to_bytes(), b"-", file.read_bytes(), owner)
         file.unlink()
@@ -177,6 +190,25 @@ def test_the_table_of_a_run(made: Made) -> None:
     assert not of[owner,]["key"]["recovered"]
     assert words(of[owner,])["pictures"] == "nothing to open"
     assert words(of["key holder",])["leaked"] == "yes: SSIM 1.000"
+
+
+@pytest.mark.parametrize("spec", ["highpass:1", "noise:0.3"])
+def test_whoever_has_the_key_still_has_no_more_than_a_shield_leaves(
+    spec: str, tmp_path: Path
+) -> None:
+    """The pictures are estimated from all of their blocks, and are not the owner's."""
+    shield = shield_named(spec, load("digits", "train").images, DIGITS, 2)
+    joined = read_run(plan(Made(tmp_path, shield=shield)), nothing)
+    rows = [as_json(row) for row in attempts(joined)]
+    of = {tuple(row["members"]): row for row in rows if not row["recorded"]}
+    both = of["key holder", "inference server"]
+
+    assert joined.material.shield == shield
+    assert both["key"]["recovered"]
+    assert both["pictures"]["by"] == WITH_KEY
+    assert 0.3 < both["pictures"]["ssim"] < 0.98
+    best = max(row["pictures"]["ssim"] or 0 for row in rows)
+    assert best < both["pictures"]["ssim"] + 0.05
 
 
 def test_another_owner_can_be_named(made: Made) -> None:

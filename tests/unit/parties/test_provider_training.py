@@ -55,7 +55,7 @@ def trained_with(data: tuple[Dataset, Dataset], seed: int | None) -> Trained:
     return train(data, plan, lambda _: None, lambda _: None)
 
 
-@pytest.mark.parametrize("spec", ["highpass:1", "noise:0.1"])
+@pytest.mark.parametrize("spec", ["highpass:1", "noise:0.1", "magnitude:1"])
 def test_a_shielded_model_reads_what_the_shield_leaves_and_its_release_says_so(
     data: tuple[Dataset, Dataset], spec: str
 ) -> None:
