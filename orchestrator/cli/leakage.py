@@ -71,7 +71,7 @@ def leakage(
         str,
         typer.Option(
             help="Without a release: what is removed or drowned before the key: "
-            "highpass:K or noise:SIGMA."
+            "highpass:K, magnitude:K or noise:SIGMA."
         ),
     ] = "none",
     seed: Annotated[int, typer.Option(min=0, help="Fixes every key and start.")] = 0,
