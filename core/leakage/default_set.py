@@ -1,6 +1,6 @@
 """The attacks that `keymixer leakage` runs on our transform, weakest means first."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from core.leakage import (
     two_keys,
 )
 from core.leakage.colour_signs import Colours
-from core.leakage.fidelity import Pictures
+from core.leakage.fidelity import Pictures, fidelity
 from core.leakage.material import Finding, Material, Trace, finding
 from core.leakage.moments import BlockPrior, flat
 from core.leakage.schemes import random_orthogonal as ours
@@ -99,20 +99,34 @@ def ciphertext_only(material: Material) -> Iterator[Finding]:
         hidden = [ours.draw(coordinates, rng).encrypt(group) for group in groups]
         guesses = attacker.attack(hidden, starts, rng)
         recovered = [
-            coordinates.pictures(
-                blocks @ colours.choose(guess.matrix, blocks, coordinates.pictures).T
-            )
-            for guess, blocks in zip(guesses, hidden, strict=True)
+            _decrypted(material, colours, guess.matrix, pair)
+            for guess, *pair in zip(guesses, groups, hidden, strict=True)
         ]
+        eye = "; which of eight colourings, by eye" if material.shield else ""
         yield finding(
             "ciphertext only",
             ours.NAME,
             f"{count} seen under each of {keys} keys",
-            "public pictures; no key, no model, no plaintext",
+            f"public pictures; no key, no model, no plaintext{eye}",
             original=np.concatenate(groups),
             seen=_looks(material, np.concatenate(hidden)),
             recovered=np.concatenate(recovered),
         )
+
+
+def _decrypted(
+    material: Material, colours: Colours, matrix: np.ndarray, pair: Sequence[np.ndarray]
+) -> Pictures:
+    """Of the colours that a guess leaves open, those that occur most often.
+
+    What a shield leaves has none to count: there the closest to the original is taken,
+    as whoever looks would. `pair` are pictures, and what they became.
+    """
+    (original, hidden), to_pictures = pair, material.coordinates.pictures
+    if material.shield is None:
+        return to_pictures(hidden @ colours.choose(matrix, hidden, to_pictures).T)
+    versions = [to_pictures(hidden @ each.T) for each in colours.mirrored(matrix)]
+    return max(versions, key=lambda each: fidelity(original, each).ssim)
 
 
 def gallery(material: Material) -> Iterator[Found]:

@@ -237,7 +237,8 @@ def _material(
     size = (shape.height, shape.width)
     loaded = load(spec, "train", on_progress, size=size, resize=shape.resize).images
     rng = np.random.default_rng((plan.seed, 201))
-    count = public_count(shape, plan.thorough, shielded=manifest.shield is not None)
+    shielded = manifest.shield is not None
+    count = public_count(shape, shielded=shielded)
     chosen = loaded[rng.permutation(len(loaded))[:count]]
     side, shield = manifest.block[0], manifest.shield
     many = narrow(chosen) if shield else None

@@ -28,8 +28,7 @@ from core.wire import load_tensors, read_file
 # An attacker's public pictures: more of them change the figures little; those that a
 # shield is learned from, where they are small, of which more do help.
 PUBLIC: Final = 1000
-MANY: Final = 5_000
-_THOROUGH: Final = 20_000
+MANY: Final = 20_000
 # On either side no more numbers than a hundred pictures of 224x224 in colour.
 _NUMBERS: Final = 100 * 3 * 224 * 224
 # Of a picture: each is compared with every other.
@@ -70,8 +69,7 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
     wanted.require_fit(side, shape.channels)
     rng = np.random.default_rng(plan.seed)
     shielded = wanted.kind != "none" or (manifest is not None and bool(manifest.shield))
-    public = public_count(shape, thorough=plan.thorough, shielded=shielded)
-    counts = kept(plan.images, shape), public
+    counts = kept(plan.images, shape), public_count(shape, shielded=shielded)
     own, many = _two_sides(plan, shape, counts, on_progress, rng)
     shield = (
         wanted.make(shape, side, moments_of(many, side))
@@ -113,12 +111,12 @@ def kept(count: int, shape: Preprocessing) -> int:
     return max(FEWEST, min(count, _NUMBERS // numbers))
 
 
-def public_count(shape: Preprocessing, *, thorough: bool, shielded: bool) -> int:
+def public_count(shape: Preprocessing, *, shielded: bool) -> int:
     """How many public ones are read: many small ones to learn a shield of."""
     numbers = shape.height * shape.width * shape.channels
     if not shielded or numbers > LARGEST:
         return kept(PUBLIC, shape)
-    return _THOROUGH if thorough else MANY
+    return MANY
 
 
 def shares(pixels: np.ndarray) -> Pictures:

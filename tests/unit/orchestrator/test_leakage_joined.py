@@ -1,11 +1,13 @@
 """A run's folder, filled by each party's own code, and read as its parties could."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from core.architecture import Architecture
 from core.convmixer import initialise, take_apart
@@ -22,6 +24,7 @@ from core.shield import Shield, shielded
 from core.statements import IssueStatement
 from core.transform import embedding_digest, transform_embedding
 from core.wire import file_digest, save_tensors
+from orchestrator.cli.__main__ import build
 from orchestrator.leakage.coalition_rows import as_json, attempts, words
 from orchestrator.leakage.joined import RunPlan, find_run, read_run
 from orchestrator.simulation.workspace import Workspace, create_workspace
@@ -209,6 +212,20 @@ def test_whoever_has_the_key_still_has_no_more_than_a_shield_leaves(
     assert 0.3 < both["pictures"]["ssim"] < 0.98
     best = max(row["pictures"]["ssim"] or 0 for row in rows)
     assert best < both["pictures"]["ssim"] + 0.05
+
+
+def test_the_command_attacks_a_run_behind_its_shield(tmp_path: Path) -> None:
+    shield = shield_named("highpass:1", load("digits", "train").images, DIGITS, 2)
+    made = Made(tmp_path, shield=shield)
+    out = ["--out", str(tmp_path / "out"), "--images", "12"]
+
+    done = CliRunner().invoke(build(), ["leakage", str(made.workspace.root), *out])
+
+    assert done.exit_code == 0, done.output
+    assert "3 of 4 numbers a block" in done.output
+    report = json.loads((tmp_path / "out" / "leakage.json").read_text())
+    assert report["shield"]["spec"] == "highpass:1"
+    assert len(report["coalitions"]) == 17
 
 
 def test_another_owner_can_be_named(made: Made) -> None:

@@ -60,10 +60,9 @@ def released(folder: Path, spec: str) -> Shield:
 
 @pytest.fixture(scope="module")
 def few() -> Iterator[None]:
-    """Not five thousand public pictures: these tests are quick."""
+    """Not twenty thousand public pictures: these tests are quick."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pictures, "MANY", 128)
-        patched.setattr(pictures, "_THOROUGH", 128)
         yield
 
 
@@ -128,7 +127,8 @@ def test_without_a_shield_the_key_opens_everything(tmp_path: Path) -> None:
 
     assert (facts["spec"], facts["variance_left"]) == ("none", 1.0)
     assert (facts["numbers"], facts["sent"]) == (12, 12)
-    assert (row.name, row.fidelity.ssim) == (KEY, pytest.approx(1.0))
+    assert row.name == KEY
+    assert row.fidelity.ssim == pytest.approx(1.0)
 
 
 def test_a_shield_can_be_tried_before_training(few: None) -> None:
@@ -177,6 +177,6 @@ def test_large_pictures_are_fewer() -> None:
 
     assert kept(500, photo) == 100
     assert kept(24, photo) == 24
-    assert public_count(photo, thorough=True, shielded=True) == 100
-    assert public_count(DIGITS, thorough=False, shielded=False) == pictures.PUBLIC
-    assert public_count(DIGITS, thorough=False, shielded=True) == pictures.MANY
+    assert public_count(photo, shielded=True) == 100
+    assert public_count(DIGITS, shielded=False) == pictures.PUBLIC
+    assert public_count(DIGITS, shielded=True) == pictures.MANY
