@@ -67,7 +67,7 @@ def test_a_shielded_model_reads_what_the_shield_leaves_and_its_release_says_so(
 
     assert manifest.shield is not None
     assert (manifest.shield.spec, manifest.block) == (spec, (2, 1))
-    assert manifest.architecture.channels == {"h": 3, "n": 4}[spec[0]]
+    assert manifest.architecture.channels == {"h": 3, "n": 4, "m": 3}[spec[0]]
     assert (manifest.architecture.patch_size, manifest.architecture.height) == (1, 4)
     found = plain_logits(release, data[1].images, fixed_draw())
     again = plain_logits(release, data[1].images, fixed_draw())
