@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from core.errors import DataError, ShapeError
+from core.leakage.crowd import Crowd
 from core.leakage.fidelity import WINDOW, Fidelity, Pictures, fidelity
 from core.leakage.schemes.block_key import Pixels
+from core.leakage.served import Served
 
 # So many pictures are kept to be shown, and so many are the fewest to attack.
 SHOWN = 4
@@ -19,7 +21,8 @@ class Material:
     """An owner's pictures, an attacker's, the way to numbers, and an embedding [h, D].
 
     Pictures are from 0 to 1. `seed` fixes every key and every start; `thorough` asks
-    for more of both, where figures are to be compared.
+    for more of both, where figures are to be compared. `served` and `crowd`, more public
+    pictures, are for attacks that learn; None: there is none.
     """
 
     own: Pictures = field(repr=False)
@@ -28,6 +31,8 @@ class Material:
     embedding: Float[np.ndarray, "hidden d"] = field(repr=False)
     seed: int = 0
     thorough: bool = False
+    served: Served | None = field(default=None, repr=False)
+    crowd: Crowd | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, pictures in (("own", self.own), ("public", self.public)):

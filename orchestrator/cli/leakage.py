@@ -71,7 +71,11 @@ def leakage(
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = RUNS,
     thorough: Annotated[
         bool,
-        typer.Option("--thorough", help="More keys and starts: for figures, minutes."),
+        typer.Option(
+            "--thorough",
+            help="More keys and starts, and attacks that learn: for figures; many "
+            "minutes.",
+        ),
     ] = False,
     out: Annotated[
         Path, typer.Option("--out", help="Where leakage.json and .html go.")
@@ -99,13 +103,14 @@ def leakage(
             from orchestrator.leakage.joined import RunPlan
 
             run = _run_of(source, runs, console)
-            report, page = _attack_run(RunPlan(run, owner, data, images, seed), out)
+            plan = RunPlan(run, owner, data, images, seed, thorough)
+            report, page = _attack_run(plan, out)
         else:
             from orchestrator.leakage.pictures import Plan
 
             what = source or str(data)
-            plan = Plan(what, release, images, patch, size, seed, thorough)
-            report, page = _attack_pictures(plan, out)
+            wanted = Plan(what, release, images, patch, size, seed, thorough)
+            report, page = _attack_pictures(wanted, out)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     if json_:
@@ -154,6 +159,8 @@ def _attack_run(plan: "RunPlan", out: Path) -> tuple[dict[str, Any], Path]:
 
 def _print(report: Mapping[str, Any]) -> None:
     print_rows("Recovered", report["attacks"], _COLUMNS, as_json=False)
+    for each in report["left_out"]:
+        say(f"Not run: {each['name']}: {each['why']}")
     if report["coalitions"]:
         from orchestrator.leakage.coalition_rows import COLUMNS, words
 

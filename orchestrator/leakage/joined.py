@@ -22,6 +22,7 @@ from core.leakage.held import Held, KeyName
 from core.leakage.material import FEWEST, Material
 from core.leakage.moments import Blocks
 from core.leakage.schemes.block_key import Pixels
+from core.leakage.served import Served
 from core.manifest import Manifest
 from core.rpc.identity import (
     DATA_OWNER,
@@ -30,6 +31,7 @@ from core.rpc.identity import (
     MODEL_PROVIDER,
     SpiffeId,
 )
+from orchestrator.leakage.crowds import MOST, crowd_of, labels_for
 from orchestrator.leakage.pictures import PUBLIC, shares
 from orchestrator.simulation.workspace import Workspace, open_workspace
 
@@ -52,6 +54,7 @@ class RunPlan:
     public: str | None = None
     images: int = 24
     seed: int = 0
+    thorough: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +99,7 @@ def read_run(plan: RunPlan, on_progress: OnProgress) -> Joined:
     )
     spec = plan.public or folders.workspace.federation.simulation.data
     return Joined(
-        _material(plan, spec, manifest, victim, on_progress),
+        _material(plan, spec, (manifest, folders.rest(manifest)), victim, on_progress),
         holdings,
         victim,
         [seen[names[0]][i : i + 1] for i in range(min(_LEAKED, len(victim.pictures)))],
@@ -149,6 +152,12 @@ class _Folders:
                     return manifest, held
                 raise DataError(f"{model} has a shield, which is not measured here")
         raise DataError(f"{self.workspace.root}: {model} is issued under no key")
+
+    def rest(self, manifest: Manifest) -> Served:
+        """What the server has of the model but for embeddings."""
+        folder = self.workspace.server_folder(INFERENCE_SERVER)
+        tensors = self.parties[INFERENCE_SERVER].backbone_held(folder, manifest)
+        return Served(manifest.architecture, tensors)
 
     def in_order(self, server: Held, owner: str | None) -> list[KeyName]:
         """The victim's newest key, that of who joins the others, and all others'."""
@@ -224,20 +233,27 @@ def _facts(
 def _material(
     plan: RunPlan,
     spec: str,
-    manifest: Manifest,
+    model: tuple[Manifest, Served],
     victim: Victim,
     on_progress: OnProgress,
 ) -> Material:
+    manifest, served = model
     shape = manifest.preprocessing
     size = (shape.height, shape.width)
-    loaded = load(spec, "train", on_progress, size=size, resize=shape.resize).images
+    loaded = load(spec, "train", on_progress, size=size, resize=shape.resize)
     rng = np.random.default_rng((plan.seed, 201))
+    chosen = rng.permutation(len(loaded))[: MOST if plan.thorough else PUBLIC]
+    public, labels = loaded.images[chosen], labels_for(manifest, loaded)
+    known = None if labels is None else labels[chosen]
     return Material(
         own=victim.pictures,
-        public=shares(loaded[rng.permutation(len(loaded))[:PUBLIC]]),
+        public=shares(public[:PUBLIC]),
         coordinates=Pixels(
             manifest.architecture.patch_size, shape.channels, shape.mean, shape.std
         ),
         embedding=victim.embedding,
         seed=plan.seed,
+        thorough=plan.thorough,
+        served=served,
+        crowd=crowd_of(public, known) if plan.thorough else None,
     )

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from einops import rearrange
 
-from core.datasets import OnProgress, load
+from core.datasets import Dataset, OnProgress, load
 from core.datasets.files import SUFFIXES, read_image
 from core.errors import CorruptFileError, DataError
 from core.leakage.fidelity import Pictures
@@ -17,6 +17,7 @@ from core.manifest import Manifest
 from core.preprocessing import Preprocessing
 from core.transform import flatten_embedding
 from core.wire import load_tensors, read_file
+from orchestrator.leakage.crowds import MOST, crowd_of, labels_for, served_by
 
 # An attacker's public pictures: more of them change the figures little.
 PUBLIC: Final = 1000
@@ -29,7 +30,7 @@ class Plan:
 
     `images` of the owner's are attacked. Without a release, pixels from 0 to 1 in
     blocks of `patch_size`, pictures of `size` x `size`, and an embedding drawn at
-    random. `thorough`: more keys and more starts.
+    random. `thorough`: more keys and more starts, and attacks that learn.
     """
 
     source: Path | str
@@ -45,14 +46,16 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
     """Read the pictures and draw which are whose; raises `DataError` and kin."""
     shape, coordinates, embedding = _reading(plan)
     rng = np.random.default_rng(plan.seed)
-    own, public = _two_sides(plan, shape, on_progress, rng)
+    own, public, labels = _two_sides(plan, shape, on_progress, rng)
     return Material(
         own=shares(own),
-        public=shares(public),
+        public=shares(public[:PUBLIC]),
         coordinates=coordinates,
         embedding=embedding,
         seed=plan.seed,
         thorough=plan.thorough,
+        served=None if plan.release is None else served_by(plan.release),
+        crowd=crowd_of(public, labels) if plan.thorough else None,
     )
 
 
@@ -81,27 +84,36 @@ def _reading(plan: Plan) -> tuple[Preprocessing, Pixels, np.ndarray]:
 
 def _two_sides(
     plan: Plan, shape: Preprocessing, on_progress: OnProgress, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The owner's pictures, and public ones of the same kind: never the same ones."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The owner's pictures, and public ones of the same kind: never the same ones.
+
+    With labels, if they are a model's classes.
+    """
     if isinstance(plan.source, Path):
         pixels = _folder(plan.source, shape, on_progress)
         order = rng.permutation(len(pixels))
         count = min(plan.images, len(pixels) // 2)
-        return pixels[order[:count]], pixels[order[count : count + PUBLIC]]
+        return pixels[order[:count]], pixels[order[count:]], None
     size = (shape.height, shape.width)
-    sides = [
-        load(plan.source, split, on_progress, size=size, resize=shape.resize).images
+    test, training = (
+        load(plan.source, split, on_progress, size=size, resize=shape.resize)
         for split in ("test", "train")
-    ]
-    if sides[0].shape[1:] != (*size, shape.channels):
+    )
+    if test.images.shape[1:] != (*size, shape.channels):
         raise DataError(
-            f"{plan.source}: pictures are {sides[0].shape[1:]}, expected "
+            f"{plan.source}: pictures are {test.images.shape[1:]}, expected "
             f"{(*size, shape.channels)}: give --size and --patch, or another release"
         )
-    counts = (plan.images, PUBLIC)
-    return tuple(  # type: ignore[return-value]
-        side[rng.permutation(len(side))[:count]]
-        for side, count in zip(sides, counts, strict=True)
+    own = test.images[rng.permutation(len(test))[: plan.images]]
+    chosen = rng.permutation(len(training))[: MOST if plan.thorough else PUBLIC]
+    labels = None if plan.release is None else _labels(plan.release, training)
+    known = None if labels is None else labels[chosen]
+    return own, training.images[chosen], known
+
+
+def _labels(release: Path, public: Dataset) -> np.ndarray | None:
+    return labels_for(
+        Manifest.from_bytes(read_file(release / "manifest.json")), public
     )
 
 
