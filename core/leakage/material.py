@@ -21,8 +21,8 @@ class Material:
     """An owner's pictures, an attacker's, the way to numbers, and an embedding [h, D].
 
     Pictures are from 0 to 1. `seed` fixes every key and every start; `thorough` asks
-    for more of both, where figures are to be compared. `served` and `crowd`, more public
-    pictures, are for attacks that learn; None: there is none.
+    for more of both, where figures are to be compared. `served` and `crowd` are
+    for attacks that learn, `crowd` being more public pictures; None: there is none.
     """
 
     own: Pictures = field(repr=False)

@@ -52,6 +52,7 @@ def recover(
     coordinates: Coordinates,
     view: View,
     training: Training,
+    *,
     on_step: OnStep = lambda *_: None,
 ) -> Pictures:
     """Return what a network makes of blocks under keys that it was not trained with.

@@ -1,4 +1,4 @@
-"""What attacks that learn have: public pictures in numbers, and a release's backbone."""
+"""What attacks that learn have: many public pictures, and a release's backbone."""
 
 from pathlib import Path
 from typing import Final

@@ -112,9 +112,7 @@ def _two_sides(
 
 
 def _labels(release: Path, public: Dataset) -> np.ndarray | None:
-    return labels_for(
-        Manifest.from_bytes(read_file(release / "manifest.json")), public
-    )
+    return labels_for(Manifest.from_bytes(read_file(release / "manifest.json")), public)
 
 
 def _folder(folder: Path, shape: Preprocessing, on_progress: OnProgress) -> np.ndarray:

@@ -146,7 +146,7 @@ def test_a_release_is_attacked_as_it_reads_pictures(
     assert material.crowd is None
 
 
-.mark.parametrize(("classes", "labelled"), [("ab", True), ("cd", False)])
+@pytest.mark.parametrize(("classes", "labelled"), [("ab", True), ("cd", False)])
 def test_labels_are_the_models_own_or_none(
     tmp_path: Path, classes: str, *, labelled: bool
 ) -> None:

@@ -17,11 +17,18 @@ from core.leakage.schemes.random_orthogonal import draw
 from core.leakage.served import Served
 
 SIZES = Architecture(
-    hidden=32, depth=1, kernel_size=3, patch_size=2, height=16, width=16, classes=4
+    hidden=16,
+    depth=1,
+    kernel_size=3,
+    patch_size=2,
+    channels=1,
+    height=16,
+    width=16,
+    classes=4,
 )
 OWN = 40
 QUICK = Search(
-    starts=2, kept=1, begun=120, tried=30, steps=60, batch=64, judged=64, blocks=1024
+    starts=4, kept=1, begun=80, tried=30, steps=30, batch=64, judged=64, blocks=512
 )
 
 
@@ -48,81 +55,91 @@ def _best(model: ConvMixer, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def provider(pictures: Pictures) -> Provider:
-    return Provider(pictures[OWN:], seed=0)
+def grey(pictures: Pictures) -> Pictures:
+    """Four numbers a block: few starts find the key."""
+    return pictures.mean(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def provider(grey: Pictures) -> Provider:
+    return Provider(grey[OWN:], seed=0)
 
 
 def attacked(
     provider: Provider,
-    pictures: Pictures,
+    grey: Pictures,
     *,
     served: Served | None = None,
     labelled: bool = True,
 ) -> Fidelity:
     """What the guess makes of transformed pictures that the attack has not seen."""
-    coordinates = Pixels(2, 3)
+    coordinates = Pixels(2, 1)
     key = draw(coordinates, np.random.default_rng(7))
-    public = coordinates.blocks(pictures[OWN:])
+    public = coordinates.blocks(grey[OWN:])
     labels = provider.labels if labelled else None
     issued = provider.embedding @ key.matrix.T
     guess = recover_key(issued, served or provider.served, (public, labels), QUICK)[0]
-    hidden = key.encrypt(pictures[:OWN])
-    return fidelity(pictures[:OWN], coordinates.pictures(hidden @ guess.matrix))
+    hidden = key.encrypt(grey[:OWN])
+    return fidelity(grey[:OWN], coordinates.pictures(hidden @ guess.matrix))
 
 
 def test_the_model_alone_gives_a_key_that_opens_pictures(
-    provider: Provider, pictures: Pictures
+    provider: Provider, grey: Pictures
 ) -> None:
-    assert attacked(provider, pictures).ssim > 0.8
+    assert attacked(provider, grey).ssim > 0.8
 
 
 def test_statistics_are_enough_without_labels(
-    provider: Provider, pictures: Pictures
+    provider: Provider, grey: Pictures
 ) -> None:
-    assert attacked(provider, pictures, labelled=False).ssim > 0.8
+    assert attacked(provider, grey, labelled=False).ssim > 0.8
 
 
 def test_another_models_statistics_give_no_key(
-    provider: Provider, pictures: Pictures
+    provider: Provider, grey: Pictures
 ) -> None:
     """The assumption taken away: what follows the embedding is not its own."""
-    other = Provider(pictures[OWN:], seed=1).served
+    other = Provider(grey[OWN:], seed=1).served
 
-    assert attacked(provider, pictures, served=other).ssim < 0.5
+    assert attacked(provider, grey, served=other).ssim < 0.5
 
 
 def test_guesses_are_orthogonal_and_the_best_is_first(
-    provider: Provider, pictures: Pictures
+    provider: Provider, grey: Pictures
 ) -> None:
-    public = Pixels(2, 3).blocks(pictures[OWN:])
+    public = Pixels(2, 1).blocks(grey[OWN:])
     told: list[float] = []
     plan = replace(QUICK, kept=2, begun=2, tried=2, steps=2)
 
     found, again = (
-        recover_key(provider.embedding, provider.served, (public, None), plan, told.append)
+        recover_key(
+            provider.embedding, provider.served, (public, None), plan, told.append
+        )
         for _ in range(2)
     )
 
     assert found[0].loss <= found[1].loss
-    assert found[0].matrix @ found[0].matrix.T == pytest.approx(np.eye(12), abs=1e-6)
+    assert found[0].matrix @ found[0].matrix.T == pytest.approx(np.eye(4), abs=1e-6)
     assert len(told) == 2 * (2 + 2)
     assert np.array_equal(found[0].matrix, again[0].matrix)
 
 
 def test_starts_are_of_either_determinant() -> None:
-    determinants = [np.linalg.det(each) for each in _starts(12, replace(QUICK, starts=6))]
+    determinants = [
+        np.linalg.det(each) for each in _starts(4, replace(QUICK, starts=6))
+    ]
 
     assert determinants == pytest.approx([1, -1, 1, -1, 1, -1])
 
 
 def test_too_few_pictures_and_another_models_blocks_are_refused(
-    provider: Provider, pictures: Pictures
+    provider: Provider, grey: Pictures
 ) -> None:
-    blocks = Pixels(2, 3).blocks(pictures[:20])
+    blocks = Pixels(2, 1).blocks(grey[:20])
 
     with pytest.raises(DataError, match="128 public pictures, got 20"):
         recover_key(provider.embedding, provider.served, (blocks, None), QUICK)
-    with pytest.raises(ShapeError, match="blocks of 12"):
-        recover_key(provider.embedding[:, :8], provider.served, (blocks, None), QUICK)
+    with pytest.raises(ShapeError, match="blocks of 4"):
+        recover_key(provider.embedding[:, :3], provider.served, (blocks, None), QUICK)
     with pytest.raises(ShapeError, match="not of an embedding"):
-        recover_key(provider.embedding[:16], provider.served, (blocks, None), QUICK)
+        recover_key(provider.embedding[:8], provider.served, (blocks, None), QUICK)
