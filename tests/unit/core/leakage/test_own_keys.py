@@ -51,7 +51,7 @@ def test_products_show_more_than_the_mean_colour(pictures: Pictures) -> None:
     """Not so if each block had a factor of its own: the assumption taken away."""
     own, public = pictures[:OWN], pictures[OWN:]
     hidden = sent(own, 3)
-    factors = np.random.default_rng(0).uniform(0.3, 3, (OWN, 8, 8, 1))
+    factors = 10 ** np.random.default_rng(0).uniform(-1, 1, (OWN, 8, 8, 1))
     mean = np.broadcast_to(public.mean(axis=(0, 2, 3))[:, None, None], own.shape)
 
     right, wrong = (
