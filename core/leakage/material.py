@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 from core.errors import DataError, ShapeError
+from core.leakage.crowd import Crowd
 from core.leakage.fidelity import WINDOW, Fidelity, Pictures, fidelity
 from core.leakage.schemes.block_key import Pixels
 from core.leakage.sent_pixels import SentPixels
+from core.leakage.served import Served
 from core.shield import Shield
 
 # So many pictures are kept to be shown, and so many are the fewest to attack.
@@ -21,8 +23,8 @@ class Material:
     """An owner's pictures, an attacker's, the way to numbers, and an embedding [h, D].
 
     Pictures are from 0 to 1. `seed` fixes every key and every start; `thorough` asks
-    for more of both, where figures are to be compared. `many` are more public pictures,
-    `public` among them, for what is learned of many: [n, c, h, w], float32.
+    for more of both, where figures are to be compared. `served` and `crowd` are
+    for attacks that learn, `crowd` being more public pictures; None: there is none.
     """
 
     own: Pictures = field(repr=False)
@@ -31,7 +33,8 @@ class Material:
     embedding: Float[np.ndarray, "hidden d"] = field(repr=False)
     seed: int = 0
     thorough: bool = False
-    many: Pictures | None = field(default=None, repr=False)
+    served: Served | None = field(default=None, repr=False)
+    crowd: Crowd | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, pictures in (("own", self.own), ("public", self.public)):

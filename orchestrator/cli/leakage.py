@@ -78,7 +78,11 @@ def leakage(
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = RUNS,
     thorough: Annotated[
         bool,
-        typer.Option("--thorough", help="More keys and starts: for figures, minutes."),
+        typer.Option(
+            "--thorough",
+            help="More keys and starts, and attacks that learn: for figures; many "
+            "minutes.",
+        ),
     ] = False,
     out: Annotated[
         Path, typer.Option("--out", help="Where leakage.json and .html go.")

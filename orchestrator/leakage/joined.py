@@ -21,6 +21,7 @@ from core.leakage.coalitions import Member, Victim
 from core.leakage.held import Held, KeyName
 from core.leakage.material import FEWEST, Material
 from core.leakage.moments import Blocks
+from core.leakage.served import Served
 from core.manifest import Manifest
 from core.rpc.identity import (
     DATA_OWNER,
@@ -29,11 +30,11 @@ from core.rpc.identity import (
     MODEL_PROVIDER,
     SpiffeId,
 )
+from orchestrator.leakage.crowds import crowd_of, labels_for
 from orchestrator.leakage.pictures import (
     PUBLIC,
     coordinates_for,
     kept,
-    narrow,
     public_count,
     shares,
 )
@@ -103,7 +104,7 @@ def read_run(plan: RunPlan, on_progress: OnProgress) -> Joined:
     )
     spec = plan.public or folders.workspace.federation.simulation.data
     return Joined(
-        _material(plan, spec, manifest, victim, on_progress),
+        _material(plan, spec, (manifest, folders.rest(manifest)), victim, on_progress),
         holdings,
         victim,
         [seen[names[0]][i : i + 1] for i in range(min(_LEAKED, len(victim.pictures)))],
@@ -154,6 +155,12 @@ class _Folders:
             if manifest.name == model and held.issued:
                 return manifest, held
         raise DataError(f"{self.workspace.root}: {model} is issued under no key")
+
+    def rest(self, manifest: Manifest) -> Served:
+        """What the server has of the model but for embeddings."""
+        folder = self.workspace.server_folder(INFERENCE_SERVER)
+        tensors = self.parties[INFERENCE_SERVER].backbone_held(folder, manifest)
+        return Served(manifest.architecture, tensors)
 
     def in_order(self, server: Held, owner: str | None) -> list[KeyName]:
         """The victim's newest key, that of who joins the others, and all others'."""
@@ -229,25 +236,28 @@ def _facts(
 def _material(
     plan: RunPlan,
     spec: str,
-    manifest: Manifest,
+    model: tuple[Manifest, Served],
     victim: Victim,
     on_progress: OnProgress,
 ) -> Material:
+    manifest, served = model
     shape = manifest.preprocessing
     size = (shape.height, shape.width)
-    loaded = load(spec, "train", on_progress, size=size, resize=shape.resize).images
+    loaded = load(spec, "train", on_progress, size=size, resize=shape.resize)
     rng = np.random.default_rng((plan.seed, 201))
-    shielded = manifest.shield is not None
-    count = public_count(shape, shielded=shielded)
-    chosen = loaded[rng.permutation(len(loaded))[:count]]
-    side, shield = manifest.block[0], manifest.shield
-    many = narrow(chosen) if shield else None
+    learning = manifest.shield is not None or plan.thorough
+    chosen = rng.permutation(len(loaded))[: public_count(shape, learning=learning)]
+    public, labels = loaded.images[chosen], labels_for(manifest, loaded)
+    crowd = crowd_of(public, None if labels is None else labels[chosen])
     return Material(
         own=victim.pictures,
-        public=shares(chosen[: kept(PUBLIC, shape)]),
-        coordinates=coordinates_for(shape, side, shield, many, plan.seed),
+        public=shares(public[: kept(PUBLIC, shape)]),
+        coordinates=coordinates_for(
+            shape, manifest.block[0], manifest.shield, crowd.pictures, plan.seed
+        ),
         embedding=victim.embedding,
         seed=plan.seed,
         thorough=plan.thorough,
-        many=many,
+        served=served,
+        crowd=crowd if learning else None,
     )

@@ -24,11 +24,11 @@ from core.principal import moments_of
 from core.shield import Shield, ShieldPlan
 from core.transform import flatten_embedding
 from core.wire import load_tensors, read_file
+from orchestrator.leakage.crowds import MOST, crowd_of, labels_for, served_by
 
 # An attacker's public pictures: more of them change the figures little; those that a
 # shield is learned from, where they are small, of which more do help.
 PUBLIC: Final = 1000
-MANY: Final = 20_000
 # On either side no more numbers than a hundred pictures of 224x224 in colour.
 _NUMBERS: Final = 100 * 3 * 224 * 224
 # Of a picture: each is compared with every other.
@@ -42,7 +42,8 @@ class Plan:
 
     `images` of the owner's are attacked. Without a release, pixels from 0 to 1 in
     blocks of `patch_size`, pictures of `size` x `size`, an embedding drawn at random,
-    and a `shield` made for the public pictures. `thorough`: more keys and more starts.
+    and a `shield` made for the public pictures. `thorough`: more keys and more starts,
+    and attacks that learn.
     """
 
     source: Path | str
@@ -69,23 +70,26 @@ def prepare(plan: Plan, on_progress: OnProgress) -> Material:
     wanted.require_fit(side, shape.channels)
     rng = np.random.default_rng(plan.seed)
     shielded = wanted.kind != "none" or (manifest is not None and bool(manifest.shield))
-    counts = kept(plan.images, shape), public_count(shape, shielded=shielded)
-    own, many = _two_sides(plan, shape, counts, on_progress, rng)
+    learning = shielded or plan.thorough
+    counts = kept(plan.images, shape), public_count(shape, learning=learning)
+    own, public, labels = _two_sides(plan, shape, counts, on_progress, rng)
     shield = (
-        wanted.make(shape, side, moments_of(many, side))
+        wanted.make(shape, side, moments_of(public, side))
         if manifest is None
         else manifest.shield
     )
-    learned_of = narrow(many) if shield else None
-    coordinates = coordinates_for(shape, side, shield, learned_of, plan.seed)
+    crowd = crowd_of(public, labels) if learning else None
+    known = None if crowd is None else crowd.pictures
+    coordinates = coordinates_for(shape, side, shield, known, plan.seed)
     return Material(
         own=shares(own),
-        public=shares(many[: kept(PUBLIC, shape)]),
+        public=shares(public[: kept(PUBLIC, shape)]),
         coordinates=coordinates,
         embedding=_embedding(plan, coordinates.dimension),
         seed=plan.seed,
         thorough=plan.thorough,
-        many=learned_of,
+        served=None if plan.release is None else served_by(plan.release),
+        crowd=crowd,
     )
 
 
@@ -111,22 +115,17 @@ def kept(count: int, shape: Preprocessing) -> int:
     return max(FEWEST, min(count, _NUMBERS // numbers))
 
 
-def public_count(shape: Preprocessing, *, shielded: bool) -> int:
-    """How many public ones are read: many small ones to learn a shield of."""
+def public_count(shape: Preprocessing, *, learning: bool) -> int:
+    """How many public ones are read: many small ones where something is learned."""
     numbers = shape.height * shape.width * shape.channels
-    if not shielded or numbers > LARGEST:
+    if not learning or numbers > LARGEST:
         return kept(PUBLIC, shape)
-    return MANY
+    return MOST
 
 
 def shares(pixels: np.ndarray) -> Pictures:
     """Bytes [n, h, w, c] to pictures [n, c, h, w] from 0 to 1."""
     return rearrange(pixels, "n h w c -> n c h w") / 255
-
-
-def narrow(pixels: np.ndarray) -> Pictures:
-    """The same as `shares` in float32: there may be many."""
-    return rearrange(pixels, "n h w c -> n c h w").astype(np.float32) / 255
 
 
 def _manifest(plan: Plan) -> Manifest | None:
@@ -189,34 +188,45 @@ def _two_sides(
     counts: tuple[int, int],
     on_progress: OnProgress,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The owner's pictures, and public ones of the same kind: never the same ones."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The owner's pictures, and public ones of the same kind: never the same ones.
+
+    With labels, if they are a model's classes.
+    """
     if isinstance(plan.source, Path):
-        return _folder(plan.source, shape, counts, on_progress, rng)
+        return *_folder(plan.source, shape, counts, on_progress, rng), None
     splits: tuple[Split, Split] = ("test", "train")
-    own, public = (
-        _drawn(plan.source, (split, count), shape, on_progress, rng)
+    (own, _), (public, labels) = (
+        _drawn(plan, (split, count), shape, on_progress, rng)
         for split, count in zip(splits, counts, strict=True)
     )
-    return own, public
+    return own, public, labels
 
 
 def _drawn(
-    source: str,
+    plan: Plan,
     some: tuple[Split, int],
     shape: Preprocessing,
     on_progress: OnProgress,
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """So many of a split; those of a fixed size are scaled as an owner's are."""
     split, count = some
+    source = str(plan.source)
     loose = Path(source).expanduser().is_dir() or is_own(source)
     size = (shape.height, shape.width) if loose else None
-    found = load(source, split, on_progress, size=size, resize=shape.resize).images
-    chosen = found[rng.permutation(len(found))[:count]]
-    if chosen.shape[1:] == (shape.height, shape.width, shape.channels):
-        return chosen
-    pictures = (each[..., 0] if each.shape[-1] == 1 else each for each in chosen)
+    found = load(source, split, on_progress, size=size, resize=shape.resize)
+    chosen = rng.permutation(len(found))[:count]
+    manifest = _manifest(plan)
+    labels = None if manifest is None else labels_for(manifest, found)
+    pixels = _fitting(found.images[chosen], shape)
+    return pixels, None if labels is None else labels[chosen]
+
+
+def _fitting(pixels: np.ndarray, shape: Preprocessing) -> np.ndarray:
+    if pixels.shape[1:] == (shape.height, shape.width, shape.channels):
+        return pixels
+    pictures = (each[..., 0] if each.shape[-1] == 1 else each for each in pixels)
     return np.stack([fit(Image.fromarray(each), shape) for each in pictures])
 
 

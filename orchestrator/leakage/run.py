@@ -1,14 +1,15 @@
 """Run the attacks one after the other and write `leakage.json` and `leakage.html`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.leakage import comparison, default_set
+from core.leakage import comparison, default_set, learned_set
 from core.leakage.bounds import left_out
 from core.leakage.coalitions import Coalition, Member
+from core.leakage.learned_set import LeftOut
 from core.leakage.material import Finding, Material, Trace
 from core.leakage.moments import effective_rank
 from core.leakage.schemes.random_orthogonal import NAME
@@ -20,7 +21,7 @@ from orchestrator.leakage.shield import attack_shield
 
 OnAttack = Callable[[str], None]
 
-ATTACKS = {**default_set.ATTACKS, **comparison.ATTACKS}
+ATTACKS = {**default_set.ATTACKS, **comparison.ATTACKS, **learned_set.ATTACKS}
 # The coalitions, the outsider, and one who recorded what went over the wire.
 ROWS = 2 ** len(Member) + 1
 
@@ -31,14 +32,18 @@ def measure(
     """Return the report's JSON content, and the findings with their pictures."""
     findings: list[Finding] = []
     traces: list[Trace] = []
+    missing: list[LeftOut] = []
     begun = time.monotonic()
     skipped = left_out(material)
-    for name, attack in ATTACKS.items():
-        for found in attack(material) if name not in skipped else ():
+    missing.extend(LeftOut(name, why) for name, why in skipped.items())
+    for name in ATTACKS:
+        for found in _tried(name, material) if name not in skipped else ():
             if isinstance(found, Finding):
                 findings.append(found)
-            else:
+            elif isinstance(found, Trace):
                 traces.append(found)
+            else:
+                missing.append(found)
         on_attack(name)
     blocks = material.coordinates.blocks(material.public)
     height, width = material.own.shape[2:]
@@ -55,7 +60,7 @@ def measure(
         "seed": material.seed,
         "attacks": [_row(each, material) for each in findings],
         "traces": [asdict(each) for each in traces],
-        "left_out": [{"name": name, "why": why} for name, why in skipped.items()],
+        "left_out": [asdict(each) for each in missing],
         # Not measured: null, not an empty table. Coalitions need a federation.
         "federation": None,
         "coalitions": None,
@@ -73,6 +78,16 @@ def see_through(material: Material, report: dict[str, Any]) -> list[Finding]:
     report["shield"] = {**facts, "attacks": rows}
     report["seconds"] = round(report["seconds"] + time.monotonic() - begun, 1)
     return findings
+
+
+def _tried(name: str, material: Material) -> Iterator[Finding | Trace | LeftOut]:
+    """What an attack finds, or why it is not run."""
+    if name in learned_set.ATTACKS:
+        missing = learned_set.left_out(name, material)
+        if missing is not None:
+            yield missing
+            return
+    yield from ATTACKS[name](material)
 
 
 def join(joined: Joined, report: dict[str, Any], on_row: OnAttack) -> list[Coalition]:

@@ -60,7 +60,7 @@ def _facts(material: Material, left_out: dict[str, str]) -> dict[str, Any]:
         "sent": sent.dimension,
         "variance_left": round(left / max(whole, np.finfo(float).tiny), 4),
         "sigma": shield.sigma if isinstance(shield, Noise) else 0.0,
-        "public_images": 0 if material.many is None else len(material.many),
+        "public_images": 0 if material.shield is None else len(_many(material)),
         "left_out": [{"name": name, "why": why} for name, why in left_out.items()],
     }
 
@@ -111,7 +111,7 @@ def _network(material: Material, sent: SentPixels, opened: Blocks) -> Finding:
 
 
 def _many(material: Material) -> Pictures:
-    return material.public if material.many is None else material.many
+    return material.public if material.crowd is None else material.crowd.pictures
 
 
 def _found(

@@ -4,9 +4,12 @@ For the attacks of `keymixer leakage` alone. Transformed pictures pass through t
 server's memory besides; it keeps none on disk.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from core.errors import KeymixerError
+import numpy as np
+
+from core.errors import KeymixerError, NotFound
 from core.leakage.held import Held, KeyName
 from core.manifest import Manifest
 from parties.inference_server.store import ModelName, ModelStore
@@ -35,6 +38,18 @@ def secrets_held(folder: Path, manifest: Manifest) -> Held:
             if ModelName(it.model, it.model_version) in versions
         }
     )
+
+
+def backbone_held(folder: Path, manifest: Manifest) -> Mapping[str, np.ndarray]:
+    """Read the tensors behind the embedding, its bias among them.
+
+    Raises:
+        NotFound: the model version of this manifest is not here.
+    """
+    for stored in ModelStore(folder).load_backbones(_raise, tidy=False):
+        if stored.manifest == manifest:
+            return stored.tensors
+    raise NotFound(f"{folder} has no backbone of {manifest.name}")
 
 
 def served(folder: Path) -> list[Manifest]:

@@ -53,10 +53,22 @@ def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_has_a_row_for_each_attack(written: Path) -> None:
     report = json.loads((written / "leakage.json").read_text())
 
-    assert {"attacks", "coalitions", "shield", "traces"} <= report.keys()
+    assert {"attacks", "coalitions", "left_out", "traces"} <= report.keys()
+    assert "shield" in report
     assert {frozenset(row) for row in report["attacks"]} == {frozenset(FIELDS)}
     names = {row["name"] for row in report["attacks"]}
     assert {"norm map", "known plaintext", "ciphertext only"} <= names
+
+
+def test_what_was_not_run_is_said_with_its_reason(written: Path) -> None:
+    report = json.loads((written / "leakage.json").read_text())
+    page = (written / "leakage.html").read_text()
+    why = {row["name"]: row["why"] for row in report["left_out"]}
+
+    assert "--thorough" in why["network trained under own keys"]
+    assert "no model" in why["model only"]
+    assert all(name in page and reason in page for name, reason in why.items())
+    assert not why.keys() & {row["name"] for row in report["attacks"]}
 
 
 def test_what_is_exact_is_exact_and_a_constant_is_not(written: Path) -> None:
@@ -95,32 +107,65 @@ def test_the_attacker_has_none_of_the_owners_pictures(folder: Path) -> None:
     assert not own & {one.tobytes() for one in material.public}
 
 
-def test_a_release_is_attacked_as_it_reads_pictures(
-    folder: Path, tmp_path: Path
-) -> None:
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def released(path: Path) -> np.ndarray:
+    """Write a release of two classes, a and b, and return its embedding."""
     architecture = Architecture(
         hidden=16, depth=1, patch_size=2, height=16, width=16, classes=2
     )
     embedding, backbone = take_apart(initialise(architecture, 0))
-    save_tensors(tmp_path / "embedding.safetensors", {"weight": embedding})
-    save_tensors(tmp_path / "backbone.safetensors", backbone)
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    save_tensors(path / "embedding.safetensors", {"weight": embedding})
+    save_tensors(path / "backbone.safetensors", backbone)
     manifest = Manifest(
         name="m",
         architecture=architecture,
-        preprocessing=Preprocessing(16, 16, 3, mean, std),
+        preprocessing=Preprocessing(16, 16, 3, MEAN, STD),
         classes=("a", "b"),
         metrics={},
         lineage={},
-        embedding_digest=file_digest(tmp_path / "embedding.safetensors"),
-        backbone_digest=file_digest(tmp_path / "backbone.safetensors"),
+        embedding_digest=file_digest(path / "embedding.safetensors"),
+        backbone_digest=file_digest(path / "backbone.safetensors"),
     )
-    (tmp_path / "manifest.json").write_bytes(manifest.to_bytes())
+    (path / "manifest.json").write_bytes(manifest.to_bytes())
+    return embedding
+
+
+def test_a_release_is_attacked_as_it_reads_pictures(
+    folder: Path, tmp_path: Path
+) -> None:
+    embedding = released(tmp_path)
 
     material = prepare(Plan(folder, release=tmp_path), lambda *_: None)
 
-    assert material.coordinates == Pixels(2, 3, mean, std)
+    assert material.coordinates == Pixels(2, 3, MEAN, STD)
     assert np.array_equal(material.embedding, embedding.reshape(16, 12))
+    assert material.served is not None
+    assert material.served.architecture.hidden == 16
+    assert material.crowd is None
+
+
+@pytest.mark.parametrize(("classes", "labelled"), [("ab", True), ("cd", False)])
+def test_labels_are_the_models_own_or_none(
+    tmp_path: Path, classes: str, *, labelled: bool
+) -> None:
+    """Of a dataset of other classes they would mislead."""
+    released(tmp_path)
+    drawn = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8)
+    labels = np.arange(80) % 2
+    data = tmp_path / "data.npz"
+    np.savez(data, images=drawn, labels=labels, classes=list(classes))
+
+    plan = Plan(str(data), release=tmp_path, thorough=True)
+    crowd = prepare(plan, lambda *_: None).crowd
+
+    assert crowd is not None
+    assert (crowd.labels is not None) == labelled
+    if crowd.labels is not None:
+        pixels = np.rint(crowd.pictures * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        of = {one.tobytes(): label for one, label in zip(drawn, labels, strict=True)}
+        assert [of[one.tobytes()] for one in pixels] == list(crowd.labels)
 
 
 def test_a_folder_with_too_few_pictures_is_refused(tmp_path: Path) -> None:

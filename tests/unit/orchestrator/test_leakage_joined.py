@@ -30,6 +30,7 @@ from orchestrator.leakage.joined import RunPlan, find_run, read_run
 from orchestrator.simulation.workspace import Workspace, create_workspace
 from parties.data_owner.held import secrets_held as owner_holds
 from parties.data_owner.keyring import KeyFacts, Keyring
+from parties.inference_server.held import backbone_held
 from parties.inference_server.held import secrets_held as server_holds
 from parties.inference_server.store import ModelName, ModelStore
 from parties.key_holder.held import secrets_held as key_holder_holds
@@ -228,6 +229,23 @@ def test_the_command_attacks_a_run_behind_its_shield(tmp_path: Path) -> None:
     assert len(report["coalitions"]) == 17
 
 
+def test_the_server_has_all_that_follows_the_embedding(made: Made) -> None:
+    """And public pictures in numbers, where the run is attacked thoroughly."""
+    material = read_run(replace(plan(made), thorough=True), nothing).material
+    _, backbone = take_apart(initialise(SIZES, 0))
+
+    assert material.served is not None
+    assert material.served.backbone.keys() == backbone.keys()
+    assert all(
+        np.array_equal(tensor, backbone[name])
+        for name, tensor in material.served.backbone.items()
+    )
+    assert material.crowd is not None
+    assert material.crowd.labels is not None
+    assert len(material.crowd.pictures) > 1000
+    assert read_run(plan(made), nothing).material.crowd is None
+
+
 def test_another_owner_can_be_named(made: Made) -> None:
     joined = read_run(plan(made, "archive"), nothing)
 
@@ -252,7 +270,10 @@ def test_another_models_files_are_not_taken(made: Made) -> None:
 
     holder = key_holder_holds(workspace.server_folder(KEY_HOLDER), other)
     assert holder.embedding is None
-    assert not server_holds(workspace.server_folder(INFERENCE_SERVER), other).issued
+    server = workspace.server_folder(INFERENCE_SERVER)
+    assert not server_holds(server, other).issued
+    with pytest.raises(NotFound, match="no backbone"):
+        backbone_held(server, other)
     with pytest.raises(NotFound, match="no release"):
         provider_holds(
             workspace.folder(workspace.federation.only(MODEL_PROVIDER)), other

@@ -21,6 +21,7 @@ from core.shield import Shield, shielded
 from core.wire import file_digest, save_tensors
 from orchestrator.cli.__main__ import build
 from orchestrator.leakage import pictures
+from orchestrator.leakage.crowds import MOST
 from orchestrator.leakage.pictures import Plan, kept, prepare, public_count
 from orchestrator.leakage.shield import KEY, LINEAR, NETWORK, attack_shield
 from tests.shields import shield_named
@@ -62,7 +63,7 @@ def released(folder: Path, spec: str) -> Shield:
 def few() -> Iterator[None]:
     """Not twenty thousand public pictures: these tests are quick."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pictures, "MANY", 128)
+        patched.setattr(pictures, "MOST", 128)
         yield
 
 
@@ -101,7 +102,7 @@ def test_a_release_is_attacked_behind_its_shield(few: None, tmp_path: Path) -> N
 def test_noise_of_a_release_is_in_what_is_attacked(noisy: Material) -> None:
     """And the estimate smooths some of it away."""
     facts, (linear,) = attack_shield(noisy)
-    assert noisy.many is not None
+    assert noisy.crowd is not None
 
     assert isinstance(noisy.coordinates, SentPixels)
     assert (facts["sigma"], facts["sent"], facts["variance_left"]) == (0.2, 4, 1.0)
@@ -177,6 +178,6 @@ def test_large_pictures_are_fewer() -> None:
 
     assert kept(500, photo) == 100
     assert kept(24, photo) == 24
-    assert public_count(photo, shielded=True) == 100
-    assert public_count(DIGITS, shielded=False) == pictures.PUBLIC
-    assert public_count(DIGITS, shielded=True) == pictures.MANY
+    assert public_count(photo, learning=True) == 100
+    assert public_count(DIGITS, learning=False) == pictures.PUBLIC
+    assert public_count(DIGITS, learning=True) == MOST
