@@ -29,6 +29,7 @@ from orchestrator.leakage.crowds import MOST, crowd_of, labels_for, served_by
 # An attacker's public pictures: more of them change the figures little; those that a
 # shield is learned from, where they are small, of which more do help.
 PUBLIC: Final = 1000
+MANY: Final = MOST
 # On either side no more numbers than a hundred pictures of 224x224 in colour.
 _NUMBERS: Final = 100 * 3 * 224 * 224
 # Of a picture: each is compared with every other.
@@ -120,7 +121,7 @@ def public_count(shape: Preprocessing, *, learning: bool) -> int:
     numbers = shape.height * shape.width * shape.channels
     if not learning or numbers > LARGEST:
         return kept(PUBLIC, shape)
-    return MOST
+    return MANY
 
 
 def shares(pixels: np.ndarray) -> Pictures:

@@ -21,7 +21,6 @@ from core.shield import Shield, shielded
 from core.wire import file_digest, save_tensors
 from orchestrator.cli.__main__ import build
 from orchestrator.leakage import pictures
-from orchestrator.leakage.crowds import MOST
 from orchestrator.leakage.pictures import Plan, kept, prepare, public_count
 from orchestrator.leakage.shield import KEY, LINEAR, NETWORK, attack_shield
 from tests.shields import shield_named
@@ -63,7 +62,7 @@ def released(folder: Path, spec: str) -> Shield:
 def few() -> Iterator[None]:
     """Not twenty thousand public pictures: these tests are quick."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pictures, "MOST", 128)
+        patched.setattr(pictures, "MANY", 128)
         yield
 
 
@@ -180,4 +179,4 @@ def test_large_pictures_are_fewer() -> None:
     assert kept(24, photo) == 24
     assert public_count(photo, learning=True) == 100
     assert public_count(DIGITS, learning=False) == pictures.PUBLIC
-    assert public_count(DIGITS, learning=True) == MOST
+    assert public_count(DIGITS, learning=True) == pictures.MANY
