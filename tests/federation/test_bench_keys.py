@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.simulation.processes import Process, is_running, load
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.timeout(600)]
 
 OWNERS = 12
 

@@ -12,7 +12,7 @@ import pytest
 
 from core.leakage.coalitions import CIPHERTEXT_ONLY, HELD, NOTHING, WITH_KEY, Member
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.timeout(600)]
 
 SCENARIO = "deploy/scenarios/digits.yaml"
 P, K, S, O = map(str, Member)  # noqa: E741 -- as the table's columns
