@@ -33,6 +33,15 @@ def test_every_row_is_what_the_log_says() -> None:
     assert min(map(len, seeds.values())) >= 3
 
 
+def test_the_longer_trainings_are_what_their_log_says() -> None:
+    """Mean and deviation over three seeds, the span, and the points lost."""
+    runs = json.loads((DOCS / "shields-longer.json").read_text())["runs"]
+    expected = [f"| `{row['shield']}` | {_figures(row)} |" for row in summed_up(runs)]
+
+    assert expected == _table("longer")
+    assert {run["seed"] for run in runs} == {0, 1, 2}
+
+
 def test_what_is_recovered_is_what_the_attacks_log_says() -> None:
     """Points lost as in the first table; both attacks; the stronger one's spread."""
     trained = json.loads((DOCS / "shields.json").read_text())["runs"]
@@ -46,6 +55,13 @@ def test_what_is_recovered_is_what_the_attacks_log_says() -> None:
 
     assert expected == {name: tuple(rest) for name, *rest in RECOVERED.findall(text)}
     assert len(expected) > 2
+
+
+def _table(name: str) -> list[str]:
+    """The rows of a table, between two comments of its name."""
+    _, _, rest = (DOCS / "shields.md").read_text().partition(f"<!-- {name} -->")
+    table, _, _ = rest.partition(f"<!-- /{name} -->")
+    return [line for line in table.splitlines() if line.startswith("|")][2:]
 
 
 def _figures(row: dict[str, Any]) -> str:
