@@ -39,8 +39,11 @@ model: $(VENV)/simulation
 
 test: test-light test-heavy
 
+# Tests wait for processes and clocks about half of the time: three workers to two processors.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, (3 * (os.cpu_count() or 1) + 1) // 2))')
+
 test-light: $(VENV)/dev
-	$(RUN) pytest -m "not heavy" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(RUN) pytest -m "not heavy" --numprocesses $(WORKERS) --dist loadfile
 
 # Fuzzing takes five minutes of one core. The others keep every core busy by themselves,
 # and kill by the clock.
