@@ -57,6 +57,22 @@ def test_what_is_recovered_is_what_the_attacks_log_says() -> None:
     assert len(expected) > 2
 
 
+def test_the_blood_cells_are_what_their_logs_say() -> None:
+    """Of what was attacked: accuracy, points lost, both attacks, and the spread."""
+    trained = json.loads((DOCS / "blood-cells.json").read_text())["runs"]
+    rows = json.loads((DOCS / "blood-cells-recovered.json").read_text())["rows"]
+    best = strongest(rows)
+    expected = [
+        f"| `{row['shield']}` | {row['accuracy']:.1f} ± {row['deviation']:.1f} | "
+        f"{row['lost']:.1f} | {_recovered(rows, dict(best[row['shield']]))} |"
+        for row in summed_up(trained)
+        if row["shield"] in best
+    ]
+
+    assert expected == _table("cells")
+    assert len(expected) > 2
+
+
 def _table(name: str) -> list[str]:
     """The rows of a table, between two comments of its name."""
     _, _, rest = (DOCS / "shields.md").read_text().partition(f"<!-- {name} -->")
