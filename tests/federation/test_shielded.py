@@ -70,6 +70,7 @@ def test_a_high_pass_holds_while_a_key_is_rotated(tmp_path: Path) -> None:
         assert (seen["plain"] != seen["decrypted"]).any()
 
 
+@pytest.mark.heavy
 def test_under_noise_the_plain_model_is_asked_about_the_very_draw(
     tmp_path: Path,
 ) -> None:

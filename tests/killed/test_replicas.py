@@ -68,6 +68,7 @@ class Load:
             self.answered.append((answers.receipts[0], right))
 
 
+@pytest.mark.heavy
 def test_replicas_killed_in_turn_fail_no_request(row: Row) -> None:
     """Every answer is right, on record, and counted once, however often it was asked.
 

@@ -177,6 +177,7 @@ def test_a_site_alone_has_its_own_images_as_often_as_all_have_images(
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_second_run_trains_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
