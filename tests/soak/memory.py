@@ -15,10 +15,6 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # Of the whole time: by the first the server is warm, and then two spans are compared.
 _EARLY: Final = (0.25, 0.40)
 _LATE: Final = (0.85, 1.0)
-# What glibc keeps for each thread that ever freed memory (its tcache, and a stack):
-# measured with 50 to 300 threads that decode requests, 220 to 230 KiB each; 33 KiB with
-# tcache_count=0. A server's threads are bounded and never end: to begin one is no leak.
-_PER_THREAD_MIB: Final = 0.22
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +58,14 @@ class Memory:
         early, late = self._median(name, _EARLY), self._median(name, _LATE)
         most = max(each.resident[name] for each in self.looks)
         rests = [each.resident[name] for each in self.rests]
-        threads = [each.threads[name] for each in self.rests]
-        begun = max(0, threads[-1] - threads[0])
-        late_mib = rests[-1] - _PER_THREAD_MIB * begun
         return {
             "early_mib": round(early, 1),
             "late_mib": round(late, 1),
             "most_mib": round(most, 1),
             "every_ten_s": [round(each.resident[name]) for each in self.looks[::10]],
             "at_rest_mib": [round(each, 1) for each in rests],
-            "at_rest_threads": threads,
-            # At rest, without what threads hold that were begun in between.
-            "late_over_early": round(late_mib / rests[0], 4),
+            "at_rest_threads": [each.threads[name] for each in self.rests],
+            "late_over_early": round(rests[-1] / rests[0], 4),
         }
 
     def _median(self, name: str, span: Sequence[float]) -> float:
