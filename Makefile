@@ -40,7 +40,7 @@ model: $(VENV)/simulation
 test: test-light test-heavy
 
 # Tests wait for processes and clocks about half of the time: three workers to two processors.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, (3 * (os.cpu_count() or 1) + 1) // 2))')
+WORKERS = $(shell $(VENV)/bin/python -c 'import os; print(min(4, (3 * (os.cpu_count() or 1) + 1) // 2))')
 
 test-light: $(VENV)/dev
 	$(RUN) pytest -m "not heavy" --numprocesses $(WORKERS) --dist loadfile
