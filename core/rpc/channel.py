@@ -18,6 +18,8 @@ _PROBE_S: Final = 2.0
 _PROBE_AT_LEAST_S: Final = 0.05
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+# A connection that nobody uses is let go of after one to two such times.
+_IDLE_MS: Final = 25_000
 
 
 @contextmanager
@@ -116,6 +118,8 @@ def _options(
         # Parties restart; the default would wait for up to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # Before the server closes it: of that gRPC would tell on standard error.
+        ("grpc.client_idle_timeout_ms", _IDLE_MS),
         # A channel with a fresh certificate must not find an old connection.
         ("grpc.use_local_subchannel_pool", 1),
         # A proxy named in the environment is no party of the federation.

@@ -42,6 +42,11 @@ class ServerSettings:
     drain_s: float = 5.0
     # A connection is closed at this age, so that the peer's certificate is seen anew.
     max_connection_age_s: float = 1800.0
+    # So is one that nobody asks anything on. gRPC keeps room to read the largest
+    # message that came on it (https://github.com/grpc/grpc/issues/42194): with many
+    # owners that is most of a server's memory. Whoever asks again is connected again,
+    # unseen. gRPC looks once in such a time: it is closed after one to two of them.
+    max_connection_idle_s: float = 60.0
     # A call on a connection that is due to close gets this much longer.
     max_connection_grace_s: float = 300.0
 
@@ -173,6 +178,7 @@ def _build(
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_answer_bytes),
             ("grpc.max_connection_age_ms", int(limits.max_connection_age_s * 1000)),
+            ("grpc.max_connection_idle_ms", int(limits.max_connection_idle_s * 1000)),
             (
                 "grpc.max_connection_age_grace_ms",
                 int(limits.max_connection_grace_s * 1000),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Self
 
 import grpc
@@ -551,6 +552,27 @@ def _calls_kept() -> int:
     time.sleep(0.05)
     gc.collect()
     return sum(type(each) is _RPCState for each in gc.get_objects())
+
+
+@pytest.mark.parametrize(("server_s", "channel_ms"), [(0.2, 25_000), (60.0, 1000)])
+def test_a_connection_that_nobody_uses_is_closed_and_opened_again(
+    open_house: Open,
+    owner: Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    server_s: float,
+    channel_ms: int,
+) -> None:
+    """gRPC keeps room on each for the largest message that came on it."""
+    house = open_house(settings=replace(SETTINGS, max_connection_idle_s=server_s))
+    monkeypatch.setattr("core.rpc.channel._IDLE_MS", channel_ms)
+    seen: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+
+    with house.visit(owner) as stub:
+        assert stub.ask("Say", b"x")
+        stub.channel.subscribe(seen.put)
+        states = iter(lambda: seen.get(timeout=10), grpc.ChannelConnectivity.IDLE)
+        assert grpc.ChannelConnectivity.READY in states
+        assert stub.ask("Say", b"x")
 
 
 def test_an_answer_may_be_larger_than_any_request(

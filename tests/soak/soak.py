@@ -25,15 +25,15 @@ _CALLERS: Final = "callers"
 class Plan:
     """For how long, where, with which traffic, and where the picture is drawn.
 
-    A rest is longer than the slowest turn, and than a server waits before it gives
-    memory back.
+    A rest is longer than the slowest turn, than a server waits before it closes a
+    connection that nobody uses, and then before it gives memory back.
     """
 
     seconds: float
     folder: Path
     traffics: Sequence[Traffic] = EVERYTHING
     figure: Path | None = None
-    rest_s: float = 30.0
+    rest_s: float = 110.0
 
 
 def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str, Any]:
