@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from core.wire import write_atomically
 from orchestrator.bench.dial import strongest
@@ -104,6 +104,8 @@ def _draw(axes: Axes, dial: Dial) -> None:
         color=MUTED,
         fontsize=9,
     )
+    # Whole points only, or 52.5 would be written as 52.
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     quiet(axes)
 
