@@ -55,6 +55,20 @@ def test_a_party_that_acts_returns_its_events(
     assert "hello" in (tmp_path / "one.log").read_text()
 
 
+@pytest.mark.parametrize("wished", ["", "glibc.malloc.tcache_max=512"])
+def test_the_allocator_is_told_and_who_wishes_otherwise_has_the_last_word(
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wished: str
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", wished)
+    body = 'import os; print(os.environ["GLIBC_TUNABLES"])'
+    group.run("one", "role", [_module(tmp_path, monkeypatch, body)])
+
+    *ours, last = (tmp_path / "one.log").read_text().strip().split(":")
+
+    assert last == (wished or "glibc.malloc.tcache_max=256")
+    assert ours == ["glibc.malloc.tcache_max=256"] * bool(wished)
+
+
 def test_a_party_that_fails_is_an_error_that_names_its_log(
     group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
