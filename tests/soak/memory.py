@@ -1,5 +1,6 @@
 """How much memory processes hold, looked at every second."""
 
+import math
 import os
 import statistics
 import threading
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 _EVERY_S: Final = 1.0
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-# Of the whole time: by the first the server is warm, and then two spans are compared.
+# Of the time under load: by the first the server is warm, then two spans are compared.
 _EARLY: Final = (0.25, 0.40)
 _LATE: Final = (0.85, 1.0)
 
@@ -22,6 +23,7 @@ class Look:
     """What each process held, in MiB, and its threads, so long after the beginning."""
 
     at_s: float
+    loaded: bool
     resident: Mapping[str, float]
     threads: Mapping[str, int]
 
@@ -33,6 +35,7 @@ class Memory:
     pids: Mapping[str, int]
     looks: list[Look] = field(default_factory=list)
     rests: list[Look] = field(default_factory=list)
+    _resting: bool = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -46,9 +49,13 @@ class Memory:
             over.set()
             thread.join()
 
-    def rest(self) -> None:
-        """Look at processes that nobody asks: an early time, and a late one."""
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nobody asks while the block runs; at its end is looked for what is kept."""
+        self._resting = True
+        yield
         self.rests.append(self._look(self.looks[-1].at_s))
+        self._resting = False
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Of each process, in MiB: under load, and at rest, late over early."""
@@ -69,13 +76,9 @@ class Memory:
         }
 
     def _median(self, name: str, span: Sequence[float]) -> float:
-        whole_s = self.looks[-1].at_s
-        since_s, until_s = (part * whole_s for part in span)
-        return statistics.median(
-            each.resident[name]
-            for each in self.looks
-            if since_s <= each.at_s <= until_s
-        )
+        loaded = [each.resident[name] for each in self.looks if each.loaded]
+        since, until = (math.floor(part * len(loaded)) for part in span)
+        return statistics.median(loaded[since : max(until, since + 1)])
 
     def _watch(self, over: threading.Event) -> None:
         began_s = time.monotonic()
@@ -85,6 +88,7 @@ class Memory:
     def _look(self, at_s: float) -> Look:
         return Look(
             at_s,
+            not self._resting,
             {name: resident_mib(pid) for name, pid in self.pids.items()},
             {name: threads_of(pid) for name, pid in self.pids.items()},
         )

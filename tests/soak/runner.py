@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Final
@@ -23,14 +24,14 @@ class Runner:
     """One thread for each caller of each kind.
 
     Under load a server holds what is under way, which is more or less by chance: what
-    it keeps shows at rest, when nobody has asked for `rest_s`. `at_rest` is called
-    then, once early and once at the end.
+    it keeps shows at rest, when nobody has asked for `rest_s`: once early and
+    once at the end, inside of `resting`.
     """
 
     site: Site
     traffics: Sequence[Traffic]
     rest_s: float = 0.0
-    at_rest: Callable[[], None] = lambda: None
+    resting: Callable[[], AbstractContextManager[None]] = nullcontext
     seen: Seen = field(default_factory=Seen)
     _over: Event = field(default_factory=Event)
     _going: Event = field(default_factory=Event)
@@ -52,8 +53,8 @@ class Runner:
             self._going.set()
             self._wait(time.monotonic() + seconds * (part - done), tell)
             self._going.clear()
-            time.sleep(self.rest_s)
-            self.at_rest()
+            with self.resting():
+                time.sleep(self.rest_s)
             done = part
         self._over.set()
         self._going.set()

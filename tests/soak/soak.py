@@ -49,7 +49,7 @@ def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str,
         memory = Memory(pids)
         began_s = time.monotonic()
         with memory.watched():
-            runner = Runner(site, plan.traffics, plan.rest_s, memory.rest)
+            runner = Runner(site, plan.traffics, plan.rest_s, memory.resting)
             seen = runner.run(plan.seconds, tell)
         seconds = time.monotonic() - began_s
         recorded = require_recorded(site, seen.receipts)

@@ -1,9 +1,11 @@
 """What a soak may end with, and what it may not."""
 
+import os
 from typing import Any
 
 import pytest
 
+from tests.soak.memory import Look, Memory
 from tests.soak.report import WATCHED, SoakFailed, require_sound
 
 GROWN = {name: {"late_over_early": 1.06} for name in WATCHED}
@@ -29,3 +31,27 @@ def test_a_flood_may_leave_others_no_room_now_and_then() -> None:
 def test_more_than_that_is_a_failure(found: dict[str, Any], why: str) -> None:
     with pytest.raises(SoakFailed, match=why):
         require_sound(report(**found), growth=0.05)
+
+
+def test_what_is_held_at_rest_is_not_counted_as_under_load() -> None:
+    looks = [
+        Look(float(at), at < 4, {"one": 9.0 if at < 4 else 1.0}, {"one": 1})
+        for at in range(8)
+    ]
+    memory = Memory({"one": 0}, looks, [looks[5], looks[7]])
+
+    figures = memory.figures()["one"]
+
+    assert (figures["early_mib"], figures["late_mib"]) == (9.0, 9.0)
+    assert (figures["at_rest_mib"], figures["most_mib"]) == ([1.0, 1.0], 9.0)
+
+
+def test_a_rest_is_looked_at_when_it_ends() -> None:
+    memory = Memory({"this": os.getpid()}, [Look(0.0, True, {}, {})])
+
+    with memory.resting():
+        assert not memory.rests
+
+    (rest,) = memory.rests
+    assert not rest.loaded
+    assert rest.resident["this"] > 1
