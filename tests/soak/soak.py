@@ -33,7 +33,7 @@ class Plan:
     folder: Path
     traffics: Sequence[Traffic] = EVERYTHING
     figure: Path | None = None
-    rest_s: float = 110.0
+    rest_s: float = 150.0
 
 
 def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str, Any]:
