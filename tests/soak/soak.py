@@ -17,6 +17,7 @@ from tests.soak.report import WATCHED, Found, report_of
 from tests.soak.runner import Runner
 from tests.soak.site import open_site
 from tests.soak.traffic import Traffic
+from tests.soak.warming import warm_up
 
 _CALLERS: Final = "callers"
 
@@ -44,7 +45,7 @@ def soak(plan: Plan, console: Console, tell: Callable[[str], None]) -> dict[str,
         AuditBroken: the log does not hold.
     """
     with open_site(plan.folder, console) as site:
-        _ = site.owners
+        warm_up(site)
         pids = {role: site.pid(role) for role in WATCHED} | {_CALLERS: os.getpid()}
         memory = Memory(pids)
         began_s = time.monotonic()
