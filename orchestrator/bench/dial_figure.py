@@ -91,7 +91,8 @@ def _draw(axes: Axes, dial: Dial) -> None:
         axes.annotate(
             point["shield"],
             at,
-            xytext=(5, 5),
+            # Below, since little noise lies beside no shield at all.
+            xytext=(5, -11) if kind == "noise" else (5, 5),
             textcoords="offset points",
             fontsize=8,
             color=MUTED,
