@@ -44,8 +44,8 @@ class ServerSettings:
     max_connection_age_s: float = 1800.0
     # So is one that nobody asks anything on. gRPC keeps room to read the largest
     # message that came on it (https://github.com/grpc/grpc/issues/42194): with many
-    # owners that is most of a server's memory. Whoever asks again is connected again,
-    # unseen. gRPC looks once in such a time: it is closed after one to two of them.
+    # owners that can be most of a server's memory. Whoever asks again is connected
+    # again, unseen. gRPC looks once in such a time: it is closed after one to two.
     max_connection_idle_s: float = 60.0
     # A call on a connection that is due to close gets this much longer.
     max_connection_grace_s: float = 300.0
